@@ -1,0 +1,193 @@
+//! Files as the log needs them: append, flush, truncate, list.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A directory of files. [`RealDisk`] is the operating system's; [`crate::sim_disk::SimDisk`]
+/// forgets what was not flushed, tears writes and fails on request.
+pub trait Disk: Send + Sync + 'static {
+    /// Opens a file for reading and writing, creating it if it is not there.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Names of the files present, sorted.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Removes a file for good.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes creations and removals of files durable.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn flush_directory(&self) -> io::Result<()>;
+    /// Where the files are, for messages to people.
+    fn location(&self) -> PathBuf;
+}
+
+/// One file. Reads and writes name their place, so that readers need no lock.
+pub trait DiskFile: Send + Sync {
+    /// Bytes in the file.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn len(&self) -> io::Result<u64>;
+    /// True when the file has no bytes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Fills `buffer` from `byte_offset`; an end of file before that is `UnexpectedEof`.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn read_at(&self, byte_offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+    /// Writes all of `bytes` at `byte_offset`, extending the file if needed.
+    ///
+    /// # Errors
+    /// Those of the file system; a part may have been written.
+    fn write_at(&self, byte_offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Cuts the file to `length_bytes`.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn truncate(&self, length_bytes: u64) -> io::Result<()>;
+    /// Returns once all that was written is on stable storage.
+    ///
+    /// # Errors
+    /// Those of the file system; what was written since the last flush is then in doubt.
+    fn flush(&self) -> io::Result<()>;
+}
+
+/// A directory of the operating system.
+#[derive(Debug, Clone)]
+pub struct RealDisk {
+    directory: PathBuf,
+}
+
+impl RealDisk {
+    /// Opens `directory`, creating it if it is not there.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn open(directory: &Path) -> io::Result<RealDisk> {
+        std::fs::create_dir_all(directory)?;
+        Ok(RealDisk { directory: directory.to_owned() })
+    }
+}
+
+impl Disk for RealDisk {
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let path = self.directory.join(name);
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        Ok(Arc::new(RealFile { file }))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.directory.join(name))
+    }
+
+    fn flush_directory(&self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
+    }
+
+    fn location(&self) -> PathBuf {
+        self.directory.clone()
+    }
+}
+
+struct RealFile {
+    file: File,
+}
+
+impl DiskFile for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, byte_offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, byte_offset)
+    }
+
+    fn write_at(&self, byte_offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, byte_offset)
+    }
+
+    fn truncate(&self, length_bytes: u64) -> io::Result<()> {
+        self.file.set_len(length_bytes)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+/// An exclusive hold on a directory, released when dropped or when the process dies.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    _file: File,
+}
+
+/// Takes the exclusive hold on `directory`, or says that another process has it.
+///
+/// # Errors
+/// `WouldBlock` when another process holds it; otherwise those of the file system.
+pub fn lock_directory(directory: &Path) -> io::Result<DirectoryLock> {
+    std::fs::create_dir_all(directory)?;
+    let path = directory.join("LOCK");
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(DirectoryLock { _file: file }),
+        Err(std::fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(std::fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// The whole of a text file.
+///
+/// # Errors
+/// Those of the file system, or `InvalidData` if it is not UTF-8.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    std::fs::read_to_string(path)
+}
+
+/// The whole of a file.
+///
+/// # Errors
+/// Those of the file system.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    std::fs::read(path)
+}
+
+/// Resident memory of this process in bytes, where the operating system tells.
+pub fn resident_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}

@@ -1,0 +1,36 @@
+//! Stream sockets.
+
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub use tokio::net::{TcpListener, TcpStream};
+
+/// Connections the operating system may hold before they are accepted. A storm of reconnecting
+/// clients after a restart is in the thousands.
+const BACKLOG: i32 = 4096;
+
+/// Listens on `address`; port 0 lets the operating system choose.
+///
+/// # Errors
+/// If the address is taken or not of this machine.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Connects to `address`, with Nagle's delay switched off.
+///
+/// # Errors
+/// If nobody listens there.
+pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}

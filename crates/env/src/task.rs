@@ -1,0 +1,46 @@
+//! Tasks, threads and waiting.
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+pub use tokio::task::JoinHandle;
+
+/// Runs `future` concurrently on the current runtime.
+pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tokio::spawn(future)
+}
+
+/// Runs a blocking function on a thread kept for such.
+pub fn spawn_blocking<F, R>(function: F) -> JoinHandle<R>
+where
+    F: FnOnce() -> R + Send + 'static,
+    R: Send + 'static,
+{
+    tokio::task::spawn_blocking(function)
+}
+
+/// Starts a named operating-system thread.
+///
+/// # Errors
+/// If the operating system refuses one.
+pub fn spawn_thread<F>(name: &str, function: F) -> io::Result<std::thread::JoinHandle<()>>
+where
+    F: FnOnce() + Send + 'static,
+{
+    std::thread::Builder::new().name(name.to_owned()).spawn(function)
+}
+
+/// Waits for `duration`.
+pub async fn sleep(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}
+
+/// The future's output, or `None` once `duration` has passed.
+pub async fn timeout<F: Future>(duration: Duration, future: F) -> Option<F::Output> {
+    tokio::time::timeout(duration, future).await.ok()
+}

@@ -1,0 +1,72 @@
+//! Who may connect: one store for all faces.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Names and passwords. Empty means open: everyone is admitted, as on a laptop.
+#[derive(Clone, Default)]
+pub struct Accounts {
+    passwords: BTreeMap<String, String>,
+}
+
+/// The name is unknown or the password is not its own; which of them is not said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("wrong user name or password")]
+pub struct WrongPassword;
+
+impl Accounts {
+    /// Accounts from names and passwords.
+    pub fn new(passwords: BTreeMap<String, String>) -> Accounts {
+        Accounts { passwords }
+    }
+
+    /// True when everyone is admitted without a password.
+    pub fn is_open(&self) -> bool {
+        self.passwords.is_empty()
+    }
+
+    /// Admits `user` with `password`. Takes the same time wherever the first wrong byte stands.
+    ///
+    /// # Errors
+    /// If they do not belong together.
+    pub fn verify(&self, user: &str, password: &[u8]) -> Result<(), WrongPassword> {
+        if self.is_open() {
+            return Ok(());
+        }
+        let expected = self.passwords.get(user).ok_or(WrongPassword)?.as_bytes();
+        let differing = expected.len() ^ password.len();
+        let differing = expected
+            .iter()
+            .zip(password)
+            .fold(differing, |differing, (a, b)| differing | usize::from(a ^ b));
+        if differing == 0 { Ok(()) } else { Err(WrongPassword) }
+    }
+}
+
+impl fmt::Debug for Accounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accounts").field("users", &self.passwords.keys()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_own_password_admits() {
+        let accounts = Accounts::new(BTreeMap::from([("ann".to_owned(), "secret".to_owned())]));
+        assert_eq!(accounts.verify("ann", b"secret"), Ok(()));
+        for (user, password) in
+            [("ann", "secreT"), ("ann", ""), ("ann", "secret1"), ("bob", "secret")]
+        {
+            assert_eq!(accounts.verify(user, password.as_bytes()), Err(WrongPassword));
+        }
+        assert!(!format!("{accounts:?}").contains("secret"));
+    }
+
+    #[test]
+    fn without_accounts_everyone_is_admitted() {
+        assert_eq!(Accounts::default().verify("anyone", b""), Ok(()));
+    }
+}

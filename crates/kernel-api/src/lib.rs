@@ -1,0 +1,136 @@
+//! All that faces and engines see of the kernel.
+//!
+//! ```text
+//!   propose(minitransactions) ──▶ log ──▶ apply ──▶ outcomes
+//!                                           │
+//!   read(|view| …) ◀── state ◀──────────────┤
+//!                                           └──▶ feed ──▶ listeners, waiters, cursors
+//! ```
+//!
+//! A face translates its protocol into these three calls and nothing else: [`Kernel::propose`],
+//! [`Kernel::read`], [`Kernel::follow`]. [`MemoryKernel`] answers them from memory, for tests.
+
+mod feed;
+mod memory;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use proteus_machine::Committed;
+use proteus_store::StoreError;
+
+pub use feed::{Feed, FeedLagged, Waiter, Waiters};
+pub use memory::MemoryKernel;
+pub use proteus_machine::View;
+pub use proteus_shard_machine::{
+    Change, Check, Minitransaction, Op, Outcome, Refusal, Reply, cache, table, topic, tree,
+};
+pub use proteus_store::{Direction, Read};
+pub use proteus_types::CommitTs;
+
+/// One commit as followers of the feed see it.
+pub type Commit = Committed<Change>;
+
+/// Why the kernel could not answer. Each face maps these to its protocol's words in `errors.rs`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KernelError {
+    /// The disk is full: nothing was changed, reads go on, writes succeed again once there is space.
+    #[error("the disk is full: {0}; free some space, the node goes on by itself")]
+    DiskFull(String),
+    /// The proposal is larger than a log entry may be; nothing was changed.
+    #[error(
+        "a commit of {bytes} bytes is larger than the {bytes_max} that a log entry may have; split it"
+    )]
+    TooLarge {
+        /// Size of the proposal.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// Too much is waiting to be committed; nothing was changed, try again.
+    #[error("the node is overloaded: {0}; try again")]
+    Overloaded(String),
+    /// This node does not lead the shard, or is stopping. Nothing is known of the proposal: it may
+    /// still commit.
+    #[error("the shard is unavailable on this node: {0}; try again")]
+    Unavailable(String),
+    /// The replica stopped because its disk failed or its state is damaged.
+    #[error("this node stopped serving the shard: {0}")]
+    Stopped(String),
+}
+
+impl From<StoreError> for KernelError {
+    fn from(error: StoreError) -> KernelError {
+        KernelError::Stopped(error.to_string())
+    }
+}
+
+/// The answer to come of a proposal: one outcome per minitransaction, in order.
+pub type Proposal = Pin<Box<dyn Future<Output = Result<Vec<Outcome>, KernelError>> + Send>>;
+
+/// A function called under the feed's order; see [`Kernel::follow`].
+pub trait Listener: Send + Sync + 'static {
+    /// Learns of one commit. Called in commit order, before any reader can see the commit's effects
+    /// and before its proposer is answered; so an event queued here precedes the data that caused
+    /// it. It must not block, nor call the kernel: it may only mark, queue and wake.
+    fn on_commit(&self, commit: &Commit);
+}
+
+/// The kernel.
+pub trait Kernel: Send + Sync + 'static {
+    /// Commits minitransactions. They enter the log consecutively and in this order, and each is
+    /// atomic by itself: one refused does not undo its neighbours. The proposal is handed over when
+    /// this returns; awaiting the result is optional.
+    ///
+    /// An outcome means: flushed to stable storage on a majority, applied, and visible to every
+    /// later [`Kernel::read`] on this node. An error means what it says about whether it happened.
+    fn propose(&self, minitransactions: Vec<Minitransaction>) -> Proposal;
+
+    /// Calls `reader` once with the state at the last applied commit; linearizable on the leader.
+    /// Commits wait meanwhile: read little, or in pieces at one read timestamp.
+    ///
+    /// # Errors
+    /// If this node may not serve linearizable reads now.
+    fn read_dyn(&self, reader: &mut dyn FnMut(View<'_>)) -> Result<(), KernelError>;
+
+    /// Adds a listener to the feed, for as long as the kernel lives.
+    fn follow(&self, listener: Arc<dyn Listener>);
+
+    /// The feed's recent past, for followers with a cursor.
+    fn feed(&self) -> &Feed;
+}
+
+impl dyn Kernel {
+    /// [`Kernel::read_dyn`] with a result.
+    ///
+    /// # Errors
+    /// As [`Kernel::read_dyn`], or if the store fails under `reader`.
+    pub fn read<T>(
+        &self,
+        reader: impl FnOnce(View<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, KernelError> {
+        let mut reader = Some(reader);
+        let mut result = None;
+        self.read_dyn(&mut |view| {
+            if let Some(reader) = reader.take() {
+                result = Some(reader(view));
+            }
+        })?;
+        match result {
+            Some(result) => Ok(result?),
+            None => Err(KernelError::Unavailable("the read was not carried out".to_owned())),
+        }
+    }
+
+    /// Commits one minitransaction and waits for what becomes of it.
+    ///
+    /// # Errors
+    /// As [`Kernel::propose`].
+    pub async fn commit(&self, minitransaction: Minitransaction) -> Result<Outcome, KernelError> {
+        let outcomes = self.propose(vec![minitransaction]).await?;
+        outcomes.into_iter().next().ok_or_else(|| {
+            KernelError::Unavailable("the kernel answered without an outcome".to_owned())
+        })
+    }
+}

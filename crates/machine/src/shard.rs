@@ -1,0 +1,53 @@
+//! What the kernel drives.
+
+use proteus_store::{State, StoreError};
+use proteus_types::CommitTs;
+
+use crate::{Position, View};
+
+/// The composed state machine of a shard, as the kernel sees it.
+///
+/// A command is one minitransaction: it happens entirely or not at all.
+pub trait ShardMachine: Send + Sync + 'static {
+    /// A minitransaction.
+    type Command: Send + 'static;
+    /// Its answer.
+    type Outcome: Send + 'static;
+    /// What followers of the feed learn.
+    type Change: Send + Sync + 'static;
+
+    /// Appends the command's bytes, in the current version of the format.
+    fn encode(command: &Self::Command, into: &mut Vec<u8>);
+
+    /// Reads one command from the front of `bytes` and returns it with what follows.
+    ///
+    /// # Errors
+    /// If the bytes are not a command of a version known here: the log is damaged or newer.
+    fn decode(bytes: &[u8]) -> Result<(Self::Command, &[u8]), StoreError>;
+
+    /// Applies one command at `position`. Changes of an aborted command are not appended.
+    ///
+    /// # Errors
+    /// Only if this replica cannot go on; a refusal is an outcome.
+    fn apply(
+        state: &mut dyn State,
+        position: Position,
+        command: &Self::Command,
+        changes: &mut Vec<Self::Change>,
+    ) -> Result<Self::Outcome, StoreError>;
+
+    /// Commands that are due because time passed, at most about `count_max`.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn due(view: View<'_>, count_max: usize) -> Result<Vec<Self::Command>, StoreError>;
+}
+
+/// One applied minitransaction as followers of the feed see it.
+#[derive(Debug, Clone)]
+pub struct Committed<C> {
+    /// When it became visible on every face.
+    pub commit_ts: CommitTs,
+    /// What it changed, in order of its ops. Never empty.
+    pub changes: Vec<C>,
+}

@@ -1,0 +1,104 @@
+//! The part of a store that is on disk: an LSM tree fed by whole checkpoints.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+
+use crate::{Direction, StoreError};
+
+/// Blocks of the tree kept in memory, in bytes. Hot rows live in the tables above; this serves the
+/// rest, and counts against the idle memory only as it fills.
+const BLOCK_CACHE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// The name of the one key space inside the tree.
+const KEYSPACE: &str = "state";
+
+/// An ordered key space on disk. Clones share it.
+///
+/// It is written only by [`DiskStore::ingest`]: sorted changes become a table of the tree at once,
+/// without passing the tree's own journal, because the shard's log is the journal.
+#[derive(Clone)]
+pub struct DiskStore {
+    database: Database,
+    keyspace: Keyspace,
+    location: PathBuf,
+}
+
+impl fmt::Debug for DiskStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskStore").field("location", &self.location).finish_non_exhaustive()
+    }
+}
+
+impl DiskStore {
+    /// Opens the store in `directory`, creating it if it is not there.
+    ///
+    /// # Errors
+    /// If the disk fails or holds damaged files.
+    pub fn open(directory: &Path) -> Result<DiskStore, StoreError> {
+        let io = |error: fjall::Error| StoreError::Io {
+            location: directory.display().to_string(),
+            message: error.to_string(),
+        };
+        let database = Database::builder(directory)
+            .cache_size(BLOCK_CACHE_BYTES)
+            .worker_threads(1)
+            .open()
+            .map_err(io)?;
+        let keyspace = database.keyspace(KEYSPACE, KeyspaceCreateOptions::default).map_err(io)?;
+        Ok(DiskStore { database, keyspace, location: directory.to_owned() })
+    }
+
+    /// Bytes that the store's files take.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn disk_bytes(&self) -> Result<u64, StoreError> {
+        self.database.disk_space().map_err(|error| self.io(&error))
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let value = self.keyspace.get(key).map_err(|error| self.io(&error))?;
+        Ok(value.map(Bytes::from))
+    }
+
+    /// Keys from `start` (inclusive) to `end` (exclusive), as the upper layers present theirs.
+    pub(crate) fn range<'a>(
+        &'a self,
+        start: &[u8],
+        end: &[u8],
+        direction: Direction,
+    ) -> Box<dyn Iterator<Item = Result<(Bytes, Option<Bytes>), StoreError>> + 'a> {
+        let range = self.keyspace.range::<&[u8], _>(start..end);
+        let open = move |guard: fjall::Guard| {
+            let (key, value) = guard.into_inner().map_err(|error| self.io(&error))?;
+            Ok((Bytes::from(key), Some(Bytes::from(value))))
+        };
+        match direction {
+            Direction::Ascending => Box::new(range.map(open)),
+            Direction::Descending => Box::new(range.rev().map(open)),
+        }
+    }
+
+    pub(crate) fn ingest(
+        &self,
+        changes: &BTreeMap<Bytes, Option<Bytes>>,
+    ) -> Result<(), StoreError> {
+        let io = |error: fjall::Error| self.io(&error);
+        let mut ingestion = self.keyspace.start_ingestion().map_err(io)?;
+        for (key, value) in changes {
+            match value {
+                Some(value) => ingestion.write(key.clone(), value.clone()).map_err(io)?,
+                None => ingestion.write_tombstone(key.clone()).map_err(io)?,
+            }
+        }
+        ingestion.finish().map_err(io)
+    }
+
+    fn io(&self, error: &fjall::Error) -> StoreError {
+        StoreError::Io { location: self.location.display().to_string(), message: error.to_string() }
+    }
+}

@@ -1,0 +1,206 @@
+//! Recent changes in memory over a checkpoint on disk.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::iter::Peekable;
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::table::Table;
+use crate::{Direction, DiskStore, Read, State, StoreError, Visit};
+
+/// An ordered key space: changes since the last checkpoint in memory, older ones on disk.
+///
+/// Lookup order is active table, frozen table, disk; the first that knows the key wins. While a
+/// checkpoint is being written, its changes stand in the frozen table *and* may already be on disk:
+/// both say the same.
+#[derive(Debug, Default)]
+pub struct LayeredStore {
+    active: Table,
+    frozen: Option<Arc<BTreeMap<Bytes, Option<Bytes>>>>,
+    disk: Option<DiskStore>,
+}
+
+/// Changes on their way to disk. Written outside the store's lock, so that a checkpoint pauses
+/// nobody.
+#[derive(Debug)]
+pub struct Checkpoint {
+    changes: Arc<BTreeMap<Bytes, Option<Bytes>>>,
+    disk: DiskStore,
+}
+
+impl Checkpoint {
+    /// Writes all changes in one atomic step and returns once they are durable.
+    ///
+    /// # Errors
+    /// If the disk fails; nothing of the checkpoint is then visible after a restart.
+    pub fn write(&self) -> Result<(), StoreError> {
+        self.disk.ingest(&self.changes)
+    }
+}
+
+impl LayeredStore {
+    /// A store in memory only.
+    pub fn in_memory() -> LayeredStore {
+        LayeredStore::default()
+    }
+
+    /// A store over what `disk` holds.
+    pub fn over(disk: DiskStore) -> LayeredStore {
+        LayeredStore { disk: Some(disk), ..LayeredStore::default() }
+    }
+
+    /// Approximate memory held by changes not yet frozen, in bytes.
+    pub fn active_bytes(&self) -> usize {
+        self.active.size_bytes()
+    }
+
+    /// True while a checkpoint is under way.
+    pub fn is_checkpointing(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// Sets all changes so far apart to be written to disk. `None` if there is no disk, nothing to
+    /// write, or a checkpoint under way. Call between two entries of the log, never within one.
+    pub fn freeze(&mut self) -> Option<Checkpoint> {
+        let disk = self.disk.clone()?;
+        if self.frozen.is_some() || self.active.entries.is_empty() {
+            return None;
+        }
+        let changes = Arc::new(std::mem::take(&mut self.active).entries);
+        self.frozen = Some(changes.clone());
+        Some(Checkpoint { changes, disk })
+    }
+
+    /// Forgets the frozen changes once [`Checkpoint::write`] has succeeded. The returned handle is
+    /// the memory to free: drop it outside the lock.
+    pub fn release_frozen(&mut self) -> Option<Arc<BTreeMap<Bytes, Option<Bytes>>>> {
+        self.frozen.take()
+    }
+}
+
+impl Read for LayeredStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        if let Some(value) = self.active.entries.get(key) {
+            return Ok(value.clone());
+        }
+        if let Some(frozen) = &self.frozen
+            && let Some(value) = frozen.get(key)
+        {
+            return Ok(value.clone());
+        }
+        match &self.disk {
+            Some(disk) => disk.get(key),
+            None => Ok(None),
+        }
+    }
+
+    fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError> {
+        if start >= end {
+            return Ok(());
+        }
+        let bounds = (Bound::Included(start), Bound::Excluded(end));
+        let active = in_direction(self.active.entries.range::<[u8], _>(bounds), direction);
+        let frozen = self
+            .frozen
+            .as_deref()
+            .map(|frozen| in_direction(frozen.range::<[u8], _>(bounds), direction));
+        let disk = self.disk.as_ref().map(|disk| disk.range(start, end, direction));
+        let mut merge = Merge {
+            active: active.peekable(),
+            frozen: frozen.into_iter().flatten().peekable(),
+            disk: disk.into_iter().flatten().peekable(),
+            direction,
+        };
+        while let Some((key, value)) = merge.next()? {
+            if let Some(value) = value
+                && let ControlFlow::Break(()) = visit(&key, &value)
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State for LayeredStore {
+    fn put(&mut self, key: Bytes, value: Bytes) {
+        self.active.put(key, Some(value));
+    }
+
+    fn delete(&mut self, key: Bytes) {
+        self.active.put(key, None);
+    }
+
+    fn savepoint(&mut self) {
+        self.active.savepoint();
+    }
+
+    fn rollback(&mut self) {
+        self.active.rollback();
+    }
+}
+
+type Change = (Bytes, Option<Bytes>);
+
+fn in_direction<'a>(
+    range: impl DoubleEndedIterator<Item = (&'a Bytes, &'a Option<Bytes>)> + 'a,
+    direction: Direction,
+) -> Box<dyn Iterator<Item = Change> + 'a> {
+    let owned = |(key, value): (&Bytes, &Option<Bytes>)| (key.clone(), value.clone());
+    match direction {
+        Direction::Ascending => Box::new(range.map(owned)),
+        Direction::Descending => Box::new(range.rev().map(owned)),
+    }
+}
+
+/// Merges three sorted sources; of equal keys the upper source's value counts.
+struct Merge<A: Iterator, F: Iterator, D: Iterator> {
+    active: Peekable<A>,
+    frozen: Peekable<F>,
+    disk: Peekable<D>,
+    direction: Direction,
+}
+
+impl<A, F, D> Merge<A, F, D>
+where
+    A: Iterator<Item = Change>,
+    F: Iterator<Item = Change>,
+    D: Iterator<Item = Result<Change, StoreError>>,
+{
+    fn next(&mut self) -> Result<Option<Change>, StoreError> {
+        if self.disk.peek().is_some_and(Result::is_err) {
+            return self.disk.next().transpose();
+        }
+        let disk_key = self.disk.peek().and_then(|item| item.as_ref().ok()).map(|(key, _)| key);
+        let keys = [
+            self.active.peek().map(|(key, _)| key),
+            self.frozen.peek().map(|(key, _)| key),
+            disk_key,
+        ];
+        let direction = self.direction;
+        let before = |a: &Bytes, b: &Bytes| match direction {
+            Direction::Ascending => a.cmp(b),
+            Direction::Descending => b.cmp(a),
+        };
+        let Some(next) = keys.into_iter().flatten().min_by(|a, b| before(a, b)).cloned() else {
+            return Ok(None);
+        };
+        let is_next = |key: &Bytes| before(key, &next) == Ordering::Equal;
+        let active = self.active.next_if(|(key, _)| is_next(key));
+        let frozen = self.frozen.next_if(|(key, _)| is_next(key));
+        let disk = self.disk.next_if(|item| item.as_ref().is_ok_and(|(key, _)| is_next(key)));
+        Ok(active.or(frozen).or(disk.transpose()?))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn bytes(byte: u8) -> Bytes {
+    Bytes::from(vec![byte])
+}
+
+fn scan_all(store: &LayeredStore, direction: Direction) -> Vec<(u8, u8)> {
+    let mut found = Vec::new();
+    store
+        .scan(&[0], &[255], direction, &mut |key, value| {
+            found.push((key[0], value[0]));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    found
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put(u8, u8),
+    Delete(u8),
+    Savepoint,
+    Rollback,
+    Freeze,
+    Write,
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0u8..20, any::<u8>()).prop_map(|(k, v)| Step::Put(k, v)),
+        3 => (0u8..20).prop_map(Step::Delete),
+        1 => Just(Step::Savepoint),
+        1 => Just(Step::Rollback),
+        1 => Just(Step::Freeze),
+        1 => Just(Step::Write),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever the layers hold, the store answers like one sorted map; a reopened store answers
+    /// like the map at the last written checkpoint.
+    #[test]
+    fn layers_answer_like_one_map(steps in prop::collection::vec(step(), 1..120)) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = LayeredStore::over(DiskStore::open(directory.path()).unwrap());
+        let mut model = BTreeMap::new();
+        let mut saved = model.clone();
+        let mut on_disk = model.clone();
+        let mut frozen = None;
+        for step in steps {
+            match step {
+                Step::Put(key, value) => {
+                    store.put(bytes(key), bytes(value));
+                    model.insert(key, value);
+                }
+                Step::Delete(key) => {
+                    store.delete(bytes(key));
+                    model.remove(&key);
+                }
+                Step::Savepoint => {
+                    store.savepoint();
+                    saved = model.clone();
+                }
+                Step::Rollback => {
+                    store.rollback();
+                    model = saved.clone();
+                }
+                Step::Freeze => {
+                    if let Some(checkpoint) = store.freeze() {
+                        frozen = Some((checkpoint, model.clone()));
+                    }
+                    store.savepoint();
+                    saved = model.clone();
+                }
+                Step::Write => {
+                    if let Some((checkpoint, at_freeze)) = frozen.take() {
+                        checkpoint.write().unwrap();
+                        store.release_frozen();
+                        on_disk = at_freeze;
+                    }
+                }
+                Step::Reopen => {
+                    frozen = None;
+                    drop(store);
+                    store = LayeredStore::over(DiskStore::open(directory.path()).unwrap());
+                    model = on_disk.clone();
+                    saved = model.clone();
+                }
+            }
+            for key in 0..20 {
+                let found = store.get(&[key]).unwrap().map(|value| value[0]);
+                prop_assert_eq!(found, model.get(&key).copied());
+            }
+            let ascending: Vec<_> = model.iter().map(|(k, v)| (*k, *v)).collect();
+            prop_assert_eq!(&scan_all(&store, Direction::Ascending), &ascending);
+            let descending: Vec<_> = ascending.into_iter().rev().collect();
+            prop_assert_eq!(scan_all(&store, Direction::Descending), descending);
+        }
+    }
+}
+
+#[test]
+fn rollback_restores_size_and_content() {
+    let mut store = LayeredStore::in_memory();
+    store.put(bytes(1), bytes(1));
+    let before_bytes = store.active_bytes();
+    store.savepoint();
+    store.put(bytes(1), Bytes::from(vec![0; 1000]));
+    store.put(bytes(2), bytes(2));
+    store.delete(bytes(1));
+    store.rollback();
+    assert_eq!(store.active_bytes(), before_bytes);
+    assert_eq!(store.get(&[1]).unwrap(), Some(bytes(1)));
+    assert_eq!(store.get(&[2]).unwrap(), None);
+}

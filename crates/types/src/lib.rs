@@ -1,0 +1,14 @@
+//! Ids, positions and timestamps: every number that means something is a type of its own.
+//!
+//! This crate knows no I/O, no protocol and no data model. Conversions between two kinds of number
+//! have a name; none is a bare `as`. The words are those of `docs/glossary.md`.
+
+mod ids;
+mod positions;
+mod slot;
+mod timestamp;
+
+pub use ids::{NodeId, ProposalId, ShardId};
+pub use positions::{EntryId, LogIndex, Term};
+pub use slot::{SLOT_COUNT, Slot};
+pub use timestamp::{CommitTs, LOGICAL_BITS};

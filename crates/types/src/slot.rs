@@ -1,0 +1,63 @@
+//! Hash slots: the unit of placement and movement.
+
+use serde::{Deserialize, Serialize};
+
+/// Number of hash slots, as in Redis Cluster.
+pub const SLOT_COUNT: u16 = 16384;
+
+/// One of [`SLOT_COUNT`] hash slots.
+///
+/// Source: Redis Cluster specification, "Key distribution model" and "Hash tags".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Slot(u16);
+
+impl Slot {
+    /// The slot of `key`: CRC16/XMODEM of its hash tag, or of the whole key if it has none, modulo
+    /// [`SLOT_COUNT`]. The hash tag is what stands between the first `{` and the first `}` after
+    /// it, unless that is empty.
+    pub fn of_key(key: &[u8]) -> Slot {
+        Slot(crc16_xmodem(hash_tag(key)) % SLOT_COUNT)
+    }
+
+    /// The slot's number, below [`SLOT_COUNT`].
+    pub fn number(self) -> u16 {
+        self.0
+    }
+}
+
+fn hash_tag(key: &[u8]) -> &[u8] {
+    let Some(open) = key.iter().position(|byte| *byte == b'{') else {
+        return key;
+    };
+    let after = &key[open + 1..];
+    match after.iter().position(|byte| *byte == b'}') {
+        Some(length) if length > 0 => &after[..length],
+        _ => key,
+    }
+}
+
+fn crc16_xmodem(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0u16, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
+            if crc & 0x8000 != 0 { (crc << 1) ^ 0x1021 } else { crc << 1 }
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn check_value_of_the_specification() {
+        assert_eq!(crc16_xmodem(b"123456789"), 0x31C3);
+    }
+
+    #[test]
+    fn hash_tag_rules_of_the_specification() {
+        assert_eq!(Slot::of_key(b"{user1000}.following"), Slot::of_key(b"{user1000}.followers"));
+        assert_eq!(hash_tag(b"foo{}{bar}"), b"foo{}{bar}");
+        assert_eq!(hash_tag(b"foo{{bar}}zap"), b"{bar");
+        assert_eq!(hash_tag(b"foo{bar}{zap}"), b"bar");
+    }
+}
