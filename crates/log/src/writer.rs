@@ -102,11 +102,11 @@ impl Writer {
     pub(crate) fn run(mut self) {
         loop {
             let (requests, closing) = self.wait();
-            if !requests.is_empty() {
-                if let Err(failure) = self.write(requests) {
-                    error!(error = %failure, location = %self.shared.disk.location().display(), "the log cannot be written; this node stops accepting writes");
-                    return self.refuse_all(&failure);
-                }
+            if !requests.is_empty()
+                && let Err(failure) = self.write(requests)
+            {
+                error!(error = %failure, location = %self.shared.disk.location().display(), "the log cannot be written; this node stops accepting writes");
+                return self.refuse_all(&failure);
             }
             if self.flush_is_due() && self.flush().is_err() {
                 return self.refuse_all(&io::Error::other("the log's flush failed"));

@@ -179,7 +179,7 @@ fn a_full_disk_refuses_admission_and_accepts_again() {
     )
     .unwrap();
     append(&log, vec![entry(1, 0)]).unwrap();
-    disk.set_capacity(Some(5_500_000));
+    disk.set_capacity(Some(4_500_000));
     let refused = log.admit(4_000_000).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
     log.admit(1_000).unwrap();
