@@ -30,7 +30,9 @@ async fn strings_hashes_and_expiry_in_both_protocol_versions() {
         assert_eq!(client.get::<_, Option<String>>("absent").await.unwrap(), None);
         assert_eq!(client.incr::<_, _, i64>("n", 5).await.unwrap(), 5);
         assert_eq!(client.exists::<_, i64>(&["k", "n", "absent"]).await.unwrap(), 2);
-        let added: i64 = client.hset_multiple("h", &[("b", "2"), ("a", "1")]).await.unwrap();
+        let fields = [("b", "2"), ("a", "1")];
+        let added: i64 =
+            redis::cmd("HSET").arg("h").arg(&fields).query_async(&mut client).await.unwrap();
         assert_eq!(added, 2);
         let all: Vec<(String, String)> = client.hgetall("h").await.unwrap();
         assert_eq!(all, [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())]);
