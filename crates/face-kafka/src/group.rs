@@ -548,23 +548,22 @@ impl Group {
         let is_lost = |member: &Member| !member.is_waiting() && member.expires_at_ms <= now_ms;
         let lost: Vec<String> = self.ids_of(is_lost);
         self.remove_all(now_ms, &lost, effects);
-        match self.state {
-            State::Preparing { ends_at_ms, initial_since_ms } => {
-                let have_all_joined = self.promised.is_empty()
-                    && self.members.values().all(|member| member.joining.is_some());
-                let is_early = initial_since_ms.is_none() && have_all_joined;
-                if is_early || ends_at_ms <= now_ms || self.members.is_empty() {
-                    self.complete_join(now_ms, effects);
-                }
+        if let State::Completing { ends_at_ms } = self.state
+            && ends_at_ms <= now_ms
+        {
+            let silent = self.ids_of(|member| member.syncing.is_none());
+            self.remove_all(now_ms, &silent, effects);
+            if matches!(self.state, State::Completing { .. }) {
+                self.prepare_rebalance(now_ms, effects);
             }
-            State::Completing { ends_at_ms } if ends_at_ms <= now_ms => {
-                let silent = self.ids_of(|member| member.syncing.is_none());
-                self.remove_all(now_ms, &silent, effects);
-                if matches!(self.state, State::Completing { .. }) {
-                    self.prepare_rebalance(now_ms, effects);
-                }
+        }
+        if let State::Preparing { ends_at_ms, initial_since_ms } = self.state {
+            let have_all_joined = self.promised.is_empty()
+                && self.members.values().all(|member| member.joining.is_some());
+            let is_early = initial_since_ms.is_none() && have_all_joined;
+            if is_early || ends_at_ms <= now_ms || self.members.is_empty() {
+                self.complete_join(now_ms, effects);
             }
-            State::Empty | State::Completing { .. } | State::Stable => {}
         }
     }
 

@@ -53,7 +53,7 @@ pub(crate) async fn answer(
         }
         Q::Produce(body) => return produce::start(session, version, body).await,
         Q::Fetch(body) => R::Fetch(fetch::answer(session, version, body).await),
-        Q::ListOffsets(body) => R::ListOffsets(list_offsets::answer(session, body)),
+        Q::ListOffsets(body) => R::ListOffsets(list_offsets::answer(session, version, body)),
         Q::OffsetForLeaderEpoch(body) => {
             R::OffsetForLeaderEpoch(list_offsets::for_leader_epoch(session, body))
         }

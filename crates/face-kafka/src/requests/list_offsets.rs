@@ -55,7 +55,13 @@ pub(crate) fn check_leader_epoch(epoch: i32) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) fn answer(session: &Session, request: ListOffsetsRequest) -> ListOffsetsResponse {
+pub(crate) fn answer(
+    session: &Session,
+    version: i16,
+    request: ListOffsetsRequest,
+) -> ListOffsetsResponse {
+    // Told since version 4.
+    let leader_epoch = if version >= 4 { LEADER_EPOCH } else { -1 };
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
             let index = partition.partition_index;
@@ -66,7 +72,7 @@ pub(crate) fn answer(session: &Session, request: ListOffsetsRequest) -> ListOffs
                 Ok((offset, timestamp)) => response
                     .with_offset(offset)
                     .with_timestamp(timestamp)
-                    .with_leader_epoch(if offset >= 0 { LEADER_EPOCH } else { -1 }),
+                    .with_leader_epoch(if offset >= 0 { leader_epoch } else { -1 }),
                 Err(failure) => response
                     .with_error_code(failure.code())
                     .with_offset(NONE.0)

@@ -120,7 +120,7 @@ fn appends(
     let partition = partition_number(partition_data.index).ok_or_else(|| {
         Failure::new(ResponseError::UnknownTopicOrPartition, "a negative partition")
     })?;
-    let records = partition_data.records.as_ref().map(Bytes::clone).unwrap_or_default();
+    let records = partition_data.records.clone().unwrap_or_default();
     let batches = split_batches(&records)?;
     if batches.len() != 1 {
         let message = format!("{} record batches for one partition, not one", batches.len());
