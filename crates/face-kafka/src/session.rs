@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Kafka answers a connection's requests one after the other. Here only a Produce may start before
-//! its turn, and only when nothing but Produces is before it: then nobody can tell the difference.
+//! its turn, and only when nothing but such Produces is before it: then nobody can tell the
+//! difference.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,8 +47,8 @@ pub(crate) struct Session {
     /// Where it reached us: what it is told to connect to.
     pub(crate) local: SocketAddr,
     is_authenticated: AtomicBool,
-    /// Requests other than Produce whose answers are still to come.
-    others_pending: AtomicUsize,
+    /// Requests that have not started before their turn, and whose answers are still to come.
+    waiting: AtomicUsize,
 }
 
 /// The frame to send, or none for a request that has no answer.
@@ -55,7 +56,7 @@ type Answer = BoxFuture<'static, Result<Option<Bytes>, ConnectionError>>;
 
 struct Pending {
     answer: Answer,
-    /// Whether it is one of [`Session::others_pending`].
+    /// Whether it is one of [`Session::waiting`].
     is_counted: bool,
     /// Held until the answer is sent.
     _bytes: OwnedSemaphorePermit,
@@ -82,7 +83,7 @@ pub(crate) async fn serve(
         shared,
         peer,
         local,
-        others_pending: AtomicUsize::new(0),
+        waiting: AtomicUsize::new(0),
     });
     let (read_half, write_half) = TcpStream::into_split(stream);
     let (sender, receiver) = mpsc::channel(PIPELINE_MAX);
@@ -149,19 +150,16 @@ fn dispatch(
     };
     let Request { api_key, version, correlation_id, client_id, body } = request;
     let started = session.shared.clock.elapsed();
-    let is_produce = api_key == ApiKey::Produce;
-    let is_eager = is_produce
+    let is_eager = api_key == ApiKey::Produce
         && session.is_authenticated()
-        && session.others_pending.load(Ordering::Acquire) == 0;
+        && session.waiting.load(Ordering::Acquire) == 0;
     let session = session.clone();
     let answering: BoxFuture<'static, Result<Option<ResponseKind>, ConnectionError>> = match body {
         RequestKind::Produce(body) if is_eager => {
             Box::pin(requests::produce::start(&session, version, body))
         }
         body => {
-            if !is_produce {
-                session.others_pending.fetch_add(1, Ordering::AcqRel);
-            }
+            session.waiting.fetch_add(1, Ordering::AcqRel);
             let session = session.clone();
             Box::pin(async move { requests::answer(&session, version, &client_id, body).await })
         }
@@ -177,7 +175,7 @@ fn dispatch(
             .transpose()
             .map_err(malformed)
     });
-    Ok(Pending { answer, is_counted: !is_produce, _bytes: permit })
+    Ok(Pending { answer, is_counted: !is_eager, _bytes: permit })
 }
 
 async fn write(
@@ -188,7 +186,7 @@ async fn write(
     while let Some(pending) = queue.recv().await {
         let answer = pending.answer.await?;
         if pending.is_counted {
-            session.others_pending.fetch_sub(1, Ordering::AcqRel);
+            session.waiting.fetch_sub(1, Ordering::AcqRel);
         }
         let Some(frame) = answer else {
             continue;
