@@ -65,7 +65,10 @@ async fn run(shared: Weak<Shared>) {
         if let Some(before) = looked_at.replace(now) {
             let late = now.saturating_sub(before).saturating_sub(INTERVAL);
             if late > STANDSTILL_MIN {
-                info!(late_ms = late.as_millis(), "the process stood still; sessions get that time");
+                info!(
+                    late_ms = late.as_millis(),
+                    "the process stood still; sessions get that time"
+                );
                 shared.sessions.extend(late);
             }
         }
@@ -83,9 +86,8 @@ async fn expire(shared: &Shared, now: Duration) {
     let expired = shared.sessions.expire(now);
     for ids in expired.chunks(PAGE_COUNT_MAX) {
         debug!(count = ids.len(), "sessions expired");
-        let close = |id: &SessionId| {
-            Minitransaction::of(Op::Tree(tree::Op::CloseSession { session: *id }))
-        };
+        let close =
+            |id: &SessionId| Minitransaction::of(Op::Tree(tree::Op::CloseSession { session: *id }));
         if let Err(error) = shared.kernel.propose(ids.iter().map(close).collect()).await {
             warn!(%error, count = ids.len(), "expired sessions could not be closed; trying again");
             shared.sessions.spare(ids);

@@ -21,6 +21,7 @@ use proteus_face::{Connection, ConnectionError};
 use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::Shared;
 use crate::codec::reply::{self, EventType};
 use crate::codec::{Decoded, Request, take_frame};
 use crate::errors::{self, Answer, ErrorCode};
@@ -28,7 +29,6 @@ use crate::outbox::{Closing, Outbox};
 use crate::sessions::LiveSession;
 use crate::translate::{self, Plan, WatchSink, WriteShape};
 use crate::watches::{TooManyWatches, WATCHES_PER_CONNECTION_MAX, WatchKind};
-use crate::Shared;
 
 /// Requests of one connection not yet answered; ZooKeeper's `globalOutstandingLimit`, but for each
 /// connection. Reading pauses beyond it.
@@ -215,7 +215,8 @@ impl Conversation<'_> {
 
     /// Takes apart what was received.
     fn take_requests(&mut self) -> Result<bool, ConnectionError> {
-        let malformed = |error: crate::codec::Malformed| ConnectionError::Malformed(error.to_string());
+        let malformed =
+            |error: crate::codec::Malformed| ConnectionError::Malformed(error.to_string());
         let mut is_moving = false;
         while !self.is_ending
             && self.unanswered_count < UNANSWERED_MAX
@@ -409,9 +410,7 @@ fn answer_front(
     watching: &mut Watching<'_>,
 ) -> Result<ErrorCode, KernelError> {
     match &waiting.plan {
-        Plan::Read(request) => {
-            translate::answer_read(into, waiting.xid, request, view, watching)
-        }
+        Plan::Read(request) => translate::answer_read(into, waiting.xid, request, view, watching),
         Plan::Refuse(code) => {
             reply::error(into, waiting.xid, last_zxid, *code);
             Ok(*code)
@@ -435,8 +434,7 @@ struct Watching<'a> {
 
 impl WatchSink for Watching<'_> {
     fn watch(&mut self, kind: WatchKind, path: &str) {
-        let registered =
-            self.shared.watches.register(kind, path, self.connection_id, self.outbox);
+        let registered = self.shared.watches.register(kind, path, self.connection_id, self.outbox);
         if let Err(refused) = registered {
             self.refused = Some(refused);
         }

@@ -106,9 +106,10 @@ fn plan_multi(ops: Vec<MultiOp>, session: SessionId) -> Plan {
             MultiOp::Delete { path, version } => {
                 (request::DELETE, Ok(tree::Op::Delete { path, version: expected(version) }))
             }
-            MultiOp::SetData { path, data, version } => {
-                (request::SET_DATA, Ok(tree::Op::SetData { path, data, version: expected(version) }))
-            }
+            MultiOp::SetData { path, data, version } => (
+                request::SET_DATA,
+                Ok(tree::Op::SetData { path, data, version: expected(version) }),
+            ),
             MultiOp::Check { path, version } => {
                 (request::CHECK, Ok(tree::Op::CheckVersion { path, version: expected(version) }))
             }

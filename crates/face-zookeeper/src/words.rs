@@ -44,7 +44,10 @@ pub(crate) fn answer(word: &str, shared: &Shared, local: SocketAddr) -> String {
 }
 
 fn version() -> String {
-    format!("{FOLLOWED_VERSION}-proteus-{}, built on 01/01/2026 00:00 UTC", env!("CARGO_PKG_VERSION"))
+    format!(
+        "{FOLLOWED_VERSION}-proteus-{}, built on 01/01/2026 00:00 UTC",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 struct Figures {

@@ -21,8 +21,7 @@ pub(crate) fn check(ctx: &mut Context<'_>, check: &Check) -> Applied<()> {
         Check::NodeExists { path, czxid, owner } => {
             let node = existing(ctx, path)?;
             let is_created_then = czxid.is_none_or(|czxid| node.created_zxid == czxid);
-            let is_owned =
-                owner.is_none_or(|owner| node.lifetime == Lifetime::Ephemeral(owner));
+            let is_owned = owner.is_none_or(|owner| node.lifetime == Lifetime::Ephemeral(owner));
             if is_created_then && is_owned {
                 Ok(())
             } else {
@@ -84,7 +83,8 @@ fn create(
 ) -> Applied<Reply> {
     // A sequential path may end with "/": the counter is then the whole name. So what is judged is
     // the path with a digit.
-    let judged = if sequential { paths::validate(&format!("{path}0")) } else { paths::validate(path) };
+    let judged =
+        if sequential { paths::validate(&format!("{path}0")) } else { paths::validate(path) };
     judged.map_err(Abort::Refused)?;
     let Some((parent_path, name)) = path.rsplit_once('/') else {
         return refuse(Refusal::BadArguments { why: "a path begins with /".to_owned() });

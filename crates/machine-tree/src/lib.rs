@@ -382,9 +382,6 @@ impl Machine for Tree {
 
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Op>, StoreError> {
         let due = read::containers_due(view.state, view.now_ms, count_max)?;
-        Ok(due
-            .into_iter()
-            .map(|(due_ms, path)| Op::RemoveContainer { path, due_ms })
-            .collect())
+        Ok(due.into_iter().map(|(due_ms, path)| Op::RemoveContainer { path, due_ms }).collect())
     }
 }

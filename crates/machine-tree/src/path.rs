@@ -68,8 +68,21 @@ mod tests {
             assert_eq!(validate(path), Ok(()), "{path}");
         }
         for path in [
-            "", "a", "a/b", "//", "/a/", "/a//b", "/.", "/..", "/a/./b", "/a/..", "/a\0",
-            "/a\u{1}", "/\u{7f}", "/\u{e000}", "/\u{fff0}",
+            "",
+            "a",
+            "a/b",
+            "//",
+            "/a/",
+            "/a//b",
+            "/.",
+            "/..",
+            "/a/./b",
+            "/a/..",
+            "/a\0",
+            "/a\u{1}",
+            "/\u{7f}",
+            "/\u{e000}",
+            "/\u{fff0}",
         ] {
             assert!(validate(path).is_err(), "{path:?}");
         }

@@ -160,7 +160,11 @@ fn push_or_fail<T>(
     match (found.as_mut(), entry) {
         (Ok(entries), Ok(entry)) if entries.len() < count_max => {
             entries.push(entry);
-            if entries.len() < count_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if entries.len() < count_max {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
         }
         (_, Err(error)) => {
             *found = Err(error);

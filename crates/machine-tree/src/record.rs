@@ -154,10 +154,7 @@ pub(crate) fn ephemerals_prefix(session: SessionId) -> Vec<u8> {
 }
 
 pub(crate) fn ephemeral_key(session: SessionId, path: &str) -> Bytes {
-    KeyBuilder::new(SPACE, EPHEMERAL)
-        .u64(session.0.cast_unsigned())
-        .raw(path.as_bytes())
-        .build()
+    KeyBuilder::new(SPACE, EPHEMERAL).u64(session.0.cast_unsigned()).raw(path.as_bytes()).build()
 }
 
 /// Start of the keys of containers that became due at or after `due_ms`.
@@ -227,10 +224,7 @@ pub(crate) fn data(read: &dyn Read, path: &str) -> Result<Bytes, StoreError> {
 }
 
 /// The session's record.
-pub(crate) fn session(
-    read: &dyn Read,
-    session: SessionId,
-) -> Result<Option<Session>, StoreError> {
+pub(crate) fn session(read: &dyn Read, session: SessionId) -> Result<Option<Session>, StoreError> {
     let key = session_key(session);
     read.get(&key)?.map(|value| decode(&key, &value)).transpose()
 }

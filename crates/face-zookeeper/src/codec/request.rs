@@ -212,7 +212,10 @@ impl Decoded {
         let request = Request::decode(header.code, &mut input)?;
         if request.is_some() && input.remaining() > 0 {
             let extra = i32::try_from(input.remaining()).unwrap_or(i32::MAX);
-            return Err(Malformed::Unknown { what: "bytes after the request, count", value: extra });
+            return Err(Malformed::Unknown {
+                what: "bytes after the request, count",
+                value: extra,
+            });
         }
         Ok(Decoded { header, request })
     }
@@ -251,9 +254,7 @@ impl Request {
             },
             SYNC => Request::Sync { path: input.string("path")? },
             PING => Request::Ping,
-            CHECK => {
-                Request::Check { path: input.string("path")?, version: input.int("version")? }
-            }
+            CHECK => Request::Check { path: input.string("path")?, version: input.int("version")? },
             MULTI => Request::Multi(decode_multi(input)?),
             AUTH => {
                 input.int("type")?;
@@ -403,9 +404,7 @@ fn decode_multi(input: &mut Input) -> Result<Vec<MultiOp>, Malformed> {
                 data: input.buffer("data")?,
                 version: input.int("version")?,
             },
-            CHECK => {
-                MultiOp::Check { path: input.string("path")?, version: input.int("version")? }
-            }
+            CHECK => MultiOp::Check { path: input.string("path")?, version: input.int("version")? },
             _ => return Err(Malformed::Unknown { what: "type of an op in multi", value: code }),
         });
     }
