@@ -16,6 +16,7 @@ pub mod errors;
 mod expiry;
 mod handshake;
 mod outbox;
+mod reads;
 mod session;
 mod sessions;
 mod translate;

@@ -18,7 +18,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
-use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal};
+use proteus_kernel_api::tree::{SessionId, Zxid};
+use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal, View};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::Shared;
@@ -26,8 +27,9 @@ use crate::codec::reply::{self, EventType};
 use crate::codec::{Decoded, Request, take_frame};
 use crate::errors::{self, Answer, ErrorCode};
 use crate::outbox::{Closing, Outbox};
+use crate::reads::{self, WatchSink};
 use crate::sessions::LiveSession;
-use crate::translate::{self, Plan, WatchSink, WriteShape};
+use crate::translate::{self, Plan, WriteShape};
 use crate::watches::{TooManyWatches, WATCHES_PER_CONNECTION_MAX, WatchKind};
 
 /// Requests of one connection not yet answered; ZooKeeper's `globalOutstandingLimit`, but for each
@@ -358,13 +360,14 @@ impl Conversation<'_> {
         let mut watching = Watching {
             shared: self.shared,
             connection_id: self.connection_id,
+            session: self.session.id,
             outbox: &self.outbox,
             refused: None,
         };
         let mut told = Vec::with_capacity(run.len());
         let mut last_zxid = self.last_zxid;
         let read = self.shared.kernel.read(|view| {
-            let zxid = proteus_kernel_api::tree::Zxid::from_commit(view.applied_ts).0;
+            let zxid = Zxid::from_commit(view.applied_ts).0;
             last_zxid = last_zxid.max(zxid);
             let mut answer = BytesMut::new();
             for waiting in &run {
@@ -405,12 +408,15 @@ impl Conversation<'_> {
 fn answer_front(
     into: &mut BytesMut,
     waiting: &Waiting,
-    view: proteus_kernel_api::View<'_>,
+    view: View<'_>,
     last_zxid: i64,
     watching: &mut Watching<'_>,
 ) -> Result<ErrorCode, KernelError> {
     match &waiting.plan {
-        Plan::Read(request) => translate::answer_read(into, waiting.xid, request, view, watching),
+        Plan::Read(request) => {
+            let read = reads::Read { xid: waiting.xid, session: watching.session, request };
+            reads::answer(into, &read, view, watching)
+        }
         Plan::Refuse(code) => {
             reply::error(into, waiting.xid, last_zxid, *code);
             Ok(*code)
@@ -428,6 +434,7 @@ fn answer_front(
 struct Watching<'a> {
     shared: &'a Shared,
     connection_id: u64,
+    session: SessionId,
     outbox: &'a Arc<Outbox>,
     refused: Option<TooManyWatches>,
 }
@@ -438,6 +445,14 @@ impl WatchSink for Watching<'_> {
         if let Err(refused) = registered {
             self.refused = Some(refused);
         }
+    }
+
+    fn is_watching(&self, kind: WatchKind, path: &str) -> bool {
+        self.shared.watches.is_watching(kind, path, self.connection_id)
+    }
+
+    fn unwatch(&mut self, kind: WatchKind, path: &str) -> bool {
+        self.shared.watches.unregister(kind, path, self.connection_id)
     }
 
     fn fire(&mut self, event: EventType, path: &str) {

@@ -1,14 +1,13 @@
-//! Requests to minitransactions and reads; outcomes and state to replies.
+//! Requests to minitransactions; outcomes to replies. Reads are answered by `reads.rs`.
 
 use bytes::BytesMut;
-use proteus_kernel_api::tree::{self, NodeKind, SessionId, Stat, Zxid};
-use proteus_kernel_api::{KernelError, Minitransaction, Op, Outcome, Reply, View};
+use proteus_kernel_api::tree::{self, NodeKind, SessionId, Zxid};
+use proteus_kernel_api::{Minitransaction, Outcome, Reply};
 
 use crate::codec::Output;
-use crate::codec::reply::{self, EventType};
-use crate::codec::request::{self, Acl, CREATE, CreateRequest, MultiOp, Request, WatchSets};
+use crate::codec::reply;
+use crate::codec::request::{self, Acl, CREATE, CreateRequest, MultiOp, Request};
 use crate::errors::{self, ErrorCode};
-use crate::watches::WatchKind;
 
 /// What to do about a request.
 #[derive(Debug)]
@@ -78,12 +77,7 @@ pub(crate) fn plan(request: Request, session: SessionId) -> Plan {
         Request::Multi(ops) => plan_multi(ops, session),
         Request::CloseSession => {
             let op = tree::Op::CloseSession { session };
-            Plan::Write(Minitransaction::of(Op::Tree(op)), WriteShape::Close)
-        }
-        Request::SetWatches(WatchSets { persistent: Some((all, recursive)), .. })
-            if !all.is_empty() || !recursive.is_empty() =>
-        {
-            Plan::Refuse(ErrorCode::UNIMPLEMENTED)
+            Plan::Write(Minitransaction::of(op), WriteShape::Close)
         }
         Request::Exists { .. }
         | Request::GetData { .. }
@@ -91,7 +85,12 @@ pub(crate) fn plan(request: Request, session: SessionId) -> Plan {
         | Request::GetChildren { .. }
         | Request::Sync { .. }
         | Request::Ping
+        | Request::MultiRead(_)
         | Request::Auth { .. }
+        | Request::GetEphemerals { .. }
+        | Request::AddWatch { .. }
+        | Request::CheckWatches { .. }
+        | Request::RemoveWatches { .. }
         | Request::SetWatches(_) => Plan::Read(request),
     }
 }
@@ -237,115 +236,4 @@ fn write_result(into: &mut BytesMut, result: &Reply, with_stat: bool) {
         Reply::Tree(tree::Reply::Changed { stat }) => reply::stat(into, stat),
         _ => {}
     }
-}
-
-/// Where a read registers its watches and fires those that are due.
-pub(crate) trait WatchSink {
-    /// Sets a watch.
-    fn watch(&mut self, kind: WatchKind, path: &str);
-    /// Tells of what a watch would have told.
-    fn fire(&mut self, event: EventType, path: &str);
-}
-
-/// Appends the reply to a read from `view`. Returns the error it tells, or `OK`.
-///
-/// # Errors
-/// If the store fails.
-pub(crate) fn answer_read(
-    into: &mut BytesMut,
-    xid: i32,
-    request: &Request,
-    view: View<'_>,
-    watches: &mut dyn WatchSink,
-) -> Result<ErrorCode, KernelError> {
-    let zxid = Zxid::from_commit(view.applied_ts).0;
-    let found = match request {
-        Request::Exists { path, watch } => {
-            let stat = tree::stat(view.state, path)?;
-            if *watch {
-                watches.watch(WatchKind::Data, path);
-            }
-            stat.map(|stat| reply::ok(into, xid, zxid, |into| reply::stat(into, &stat)))
-        }
-        Request::GetData { path, watch } => {
-            let found = tree::data(view.state, path)?;
-            found.map(|(data, stat)| {
-                if *watch {
-                    watches.watch(WatchKind::Data, path);
-                }
-                reply::ok(into, xid, zxid, |into| {
-                    into.buffer(data.as_deref());
-                    reply::stat(into, &stat);
-                });
-            })
-        }
-        Request::GetChildren { path, watch, with_stat } => {
-            let found = tree::children(view.state, path)?;
-            found.map(|(names, stat)| {
-                if *watch {
-                    watches.watch(WatchKind::Child, path);
-                }
-                reply::ok(into, xid, zxid, |into| {
-                    reply::strings(into, &names);
-                    if *with_stat {
-                        reply::stat(into, &stat);
-                    }
-                });
-            })
-        }
-        Request::GetAcl { path } => tree::stat(view.state, path)?.map(|stat| {
-            reply::ok(into, xid, zxid, |into| {
-                reply::open_acl(into);
-                reply::stat(into, &stat);
-            });
-        }),
-        Request::Sync { path } => {
-            reply::ok(into, xid, zxid, |into| into.string(path));
-            Some(())
-        }
-        Request::SetWatches(sets) => {
-            set_watches(sets, view, watches)?;
-            reply::ok(into, xid, zxid, |_| {});
-            Some(())
-        }
-        _ => {
-            reply::ok(into, xid, zxid, |_| {});
-            Some(())
-        }
-    };
-    if found.is_some() {
-        return Ok(ErrorCode::OK);
-    }
-    reply::error(into, xid, zxid, ErrorCode::NO_NODE);
-    Ok(ErrorCode::NO_NODE)
-}
-
-/// Sets again what a client watched before its connection was lost; what has changed since the zxid
-/// it has seen fires at once. Source: `DataTree.setWatches`.
-fn set_watches(
-    sets: &WatchSets,
-    view: View<'_>,
-    watches: &mut dyn WatchSink,
-) -> Result<(), KernelError> {
-    let seen = Zxid(sets.relative_zxid);
-    let mut set_or_fire = |paths: &[String], kind, judge: &dyn Fn(Option<Stat>) -> _| {
-        for path in paths {
-            match judge(tree::stat(view.state, path)?) {
-                Some(event) => watches.fire(event, path),
-                None => watches.watch(kind, path),
-            }
-        }
-        Ok::<(), KernelError>(())
-    };
-    set_or_fire(&sets.data, WatchKind::Data, &|stat| match stat {
-        None => Some(EventType::NodeDeleted),
-        Some(stat) if stat.mzxid > seen => Some(EventType::NodeDataChanged),
-        Some(_) => None,
-    })?;
-    set_or_fire(&sets.exist, WatchKind::Data, &|stat| stat.map(|_| EventType::NodeCreated))?;
-    set_or_fire(&sets.child, WatchKind::Child, &|stat| match stat {
-        None => Some(EventType::NodeDeleted),
-        Some(stat) if stat.pzxid > seen => Some(EventType::NodeChildrenChanged),
-        Some(_) => None,
-    })
 }

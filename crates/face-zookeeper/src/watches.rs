@@ -1,4 +1,4 @@
-//! One-shot watches of all connections of this node.
+//! Watches of all connections of this node.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use proteus_kernel_api::tree::Change;
+use proteus_kernel_api::tree::{self, Change};
 
 use crate::codec::reply::{self, EventType};
 use crate::outbox::Outbox;
@@ -17,10 +17,20 @@ pub(crate) const WATCHES_PER_CONNECTION_MAX: usize = 1 << 20;
 /// What a watch waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum WatchKind {
-    /// The znode's coming, going, or change of data.
+    /// The znode's coming, going, or change of data; once.
     Data,
-    /// The going of the znode, or a child's coming or going.
+    /// The going of the znode, or a child's coming or going; once.
     Child,
+    /// All of that, every time.
+    Persistent,
+    /// Coming, going and change of data of the znode and all below it, every time.
+    PersistentRecursive,
+}
+
+impl WatchKind {
+    /// All kinds.
+    pub(crate) const ALL: [WatchKind; 4] =
+        [WatchKind::Data, WatchKind::Child, WatchKind::Persistent, WatchKind::PersistentRecursive];
 }
 
 /// The connection has too many watches.
@@ -41,6 +51,8 @@ type Watchers = HashMap<u64, Arc<Outbox>>;
 struct Table {
     data: HashMap<Arc<str>, Watchers>,
     child: HashMap<Arc<str>, Watchers>,
+    persistent: HashMap<Arc<str>, Watchers>,
+    recursive: HashMap<Arc<str>, Watchers>,
     by_connection: HashMap<u64, HashSet<(WatchKind, Arc<str>)>>,
 }
 
@@ -92,27 +104,48 @@ impl Watches {
         if table.by_connection.is_empty() {
             return;
         }
-        match change {
-            Change::NodeCreated { path } => {
-                let watchers = table.take(WatchKind::Data, path);
-                send(EventType::NodeCreated, path, &watchers);
-            }
-            Change::NodeDataChanged { path } => {
-                let watchers = table.take(WatchKind::Data, path);
-                send(EventType::NodeDataChanged, path, &watchers);
-            }
-            Change::NodeDeleted { path } => {
-                // One event to a client that watches both.
-                let mut watchers = table.take(WatchKind::Data, path);
-                watchers.extend(table.take(WatchKind::Child, path));
-                send(EventType::NodeDeleted, path, &watchers);
-            }
-            Change::ChildrenChanged { path } => {
-                let watchers = table.take(WatchKind::Child, path);
-                send(EventType::NodeChildrenChanged, path, &watchers);
-            }
-            Change::SessionOpened { .. } | Change::SessionClosed { .. } => {}
+        let (event, path) = match change {
+            Change::NodeCreated { path } => (EventType::NodeCreated, path),
+            Change::NodeDataChanged { path } => (EventType::NodeDataChanged, path),
+            Change::NodeDeleted { path } => (EventType::NodeDeleted, path),
+            Change::ChildrenChanged { path } => (EventType::NodeChildrenChanged, path),
+            Change::SessionOpened { .. } | Change::SessionClosed { .. } => return,
+        };
+        // One event to each client, however many of its watches wait for it.
+        let mut watchers = Watchers::new();
+        if event != EventType::NodeChildrenChanged {
+            watchers.extend(table.take(WatchKind::Data, path));
+            table.add_recursive(path, &mut watchers);
         }
+        if matches!(event, EventType::NodeChildrenChanged | EventType::NodeDeleted) {
+            watchers.extend(table.take(WatchKind::Child, path));
+        }
+        if let Some(persistent) = table.persistent.get(path.as_str()) {
+            add(persistent, &mut watchers);
+        }
+        send(event, path, &watchers);
+    }
+
+    /// Whether the connection has such a watch.
+    pub(crate) fn is_watching(&self, kind: WatchKind, path: &str, connection_id: u64) -> bool {
+        let mut table = self.table.lock();
+        table.of_kind(kind).get(path).is_some_and(|watchers| watchers.contains_key(&connection_id))
+    }
+
+    /// Takes a watch away; false if there was none.
+    pub(crate) fn unregister(&self, kind: WatchKind, path: &str, connection_id: u64) -> bool {
+        let mut table = self.table.lock();
+        let Some((path, mut watchers)) = table.of_kind(kind).remove_entry(path) else {
+            return false;
+        };
+        let is_removed = watchers.remove(&connection_id).is_some();
+        if !watchers.is_empty() {
+            table.of_kind(kind).insert(path.clone(), watchers);
+        }
+        if is_removed {
+            table.disown(connection_id, &(kind, path));
+        }
+        is_removed
     }
 }
 
@@ -121,6 +154,8 @@ impl Table {
         match kind {
             WatchKind::Data => &mut self.data,
             WatchKind::Child => &mut self.child,
+            WatchKind::Persistent => &mut self.persistent,
+            WatchKind::PersistentRecursive => &mut self.recursive,
         }
     }
 
@@ -130,15 +165,37 @@ impl Table {
         };
         let key = (kind, path);
         for connection_id in watchers.keys() {
-            if let Entry::Occupied(mut own) = self.by_connection.entry(*connection_id) {
-                own.get_mut().remove(&key);
-                if own.get().is_empty() {
-                    own.remove();
-                }
-            }
+            self.disown(*connection_id, &key);
         }
         watchers
     }
+
+    fn disown(&mut self, connection_id: u64, key: &(WatchKind, Arc<str>)) {
+        if let Entry::Occupied(mut own) = self.by_connection.entry(connection_id) {
+            own.get_mut().remove(key);
+            if own.get().is_empty() {
+                own.remove();
+            }
+        }
+    }
+
+    /// Adds those who watch all below a path that `path` is at or below.
+    fn add_recursive(&self, path: &str, watchers: &mut Watchers) {
+        if self.recursive.is_empty() {
+            return;
+        }
+        let mut at = Some(path);
+        while let Some(path) = at {
+            if let Some(recursive) = self.recursive.get(path) {
+                add(recursive, watchers);
+            }
+            at = tree::path::split(path).map(|(parent, _)| parent);
+        }
+    }
+}
+
+fn add(some: &Watchers, to: &mut Watchers) {
+    to.extend(some.iter().map(|(connection_id, outbox)| (*connection_id, outbox.clone())));
 }
 
 fn send(event: EventType, path: &str, watchers: &Watchers) {
@@ -179,6 +236,35 @@ mod tests {
         assert_eq!(outbox.len(), once);
         let table = watches.table.lock();
         assert!(table.data.is_empty() && table.child.is_empty() && table.by_connection.is_empty());
+    }
+
+    #[test]
+    fn persistent_watches_stay_and_reach_below_if_recursive() {
+        let (watches, outbox) = (Watches::default(), Arc::new(Outbox::default()));
+        let told = |change: &Change| {
+            let mut queued = BytesMut::new();
+            watches.on_change(change);
+            outbox.take(&mut queued);
+            !queued.is_empty()
+        };
+        let children_changed = |path: &str| Change::ChildrenChanged { path: path.to_owned() };
+        watches.register(WatchKind::PersistentRecursive, "/a", 1, &outbox).expect("few watches");
+        for _ in 0..2 {
+            assert!(told(&changed("/a")) && told(&changed("/a/b/c")));
+            assert!(!told(&changed("/ab")) && !told(&children_changed("/a")));
+        }
+        assert!(watches.unregister(WatchKind::PersistentRecursive, "/a", 1));
+        assert!(!watches.unregister(WatchKind::PersistentRecursive, "/a", 1));
+        assert!(!told(&changed("/a")));
+
+        watches.register(WatchKind::Persistent, "/a", 1, &outbox).expect("few watches");
+        for _ in 0..2 {
+            assert!(told(&changed("/a")) && told(&children_changed("/a")));
+            assert!(!told(&changed("/a/b")));
+        }
+        assert!(watches.is_watching(WatchKind::Persistent, "/a", 1));
+        watches.forget(1);
+        assert_eq!(watches.count(), 0);
     }
 
     #[test]

@@ -16,7 +16,9 @@ use bytes::{Buf, Bytes, BytesMut};
 
 pub use connect::{ConnectRequest, ConnectResponse};
 pub use jute::{Input, Malformed, Output};
-pub use request::{CreateRequest, Decoded, MultiOp, Request, RequestHeader, WatchSets};
+pub use request::{
+    CreateRequest, Decoded, MultiOp, ReadOp, Request, RequestHeader, WatchSets, WatcherType,
+};
 
 /// ZooKeeper's default `jute.maxbuffer`: the longest frame a client may send, in bytes.
 pub const FRAME_BYTES_MAX_DEFAULT: usize = 1024 * 1024 - 1;

@@ -43,19 +43,19 @@ pub const REQUEST_TYPES: &[RequestType] = &[
     yes(MULTI, "multi"),
     yes(CREATE2, "create2"),
     no(16, "reconfig"),
-    no(17, "checkWatches"),
-    no(18, "removeWatches"),
+    yes(CHECK_WATCHES, "checkWatches"),
+    yes(REMOVE_WATCHES, "removeWatches"),
     yes(CREATE_CONTAINER, "createContainer"),
     no(20, "deleteContainer"),
     no(CREATE_TTL, "createTTL"),
-    no(22, "multiRead"),
+    yes(MULTI_READ, "multiRead"),
     yes(AUTH, "auth"),
     yes(SET_WATCHES, "setWatches"),
     no(102, "sasl"),
-    no(103, "getEphemerals"),
+    yes(GET_EPHEMERALS, "getEphemerals"),
     no(104, "getAllChildrenNumber"),
     yes(SET_WATCHES2, "setWatches2"),
-    no(106, "addWatch"),
+    yes(ADD_WATCH, "addWatch"),
     no(107, "whoAmI"),
     no(-10, "createSession"),
     yes(CLOSE_SESSION, "closeSession"),
@@ -64,11 +64,11 @@ pub const REQUEST_TYPES: &[RequestType] = &[
 pub(crate) const CREATE: i32 = 1;
 pub(crate) const DELETE: i32 = 2;
 const EXISTS: i32 = 3;
-const GET_DATA: i32 = 4;
+pub(crate) const GET_DATA: i32 = 4;
 pub(crate) const SET_DATA: i32 = 5;
 const GET_ACL: i32 = 6;
 const SET_ACL: i32 = 7;
-const GET_CHILDREN: i32 = 8;
+pub(crate) const GET_CHILDREN: i32 = 8;
 const SYNC: i32 = 9;
 const PING: i32 = 11;
 const GET_CHILDREN2: i32 = 12;
@@ -76,10 +76,15 @@ pub(crate) const CHECK: i32 = 13;
 const MULTI: i32 = 14;
 pub(crate) const CREATE2: i32 = 15;
 pub(crate) const CREATE_CONTAINER: i32 = 19;
+const CHECK_WATCHES: i32 = 17;
+const REMOVE_WATCHES: i32 = 18;
 const CREATE_TTL: i32 = 21;
+const MULTI_READ: i32 = 22;
 const AUTH: i32 = 100;
 const SET_WATCHES: i32 = 101;
+const GET_EPHEMERALS: i32 = 103;
 const SET_WATCHES2: i32 = 105;
+const ADD_WATCH: i32 = 106;
 const CLOSE_SESSION: i32 = -11;
 
 /// What stands before every request but the first.
@@ -156,6 +161,36 @@ pub enum MultiOp {
     },
 }
 
+/// One read of a `multiRead`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are those of zookeeper.jute")]
+pub enum ReadOp {
+    GetData { path: String },
+    GetChildren { path: String },
+}
+
+/// Which watches `checkWatches` and `removeWatches` mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatcherType {
+    /// Those on children.
+    Children = 1,
+    /// Those on data.
+    Data = 2,
+    /// All.
+    Any = 3,
+}
+
+impl WatcherType {
+    fn decode(input: &mut Input) -> Result<WatcherType, Malformed> {
+        match input.int("type")? {
+            1 => Ok(WatcherType::Children),
+            2 => Ok(WatcherType::Data),
+            3 => Ok(WatcherType::Any),
+            value => Err(Malformed::Unknown { what: "type of a watcher", value }),
+        }
+    }
+}
+
 /// The watches that a client had when its connection was lost.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WatchSets {
@@ -187,7 +222,12 @@ pub enum Request {
     Ping,
     Check { path: String, version: i32 },
     Multi(Vec<MultiOp>),
+    MultiRead(Vec<ReadOp>),
     Auth { scheme: String, secret: Bytes },
+    GetEphemerals { prefix: String },
+    AddWatch { path: String, is_recursive: bool },
+    CheckWatches { path: String, watcher_type: WatcherType },
+    RemoveWatches { path: String, watcher_type: WatcherType },
     SetWatches(WatchSets),
     CloseSession,
 }
@@ -256,6 +296,24 @@ impl Request {
             PING => Request::Ping,
             CHECK => Request::Check { path: input.string("path")?, version: input.int("version")? },
             MULTI => Request::Multi(decode_multi(input)?),
+            MULTI_READ => Request::MultiRead(decode_multi_read(input)?),
+            GET_EPHEMERALS => Request::GetEphemerals { prefix: input.string("prefixPath")? },
+            ADD_WATCH => {
+                let path = input.string("path")?;
+                match input.int("mode")? {
+                    0 => Request::AddWatch { path, is_recursive: false },
+                    1 => Request::AddWatch { path, is_recursive: true },
+                    value => return Err(Malformed::Unknown { what: "mode of a watch", value }),
+                }
+            }
+            CHECK_WATCHES => Request::CheckWatches {
+                path: input.string("path")?,
+                watcher_type: WatcherType::decode(input)?,
+            },
+            REMOVE_WATCHES => Request::RemoveWatches {
+                path: input.string("path")?,
+                watcher_type: WatcherType::decode(input)?,
+            },
             AUTH => {
                 input.int("type")?;
                 Request::Auth {
@@ -288,7 +346,12 @@ impl Request {
             Request::Ping => PING,
             Request::Check { .. } => CHECK,
             Request::Multi(_) => MULTI,
+            Request::MultiRead(_) => MULTI_READ,
             Request::Auth { .. } => AUTH,
+            Request::GetEphemerals { .. } => GET_EPHEMERALS,
+            Request::AddWatch { .. } => ADD_WATCH,
+            Request::CheckWatches { .. } => CHECK_WATCHES,
+            Request::RemoveWatches { .. } => REMOVE_WATCHES,
             Request::SetWatches(WatchSets { persistent: None, .. }) => SET_WATCHES,
             Request::SetWatches(_) => SET_WATCHES2,
             Request::CloseSession => CLOSE_SESSION,
@@ -323,13 +386,25 @@ impl Request {
                 into.buffer(data.as_deref());
                 into.put_i32(*version);
             }
-            Request::GetAcl { path } | Request::Sync { path } => into.string(path),
+            Request::GetAcl { path }
+            | Request::Sync { path }
+            | Request::GetEphemerals { prefix: path } => into.string(path),
+            Request::AddWatch { path, is_recursive } => {
+                into.string(path);
+                into.put_i32(i32::from(*is_recursive));
+            }
+            Request::CheckWatches { path, watcher_type }
+            | Request::RemoveWatches { path, watcher_type } => {
+                into.string(path);
+                into.put_i32(*watcher_type as i32);
+            }
             Request::SetAcl { path, acl, version } => {
                 into.string(path);
                 encode_acl(acl, into);
                 into.put_i32(*version);
             }
             Request::Multi(ops) => encode_multi(ops, into),
+            Request::MultiRead(ops) => encode_multi_read(ops, into),
             Request::Auth { scheme, secret } => {
                 into.put_i32(0);
                 into.string(scheme);
@@ -408,6 +483,43 @@ fn decode_multi(input: &mut Input) -> Result<Vec<MultiOp>, Malformed> {
             _ => return Err(Malformed::Unknown { what: "type of an op in multi", value: code }),
         });
     }
+}
+
+fn decode_multi_read(input: &mut Input) -> Result<Vec<ReadOp>, Malformed> {
+    let mut ops = Vec::new();
+    loop {
+        let code = input.int("multiRead type")?;
+        let is_done = input.boolean("multiRead done")?;
+        input.int("multiRead err")?;
+        if is_done {
+            return Ok(ops);
+        }
+        let path = input.string("path")?;
+        // A multiRead sets no watches; ZooKeeper reads the flag and ignores it.
+        input.boolean("watch")?;
+        ops.push(match code {
+            GET_DATA => ReadOp::GetData { path },
+            GET_CHILDREN => ReadOp::GetChildren { path },
+            _ => {
+                return Err(Malformed::Unknown { what: "type of an op in multiRead", value: code });
+            }
+        });
+    }
+}
+
+fn encode_multi_read(ops: &[ReadOp], into: &mut BytesMut) {
+    for op in ops {
+        let (code, path) = match op {
+            ReadOp::GetData { path } => (GET_DATA, path),
+            ReadOp::GetChildren { path } => (GET_CHILDREN, path),
+        };
+        into.put_i32(code);
+        into.boolean(false);
+        into.put_i32(-1);
+        into.string(path);
+        into.boolean(false);
+    }
+    super::reply::multi_end(into);
 }
 
 fn encode_multi(ops: &[MultiOp], into: &mut BytesMut) {
