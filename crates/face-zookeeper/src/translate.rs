@@ -134,6 +134,8 @@ fn expected(version: i32) -> Option<i32> {
 fn create_op(create: CreateRequest, session: SessionId) -> Result<tree::Op, ErrorCode> {
     // `CreateMode` of the Java client.
     let (kind, sequential) = match create.flags {
+        // TTL nodes, by request or by mode.
+        _ if create.ttl_ms.is_some() => return Err(ErrorCode::UNIMPLEMENTED),
         0 => (NodeKind::Persistent, false),
         1 => (NodeKind::Ephemeral(session), false),
         2 => (NodeKind::Persistent, true),
