@@ -18,7 +18,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use proteus_machine::Committed;
-use proteus_store::StoreError;
 
 pub use feed::{Feed, FeedLagged, Waiter, Waiters};
 pub use memory::MemoryKernel;
@@ -26,7 +25,7 @@ pub use proteus_machine::{KernelError, View};
 pub use proteus_shard_machine::{
     Change, Check, Minitransaction, Op, Outcome, Refusal, Reply, cache, table, topic, tree,
 };
-pub use proteus_store::{Direction, Read};
+pub use proteus_store::{Direction, Read, StoreError};
 pub use proteus_types::CommitTs;
 
 /// One commit as followers of the feed see it.

@@ -158,8 +158,11 @@ impl<M: ShardMachine> Shard<M> {
     /// If the shard has stopped.
     pub fn read(&self, reader: &mut dyn FnMut(View<'_>)) -> Result<(), KernelError> {
         self.serving()?;
-        self.state.read(reader);
-        Ok(())
+        if self.state.read(reader) {
+            Ok(())
+        } else {
+            Err(KernelError::Stopped("the node is stopping".to_owned()))
+        }
     }
 
     /// The shard's figures.
@@ -184,7 +187,7 @@ impl<M: ShardMachine> Shard<M> {
         *self.stopped.lock() = Some("the node is stopping".to_owned());
         self.group.shutdown().await;
         let state = self.state.clone();
-        match task::spawn_blocking(move || state.checkpoint()).await {
+        match task::spawn_blocking(move || state.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(fault)) => {
                 error!(%fault, "no checkpoint at shutdown; the next start replays the log")

@@ -40,6 +40,8 @@ struct Stored {
     applied: Option<EntryId>,
     applied_ts: CommitTs,
     membership: Option<Bytes>,
+    /// The store has been given up; there is nothing to read any more.
+    is_closed: bool,
 }
 
 impl<M: ShardMachine> ShardState<M> {
@@ -65,7 +67,7 @@ impl<M: ShardMachine> ShardState<M> {
             node,
             clock,
             sink,
-            state: RwLock::new(Stored { store, applied, applied_ts, membership }),
+            state: RwLock::new(Stored { store, applied, applied_ts, membership, is_closed: false }),
             checkpointed: Mutex::new(checkpointed),
             writing: Mutex::new(None),
             pending: Pending::default(),
@@ -73,12 +75,28 @@ impl<M: ShardMachine> ShardState<M> {
         })
     }
 
-    /// Calls `reader` with the state at the last applied commit.
-    pub(crate) fn read(&self, reader: &mut dyn FnMut(View<'_>)) {
+    /// Calls `reader` with the state at the last applied commit; says whether there still is one.
+    pub(crate) fn read(&self, reader: &mut dyn FnMut(View<'_>)) -> bool {
         let stored = self.state.read();
+        if stored.is_closed {
+            return false;
+        }
         // A wall clock behind the last commit would show what that commit's time already hid.
         let now_ms = self.clock.wall_ms().max(stored.applied_ts.physical_ms());
         reader(View { state: &stored.store, now_ms, applied_ts: stored.applied_ts });
+        true
+    }
+
+    /// Makes the state durable and lets go of the store, whoever still holds a handle to the shard.
+    pub(crate) fn close(&self) -> Result<(), StoreError> {
+        let result = self.checkpoint();
+        *self.writing.lock() = None;
+        let mut stored = self.state.write();
+        stored.is_closed = true;
+        let store = std::mem::replace(&mut stored.store, LayeredStore::in_memory());
+        drop(stored);
+        drop(store);
+        result
     }
 
     pub(crate) fn applied_ts(&self) -> CommitTs {
@@ -118,6 +136,9 @@ impl<M: ShardMachine> ShardState<M> {
         let mut outcomes = Vec::with_capacity(envelope.command_count.min(65_536) as usize);
         let mut guard = self.state.write();
         let stored = &mut *guard;
+        if stored.is_closed {
+            return Err(closed());
+        }
         assert!(
             envelope.first_ts > stored.applied_ts,
             "commit timestamps only grow: {} after {}",
@@ -174,6 +195,9 @@ impl<M: ShardMachine> Replica for ShardState<M> {
             });
         }
         let mut stored = self.state.write();
+        if stored.is_closed {
+            return Err(ReplicaFault(closed().to_string()));
+        }
         if let Some(membership) = entry.membership {
             stored.membership = Some(membership.clone());
             stored.store.put(Bytes::from_static(MEMBERSHIP_KEY), membership);
@@ -185,6 +209,10 @@ impl<M: ShardMachine> Replica for ShardState<M> {
     fn checkpointed(&self) -> Option<(EntryId, Option<Bytes>)> {
         self.checkpointed.lock().clone()
     }
+}
+
+fn closed() -> StoreError {
+    StoreError::Io { location: "(closed)".to_owned(), message: "the node is stopping".to_owned() }
 }
 
 fn encode_applied(id: EntryId, ts: CommitTs) -> Bytes {
