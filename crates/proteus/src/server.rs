@@ -6,7 +6,9 @@ use std::sync::Arc;
 use proteus_env::{Clock, SystemClock, disk, net};
 use proteus_face::{Face, Metrics, ServeOptions, ServingFace, Shutdown, ShutdownHandle, serve};
 use proteus_face_http::HttpFace;
+use proteus_face_kafka::{KafkaFace, KafkaOptions};
 use proteus_face_redis::RedisFace;
+use proteus_face_zookeeper::{ZookeeperFace, ZookeeperOptions};
 use proteus_node::{Node, NodeError, NodeOptions};
 use tracing::warn;
 
@@ -144,6 +146,20 @@ fn build_faces(
     let kernel = node.kernel();
     let accounts = || config.accounts.clone();
     vec![
+        Arc::new(ZookeeperFace::new(
+            kernel.clone(),
+            clock.clone(),
+            metrics,
+            accounts(),
+            ZookeeperOptions::default(),
+        )),
+        KafkaFace::new(
+            kernel.clone(),
+            clock.clone(),
+            metrics,
+            accounts(),
+            KafkaOptions::default(),
+        ),
         Arc::new(RedisFace::new(kernel.clone(), clock.clone(), metrics, accounts())),
         Arc::new(HttpFace::new(kernel, metrics.clone(), sampled_figures(node, metrics))),
     ]
