@@ -34,6 +34,8 @@ const PIPELINE_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 const _: () = assert!(PIPELINE_BYTES_MAX >= FRAME_BYTES_MAX);
 /// How long a client may take to read [`WRITE_CHUNK_BYTES`] before it is disconnected.
 const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+/// How long requests under way may take once the node stops.
+const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 /// Bytes of a response that are written, and timed, as one.
 const WRITE_CHUNK_BYTES: usize = 256 * 1024;
 /// First size of a connection's buffer; idle ones are many.
@@ -98,8 +100,9 @@ pub(crate) async fn serve(
             () = shutdown.requested() => {}
         }
     }
-    // The sender went with the reader, so the writer ends after what is pending.
-    writing.await
+    // The sender went with the reader, so the writer ends after what is pending, unless that waits
+    // for something that may not come: a long poll, a rebalance.
+    task::timeout(DRAIN_TIMEOUT, writing).await.unwrap_or(Ok(()))
 }
 
 async fn read(

@@ -400,3 +400,6 @@ impl Machine for Topic {
         timers::due(view, count_max)
     }
 }
+
+#[cfg(test)]
+mod tests;
