@@ -40,6 +40,8 @@ const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 const WRITE_CHUNK_BYTES: usize = 256 * 1024;
 /// First size of a connection's buffer; idle ones are many.
 const READ_BUFFER_BYTES: usize = 4 * 1024;
+/// Most bytes by which it grows at once.
+const READ_BUFFER_BYTES_MAX: usize = 256 * 1024;
 
 /// What the requests of one connection share.
 pub(crate) struct Session {
@@ -123,9 +125,20 @@ async fn read(
                 return Ok(());
             }
         }
+        make_room(&mut buffer);
         if stream.read_buf(&mut buffer).await? == 0 {
             return Ok(());
         }
+    }
+}
+
+/// Space grows with what has arrived, not with what a length announces, and is given back when a
+/// connection falls idle after a large request.
+fn make_room(buffer: &mut BytesMut) {
+    if !buffer.is_empty() {
+        buffer.reserve(buffer.len().clamp(READ_BUFFER_BYTES, READ_BUFFER_BYTES_MAX));
+    } else if buffer.capacity() < READ_BUFFER_BYTES || buffer.capacity() > READ_BUFFER_BYTES_MAX {
+        *buffer = BytesMut::with_capacity(READ_BUFFER_BYTES);
     }
 }
 
@@ -171,7 +184,9 @@ fn dispatch(
         let response = answering.await?;
         let meter = api::served_index(api_key).and_then(|index| session.shared.meters.get(index));
         if let Some(meter) = meter {
-            meter.observe(session.shared.clock.elapsed().saturating_sub(started), false);
+            let is_error = response.as_ref().is_some_and(requests::is_error);
+            let took = session.shared.clock.elapsed().saturating_sub(started);
+            meter.observe(took, is_error);
         }
         response
             .map(|response| codec::encode_response(api_key, version, correlation_id, &response))

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use proteus_machine::Position;
-use proteus_store::{LayeredStore, State};
+use proteus_store::{LayeredStore, Read, State};
 use proteus_types::{CommitTs, LogIndex};
 
 use super::batch::{BatchHeader, NewRecord, frame_batch};
@@ -108,8 +108,6 @@ impl Driver {
         count
     }
 }
-
-use proteus_store::Read;
 
 fn batch(count: usize, timestamp_ms: i64) -> Bytes {
     let record = NewRecord { value: Some(Bytes::from_static(b"value")), ..NewRecord::default() };
@@ -309,7 +307,7 @@ fn a_deleted_topic_leaves_nothing() {
     driver.apply(&Op::DeleteTopic { topic_id: ID }).unwrap();
     assert_eq!(read::topic_by_name(&driver.store, "t").unwrap(), None);
     assert_eq!(read::partition(&driver.store, ID, 0).unwrap(), None);
-    assert_eq!(read::groups(&driver.store, 10).unwrap(), Vec::<String>::new());
+    assert_eq!(read::groups_after(&driver.store, None, 10).unwrap(), Vec::<String>::new());
     let again = Op::CreateTopic {
         name: "t".to_owned(),
         topic_id: TopicId([8; 16]),
@@ -339,6 +337,9 @@ fn topics_are_listed_configured_and_grown() {
     let names: Vec<String> =
         read::topics(&driver.store).unwrap().into_iter().map(|topic| topic.name).collect();
     assert_eq!(names, ["a", "t"]);
+    let after = read::topics_after(&driver.store, Some("a"), 5).unwrap();
+    assert_eq!(after.iter().map(|topic| &*topic.name).collect::<Vec<_>>(), ["t"]);
+    assert_eq!(read::topics_after(&driver.store, None, 1).unwrap().len(), 1);
     driver.apply(&Op::GrowTopic { topic_id: ID, partition_count: 4 }).unwrap();
     assert!(driver.apply(&Op::GrowTopic { topic_id: ID, partition_count: 4 }).is_err());
     assert!(read::partition(&driver.store, ID, 3).unwrap().is_some());
@@ -378,6 +379,9 @@ fn a_committed_offset_is_a_fence() {
     let differs = Refusal::CommittedOffsetDiffers { expected: None, found: Some(5) };
     assert_eq!(driver.check(&is(None)), Err(differs));
     assert_eq!(read::committed_partitions(&driver.store, "g").unwrap(), [(ID, 0)]);
+    assert_eq!(read::groups_after(&driver.store, None, 9).unwrap(), ["g"]);
+    assert_eq!(read::groups_after(&driver.store, Some("f"), 9).unwrap(), ["g"]);
+    assert!(read::groups_after(&driver.store, Some("g"), 9).unwrap().is_empty());
     let remove = Op::RemoveOffsets { group: "g".to_owned(), partitions: None };
     assert_eq!(driver.apply(&remove), Ok(Reply::Removed(1)));
     assert_eq!(driver.check(&is(None)), Ok(()));

@@ -64,7 +64,7 @@ pub(crate) async fn metadata(
 }
 
 fn all_topics(session: &Session, response: MetadataResponse) -> MetadataResponse {
-    match session.shared.kernel.read(|view| read::topics(view.state)) {
+    match topics::all(session) {
         Ok(topics) => response.with_topics(topics.iter().map(describe_topic).collect()),
         Err(error) => {
             // Only version 13 has a place for the error; before, no topic is the honest answer.

@@ -154,6 +154,26 @@ fn validate(
     }
 }
 
+/// Topics that one look at the state collects, so that commits do not wait for a long list.
+const TOPICS_PER_READ_MAX: usize = 500;
+
+/// All topics, by name.
+pub(crate) fn all(session: &Session) -> Result<Vec<TopicInfo>, Failure> {
+    let mut topics: Vec<TopicInfo> = Vec::new();
+    loop {
+        let after = topics.last().map(|topic| topic.name.clone());
+        let more = session
+            .shared
+            .kernel
+            .read(|view| read::topics_after(view.state, after.as_deref(), TOPICS_PER_READ_MAX))?;
+        let is_last = more.len() < TOPICS_PER_READ_MAX;
+        topics.extend(more);
+        if is_last {
+            return Ok(topics);
+        }
+    }
+}
+
 /// The topic called `name`.
 pub(crate) fn existing(session: &Session, name: &str) -> Result<TopicInfo, Failure> {
     session.shared.topics.info(&*session.shared.kernel, name)?.ok_or_else(|| {
