@@ -24,7 +24,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::codec::{self, CodecError, FRAME_BYTES_MAX, Request};
+use crate::codec::{self, CodecError, FRAME_BYTES_MAX, Request, STRANGERS_FRAME_BYTES_MAX};
 use crate::{Shared, api, requests};
 
 /// Requests of one connection that wait for their answers.
@@ -71,6 +71,10 @@ impl Session {
         self.is_authenticated.load(Ordering::Acquire)
     }
 
+    fn frame_bytes_max(&self) -> usize {
+        if self.is_authenticated() { FRAME_BYTES_MAX } else { STRANGERS_FRAME_BYTES_MAX }
+    }
+
     pub(crate) fn set_authenticated(&self) {
         self.is_authenticated.store(true, Ordering::Release);
     }
@@ -115,7 +119,9 @@ async fn read(
     let mut buffer = BytesMut::with_capacity(READ_BUFFER_BYTES);
     let bytes_budget = Arc::new(Semaphore::new(PIPELINE_BYTES_MAX));
     loop {
-        while let Some(frame) = codec::take_frame(&mut buffer).map_err(malformed)? {
+        while let Some(frame) =
+            codec::take_frame(&mut buffer, session.frame_bytes_max()).map_err(malformed)?
+        {
             let permits = u32::try_from(frame.len()).unwrap_or(u32::MAX);
             let Ok(permit) = bytes_budget.clone().acquire_many_owned(permits).await else {
                 return Ok(());
