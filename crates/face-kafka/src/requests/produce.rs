@@ -15,7 +15,7 @@ use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal};
 use tracing::debug;
 
 use super::producer_id::no_transactions;
-use super::{partition_number, text};
+use super::{partition_number, text, topics};
 use crate::errors::{Failure, topic_reply, unexpected_reply};
 use crate::session::Session;
 
@@ -216,14 +216,14 @@ fn respond_partition(
             .with_base_offset(appended.base_offset)
             .with_log_start_offset(appended.log_start_offset),
         Err(failure) => {
-            let is_unknown = failure.error == ResponseError::UnknownTopicOrPartition;
-            if is_unknown {
-                session.shared.topics.forget(topic_data.name.as_str());
-            }
-            let error = if is_unknown && version >= 13 {
-                ResponseError::UnknownTopicId
-            } else {
-                failure.error
+            let error = match failure.error {
+                ResponseError::UnknownTopicOrPartition => topics::not_found(
+                    session,
+                    version,
+                    topic_data.name.as_str(),
+                    topic_data.topic_id,
+                ),
+                other => other,
             };
             response
                 .with_error_code(error.code())

@@ -174,6 +174,24 @@ pub(crate) fn all(session: &Session) -> Result<Vec<TopicInfo>, Failure> {
     }
 }
 
+/// The error for a partition that was not found: the name may mean another topic by now, and a
+/// request by topic id (from version 13 on, for Produce and Fetch) is told if there is none.
+pub(crate) fn not_found(
+    session: &Session,
+    version: i16,
+    name: &str,
+    topic_id: Uuid,
+) -> ResponseError {
+    session.shared.topics.forget(name);
+    let topic_id = TopicId(topic_id.into_bytes());
+    let by_id = || session.shared.kernel.read(|view| read::topic(view.state, topic_id));
+    if version >= 13 && matches!(by_id(), Ok(None)) {
+        ResponseError::UnknownTopicId
+    } else {
+        ResponseError::UnknownTopicOrPartition
+    }
+}
+
 /// The topic called `name`.
 pub(crate) fn existing(session: &Session, name: &str) -> Result<TopicInfo, Failure> {
     session.shared.topics.info(&*session.shared.kernel, name)?.ok_or_else(|| {
