@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use catalog::{Column, Definition, Source, TableId, TableInfo};
 pub use collect::VERSION_RETENTION_MS;
+pub use proteus_store::prefix_end;
 pub use rows::Chunk;
 pub use value::{ColumnType, NUMERIC_PRECISION_MAX, Row, Value};
 
