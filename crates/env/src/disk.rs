@@ -29,6 +29,11 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// Those of the file system.
     fn flush_directory(&self) -> io::Result<()>;
+    /// Bytes that can still be written before the disk is full.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn available_bytes(&self) -> io::Result<u64>;
     /// Where the files are, for messages to people.
     fn location(&self) -> PathBuf;
 }
@@ -57,6 +62,12 @@ pub trait DiskFile: Send + Sync {
     /// # Errors
     /// Those of the file system; a part may have been written.
     fn write_at(&self, byte_offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Makes the file at least `length_bytes` long, with zeros that have their place on the disk, so
+    /// that writing over them cannot fail for lack of space.
+    ///
+    /// # Errors
+    /// `StorageFull` if there is no such space; the file may have grown in part.
+    fn reserve(&self, length_bytes: u64) -> io::Result<()>;
     /// Cuts the file to `length_bytes`.
     ///
     /// # Errors
@@ -116,6 +127,11 @@ impl Disk for RealDisk {
         File::open(&self.directory)?.sync_all()
     }
 
+    fn available_bytes(&self) -> io::Result<u64> {
+        let status = rustix::fs::statvfs(&self.directory)?;
+        Ok(status.f_bavail.saturating_mul(status.f_frsize))
+    }
+
     fn location(&self) -> PathBuf {
         self.directory.clone()
     }
@@ -136,6 +152,16 @@ impl DiskFile for RealFile {
 
     fn write_at(&self, byte_offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, byte_offset)
+    }
+
+    fn reserve(&self, length_bytes: u64) -> io::Result<()> {
+        let present_bytes = self.len()?;
+        if length_bytes <= present_bytes {
+            return Ok(());
+        }
+        let grow_bytes = length_bytes - present_bytes;
+        let mode = rustix::fs::FallocateFlags::empty();
+        Ok(rustix::fs::fallocate(&self.file, mode, present_bytes, grow_bytes)?)
     }
 
     fn truncate(&self, length_bytes: u64) -> io::Result<()> {

@@ -166,6 +166,12 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn available_bytes(&self) -> io::Result<u64> {
+        let world = self.world.lock();
+        let capacity = world.capacity_bytes.unwrap_or(u64::MAX);
+        Ok(capacity.saturating_sub(world.used_bytes()))
+    }
+
     fn location(&self) -> PathBuf {
         PathBuf::from("(simulated disk)")
     }
@@ -206,6 +212,14 @@ impl DiskFile for SimFile {
         write_into(&mut image.current, byte_offset, bytes);
         image.unflushed.push(Change::Write { byte_offset, bytes: bytes.to_vec() });
         Ok(())
+    }
+
+    fn reserve(&self, length_bytes: u64) -> io::Result<()> {
+        let present_bytes = self.len()?;
+        if length_bytes <= present_bytes {
+            return Ok(());
+        }
+        self.write_at(present_bytes, &vec![0; (length_bytes - present_bytes) as usize])
     }
 
     fn truncate(&self, length_bytes: u64) -> io::Result<()> {

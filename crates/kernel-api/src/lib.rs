@@ -18,53 +18,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use proteus_machine::Committed;
-use proteus_store::StoreError;
 
 pub use feed::{Feed, FeedLagged, Waiter, Waiters};
 pub use memory::MemoryKernel;
-pub use proteus_machine::View;
+pub use proteus_machine::{KernelError, View};
 pub use proteus_shard_machine::{
     Change, Check, Minitransaction, Op, Outcome, Refusal, Reply, cache, table, topic, tree,
 };
-pub use proteus_store::{Direction, Read};
+pub use proteus_store::{Direction, Read, StoreError};
 pub use proteus_types::CommitTs;
 
 /// One commit as followers of the feed see it.
 pub type Commit = Committed<Change>;
-
-/// Why the kernel could not answer. Each face maps these to its protocol's words in `errors.rs`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KernelError {
-    /// The disk is full: nothing was changed, reads go on, writes succeed again once there is space.
-    #[error("the disk is full: {0}; free some space, the node goes on by itself")]
-    DiskFull(String),
-    /// The proposal is larger than a log entry may be; nothing was changed.
-    #[error(
-        "a commit of {bytes} bytes is larger than the {bytes_max} that a log entry may have; split it"
-    )]
-    TooLarge {
-        /// Size of the proposal.
-        bytes: usize,
-        /// The limit.
-        bytes_max: usize,
-    },
-    /// Too much is waiting to be committed; nothing was changed, try again.
-    #[error("the node is overloaded: {0}; try again")]
-    Overloaded(String),
-    /// This node does not lead the shard, or is stopping. Nothing is known of the proposal: it may
-    /// still commit.
-    #[error("the shard is unavailable on this node: {0}; try again")]
-    Unavailable(String),
-    /// The replica stopped because its disk failed or its state is damaged.
-    #[error("this node stopped serving the shard: {0}")]
-    Stopped(String),
-}
-
-impl From<StoreError> for KernelError {
-    fn from(error: StoreError) -> KernelError {
-        KernelError::Stopped(error.to_string())
-    }
-}
 
 /// The answer to come of a proposal: one outcome per minitransaction, in order.
 pub type Proposal = Pin<Box<dyn Future<Output = Result<Vec<Outcome>, KernelError>> + Send>>;

@@ -29,12 +29,7 @@ struct Memory {
 
 impl MemoryKernel {
     /// An empty kernel.
-    pub fn new(clock: Arc<dyn Clock>) -> Arc<dyn Kernel> {
-        Arc::new(MemoryKernel::concrete(clock))
-    }
-
-    /// An empty kernel as its own type, for tests that call [`MemoryKernel::expire_due`].
-    pub fn concrete(clock: Arc<dyn Clock>) -> MemoryKernel {
+    pub fn new(clock: Arc<dyn Clock>) -> MemoryKernel {
         let state = Memory {
             store: LayeredStore::in_memory(),
             applied_index: LogIndex(0),

@@ -1,32 +1,358 @@
 //! Append-only partitions and consumer groups' offsets: a pure state machine.
+//!
+//! A topic is a name, an id, a map of settings and a number of partitions. A partition is a sequence
+//! of record batches, each kept as its producer framed and compressed it; it has a *log start
+//! offset* (first that may be read) and a *next offset* (first not yet there, which for readers is
+//! the high watermark: whatever is applied is committed). Consumer groups' committed offsets are
+//! durable here; their membership is not, it belongs to whoever coordinates them.
+//!
+//! An append and a commit of offsets are ops like any other, so that one minitransaction can consume,
+//! change rows and publish, exactly once: [`Check::CommittedOffset`] is its fence.
+//!
+//! It knows no protocol: neither request nor error codes. Reading order: [`Op`], [`batch`],
+//! [`read`], then `append.rs` for idempotence and `timers.rs` for what happens by itself.
+//!
+//! Sources: Kafka's documentation, "Implementation"; KIP-98 (idempotence), KIP-360 (epochs).
 
+mod append;
+pub mod batch;
+mod keys;
+mod offsets;
+pub mod read;
+mod stored;
+mod timers;
+mod topics;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
 use proteus_machine::{Abort, Ctx, Machine, View};
 use proteus_store::StoreError;
 use serde::{Deserialize, Serialize};
+
+pub use timers::TimerSubject;
+pub use topics::name_problem;
 
 /// The machine: partitions of record batches, producer state, committed offsets.
 #[derive(Debug, Clone, Copy)]
 pub struct Topic;
 
+/// Names a topic for good: a topic created again under the same name has another id. A UUID, big
+/// end first; all zeros names none.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub struct TopicId(pub [u8; 16]);
+
+impl fmt::Display for TopicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Most partitions of one topic.
+pub const PARTITIONS_MAX: u32 = 10_000;
+/// Longest batch, in bytes: Kafka's default is 1 MiB; this bounds what `max.message.bytes` may say.
+pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// `max.message.bytes` of a topic that does not set it, as in Kafka.
+pub const BATCH_BYTES_MAX_DEFAULT: usize = 1_048_588;
+/// Longest metadata of a committed offset, in bytes, as Kafka's `offset.metadata.max.bytes`.
+pub const OFFSET_METADATA_BYTES_MAX: usize = 4096;
+
+/// Settings of a topic that the machine itself heeds. Others are kept as they are.
+pub mod settings {
+    /// Milliseconds after which a batch is deleted, by its newest timestamp; negative: never.
+    pub const RETENTION_MS: &str = "retention.ms";
+    /// Bytes beyond which a partition's oldest batches are deleted; negative: no bound.
+    pub const RETENTION_BYTES: &str = "retention.bytes";
+    /// Longest batch, in bytes.
+    pub const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+    /// `delete`, `compact`, or both with a comma. Retention applies where it says `delete`.
+    pub const CLEANUP_POLICY: &str = "cleanup.policy";
+}
+
 /// A predicate on current state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Check {}
+pub enum Check {
+    /// The group's committed offset is as expected; `None`: nothing was committed.
+    CommittedOffset {
+        /// The consumer group.
+        group: String,
+        /// The topic.
+        topic_id: TopicId,
+        /// Partition of the topic, from 0.
+        partition: u32,
+        /// What must stand there.
+        expected: Option<i64>,
+    },
+}
 
 /// A change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Op {}
+pub enum Op {
+    /// Makes a topic with empty partitions. Replies [`Reply::Done`].
+    CreateTopic {
+        /// Its name; see [`name_problem`].
+        name: String,
+        /// Chosen at random by the proposer.
+        topic_id: TopicId,
+        /// 1 to [`PARTITIONS_MAX`].
+        partition_count: u32,
+        /// Settings by name.
+        config: BTreeMap<String, String>,
+    },
+    /// Removes a topic, its batches and what groups committed for it. Replies [`Reply::Done`].
+    DeleteTopic {
+        /// The topic.
+        topic_id: TopicId,
+    },
+    /// Adds partitions. Replies [`Reply::Done`].
+    GrowTopic {
+        /// The topic.
+        topic_id: TopicId,
+        /// The new number, larger than the old.
+        partition_count: u32,
+    },
+    /// Sets (`Some`) or removes (`None`) settings. Replies [`Reply::Done`].
+    ConfigureTopic {
+        /// The topic.
+        topic_id: TopicId,
+        /// What to change.
+        config: BTreeMap<String, Option<String>>,
+    },
+    /// Appends one batch. Replies [`Reply::Appended`].
+    Append {
+        /// The topic.
+        topic_id: TopicId,
+        /// Partition of the topic, from 0.
+        partition: u32,
+        /// Exactly one batch; its checksum was verified by the proposer.
+        batch: Bytes,
+    },
+    /// Makes what stands before an offset unreadable. Replies [`Reply::LogStart`].
+    DeleteRecords {
+        /// The topic.
+        topic_id: TopicId,
+        /// Partition of the topic, from 0.
+        partition: u32,
+        /// The new log start offset; `None`: the end of the partition.
+        before_offset: Option<i64>,
+    },
+    /// Hands out a producer id that nobody had before. Replies [`Reply::ProducerId`].
+    AllocateProducerId,
+    /// Sets a group's committed offsets. Replies [`Reply::Done`].
+    CommitOffsets {
+        /// The consumer group.
+        group: String,
+        /// What it has consumed.
+        offsets: Vec<NewOffset>,
+    },
+    /// Removes committed offsets of a group, all of them if `partitions` is `None`. Replies
+    /// [`Reply::Removed`].
+    RemoveOffsets {
+        /// The consumer group.
+        group: String,
+        /// Which.
+        partitions: Option<Vec<(TopicId, u32)>>,
+    },
+    /// Something became due because time passed; proposed by the leader only.
+    FireTimer {
+        /// When it became due, in milliseconds since the Unix epoch.
+        due_at_ms: u64,
+        /// What.
+        subject: TimerSubject,
+    },
+    /// Removes a part of what a deleted topic left; proposed by the leader only.
+    SweepTopic {
+        /// The deleted topic.
+        topic_id: TopicId,
+    },
+}
+
+/// An offset that a group commits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewOffset {
+    /// The topic.
+    pub topic_id: TopicId,
+    /// Partition of the topic, from 0.
+    pub partition: u32,
+    /// Offset of the next record to consume.
+    pub offset: i64,
+    /// Leader epoch of the last record consumed; -1 if unknown.
+    pub leader_epoch: i32,
+    /// The consumer's own note.
+    pub metadata: String,
+}
 
 /// What an op answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {}
+pub enum Reply {
+    /// It happened; there is nothing to tell.
+    Done,
+    /// The batch is in the partition.
+    Appended(Appended),
+    /// The partition's log start offset from now on.
+    LogStart(i64),
+    /// A producer id of one's own.
+    ProducerId(i64),
+    /// How many entries were removed.
+    Removed(u64),
+}
+
+/// Where a batch stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of its first record.
+    pub base_offset: i64,
+    /// First offset of the partition that may be read.
+    pub log_start_offset: i64,
+    /// Whether it stood there already: the producer sent it again.
+    pub is_duplicate: bool,
+}
 
 /// Why a check or an op refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {}
+pub enum Refusal {
+    /// The name is taken.
+    #[error("topic '{0}' exists already")]
+    TopicExists(String),
+    /// The name is not one a topic can have.
+    #[error("invalid topic name: {0}")]
+    InvalidName(String),
+    /// No such topic.
+    #[error("there is no topic with id {0}")]
+    UnknownTopic(TopicId),
+    /// The topic has fewer partitions.
+    #[error("the topic has {partition_count} partitions, not one numbered {partition}")]
+    UnknownPartition {
+        /// What was asked for.
+        partition: u32,
+        /// How many there are.
+        partition_count: u32,
+    },
+    /// Not a number of partitions that the topic can have.
+    #[error("{0}")]
+    InvalidPartitions(String),
+    /// A setting has a value that it cannot have.
+    #[error("{0}")]
+    InvalidConfig(String),
+    /// The bytes are not one well-formed batch.
+    #[error(transparent)]
+    InvalidBatch(#[from] batch::BatchError),
+    /// The batch is longer than the topic allows.
+    #[error("the batch has {bytes} bytes, but the topic's max.message.bytes is {bytes_max}")]
+    BatchTooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// A batch between the producer's last and this one is missing.
+    #[error(
+        "producer {producer_id} sent sequence {found} to partition {partition}, expected {expected}"
+    )]
+    OutOfOrderSequence {
+        /// The producer.
+        producer_id: i64,
+        /// The partition.
+        partition: u32,
+        /// The sequence that comes next.
+        expected: i32,
+        /// The sequence it sent.
+        found: i32,
+    },
+    /// A newer instance of the producer has written already.
+    #[error("producer {producer_id} has epoch {current} by now, the batch has {found}")]
+    StaleProducerEpoch {
+        /// The producer.
+        producer_id: i64,
+        /// Its newest epoch.
+        current: i16,
+        /// The epoch of the batch.
+        found: i16,
+    },
+    /// The offset is outside the partition.
+    #[error("offset {offset} is outside the partition, which is readable up to {next_offset}")]
+    OffsetOutOfRange {
+        /// What was asked for.
+        offset: i64,
+        /// First offset not yet there.
+        next_offset: i64,
+    },
+    /// The consumer's note is too long.
+    #[error(
+        "metadata of {bytes} bytes is longer than the {OFFSET_METADATA_BYTES_MAX} allowed for a committed offset"
+    )]
+    MetadataTooLarge {
+        /// Its length.
+        bytes: usize,
+    },
+    /// Another commit came first.
+    #[error("the group's committed offset is {found:?}, not {expected:?}")]
+    CommittedOffsetDiffers {
+        /// What the check expected.
+        expected: Option<i64>,
+        /// What stands there.
+        found: Option<i64>,
+    },
+}
 
 /// What followers of the feed learn.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {}
+pub enum Change {
+    /// A topic came to be.
+    TopicCreated {
+        /// Its name.
+        name: String,
+        /// Its id.
+        topic_id: TopicId,
+    },
+    /// A topic has other settings or more partitions.
+    TopicChanged {
+        /// The topic.
+        topic_id: TopicId,
+    },
+    /// A topic is gone.
+    TopicDeleted {
+        /// Its name.
+        name: String,
+        /// Its id.
+        topic_id: TopicId,
+    },
+    /// A partition grew.
+    Appended {
+        /// The topic.
+        topic_id: TopicId,
+        /// The partition.
+        partition: u32,
+        /// First offset not yet there.
+        high_watermark: i64,
+        /// By how much it grew.
+        bytes: u64,
+    },
+    /// The oldest records of a partition are no longer readable.
+    LogStartMoved {
+        /// The topic.
+        topic_id: TopicId,
+        /// The partition.
+        partition: u32,
+        /// First offset that may be read.
+        log_start_offset: i64,
+    },
+    /// A group committed or removed offsets.
+    OffsetsCommitted {
+        /// The consumer group.
+        group: String,
+    },
+}
+
+pub(crate) type TopicCtx<'a> = Ctx<'a, Change>;
+pub(crate) type Applied<T> = Result<T, Abort<Refusal>>;
+
+pub(crate) fn refuse<T>(refusal: Refusal) -> Applied<T> {
+    Err(Abort::Refused(refusal))
+}
 
 impl Machine for Topic {
     const SPACE: u8 = 0x20;
@@ -36,15 +362,41 @@ impl Machine for Topic {
     type Refusal = Refusal;
     type Change = Change;
 
-    fn check(_ctx: &mut Ctx<'_, Change>, check: &Check) -> Result<(), Abort<Refusal>> {
-        match *check {}
+    fn check(ctx: &mut TopicCtx<'_>, check: &Check) -> Applied<()> {
+        match check {
+            Check::CommittedOffset { group, topic_id, partition, expected } => {
+                offsets::check_committed(ctx, group, *topic_id, *partition, *expected)
+            }
+        }
     }
 
-    fn apply(_ctx: &mut Ctx<'_, Change>, op: &Op) -> Result<Reply, Abort<Refusal>> {
-        match *op {}
+    fn apply(ctx: &mut TopicCtx<'_>, op: &Op) -> Applied<Reply> {
+        match op {
+            Op::CreateTopic { name, topic_id, partition_count, config } => {
+                topics::create(ctx, name, *topic_id, *partition_count, config)
+            }
+            Op::DeleteTopic { topic_id } => topics::delete(ctx, *topic_id),
+            Op::GrowTopic { topic_id, partition_count } => {
+                topics::grow(ctx, *topic_id, *partition_count)
+            }
+            Op::ConfigureTopic { topic_id, config } => topics::configure(ctx, *topic_id, config),
+            Op::Append { topic_id, partition, batch } => {
+                append::append(ctx, *topic_id, *partition, batch).map(Reply::Appended)
+            }
+            Op::DeleteRecords { topic_id, partition, before_offset } => {
+                timers::delete_records(ctx, *topic_id, *partition, *before_offset)
+            }
+            Op::AllocateProducerId => append::allocate_producer_id(ctx),
+            Op::CommitOffsets { group, offsets } => offsets::commit(ctx, group, offsets),
+            Op::RemoveOffsets { group, partitions } => {
+                offsets::remove(ctx, group, partitions.as_deref())
+            }
+            Op::FireTimer { due_at_ms, subject } => timers::fire(ctx, *due_at_ms, subject),
+            Op::SweepTopic { topic_id } => topics::sweep(ctx, *topic_id),
+        }
     }
 
-    fn due(_view: View<'_>, _count_max: usize) -> Result<Vec<Op>, StoreError> {
-        Ok(Vec::new())
+    fn due(view: View<'_>, count_max: usize) -> Result<Vec<Op>, StoreError> {
+        timers::due(view, count_max)
     }
 }

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use proteus_store::{Direction, Read, State, StoreError, Visit};
 use proteus_types::{CommitTs, LogIndex};
 
-pub use shard::{Committed, ShardMachine};
+pub use shard::{Committed, KernelError, ShardMachine};
 
 /// Where in the order of all things a minitransaction stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

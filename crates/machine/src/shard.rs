@@ -51,3 +51,37 @@ pub struct Committed<C> {
     /// What it changed, in order of its ops. Never empty.
     pub changes: Vec<C>,
 }
+
+/// Why the kernel could not answer. Each face maps these to its protocol's words in `errors.rs`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KernelError {
+    /// The disk is full: nothing was changed, reads go on, writes succeed again once there is space.
+    #[error("the disk is full: {0}; free some space, the node goes on by itself")]
+    DiskFull(String),
+    /// The proposal is larger than a log entry may be; nothing was changed.
+    #[error(
+        "a commit of {bytes} bytes is larger than the {bytes_max} that a log entry may have; split it"
+    )]
+    TooLarge {
+        /// Size of the proposal.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// Too much is waiting to be committed; nothing was changed, try again.
+    #[error("the node is overloaded: {0}; try again")]
+    Overloaded(String),
+    /// This node does not lead the shard, or is stopping. Nothing is known of the proposal: it may
+    /// still commit.
+    #[error("the shard is unavailable on this node: {0}; try again")]
+    Unavailable(String),
+    /// The replica stopped because its disk failed or its state is damaged.
+    #[error("this node stopped serving the shard: {0}")]
+    Stopped(String),
+}
+
+impl From<StoreError> for KernelError {
+    fn from(error: StoreError) -> KernelError {
+        KernelError::Stopped(error.to_string())
+    }
+}

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 
+use crate::layered::Change;
 use crate::{Direction, StoreError};
 
 /// Blocks of the tree kept in memory, in bytes. Hot rows live in the tables above; this serves the
@@ -71,7 +72,7 @@ impl DiskStore {
         start: &[u8],
         end: &[u8],
         direction: Direction,
-    ) -> Box<dyn Iterator<Item = Result<(Bytes, Option<Bytes>), StoreError>> + 'a> {
+    ) -> Box<dyn Iterator<Item = Result<Change, StoreError>> + 'a> {
         let range = self.keyspace.range::<&[u8], _>(start..end);
         let open = move |guard: fjall::Guard| {
             let (key, value) = guard.into_inner().map_err(|error| self.io(&error))?;

@@ -149,7 +149,8 @@ impl State for LayeredStore {
     }
 }
 
-type Change = (Bytes, Option<Bytes>);
+/// A key with its value, or with none if it was deleted.
+pub(crate) type Change = (Bytes, Option<Bytes>);
 
 fn in_direction<'a>(
     range: impl DoubleEndedIterator<Item = (&'a Bytes, &'a Option<Bytes>)> + 'a,

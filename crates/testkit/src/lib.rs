@@ -21,7 +21,7 @@ pub struct ServedFace {
 
 /// A kernel in memory that keeps real time.
 pub fn memory_kernel() -> Arc<dyn Kernel> {
-    MemoryKernel::new(Arc::new(SystemClock::new()))
+    Arc::new(MemoryKernel::new(Arc::new(SystemClock::new())))
 }
 
 /// Serves `face` on a free loopback port.

@@ -1,0 +1,112 @@
+//! The node's log as the library sees one shard's part of it.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+
+use openraft::RaftLogReader;
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::type_config::alias::VoteOf;
+use proteus_log::{Done, Log, LogEntry, MetaKey};
+use proteus_types::{LogIndex, ShardId};
+use tokio::sync::oneshot;
+
+use crate::config::{
+    Entry, LogId, TypeConfig, decode_entry, encode_entry, entry_id, from_bytes, log_id, to_bytes,
+};
+
+/// Most bytes of entries that are held to be applied or sent at once.
+const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+#[derive(Clone)]
+pub(crate) struct LogStorage {
+    pub(crate) log: Log,
+    pub(crate) shard: ShardId,
+}
+
+impl LogStorage {
+    async fn wait(&self, request: impl FnOnce(&Log, Done)) -> io::Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        request(&self.log, Box::new(move |result| drop(sender.send(result))));
+        receiver.await.unwrap_or_else(|_| Err(io::Error::other("the log's writer has ended")))
+    }
+}
+
+fn half_open(range: &impl RangeBounds<u64>) -> std::ops::Range<u64> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last + 1,
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    start..end
+}
+
+impl RaftLogReader<TypeConfig> for LogStorage {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let entries = self.log.read(self.shard, half_open(&range), usize::MAX)?;
+        entries.iter().map(|entry| decode_entry(entry.id, &entry.payload)).collect()
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        let entries = self.log.read(self.shard, start..end, READ_BYTES_MAX)?;
+        entries.iter().map(|entry| decode_entry(entry.id, &entry.payload)).collect()
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<VoteOf<TypeConfig>>> {
+        self.log.meta(self.shard, MetaKey::Vote).map(|bytes| from_bytes(&bytes)).transpose()
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStorage {
+    type LogReader = LogStorage;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let (purged, last) = self.log.bounds(self.shard);
+        Ok(LogState { last_purged_log_id: purged.map(log_id), last_log_id: last.map(log_id) })
+    }
+
+    async fn get_log_reader(&mut self) -> LogStorage {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &VoteOf<TypeConfig>) -> io::Result<()> {
+        let value = to_bytes(vote)?;
+        let shard = self.shard;
+        self.wait(|log, done| log.set_meta(shard, MetaKey::Vote, value, done)).await
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let entries: io::Result<Vec<LogEntry>> = entries
+            .into_iter()
+            .map(|entry| {
+                Ok(LogEntry { id: entry_id(&entry.log_id), payload: encode_entry(&entry)? })
+            })
+            .collect();
+        let done: Done = Box::new(move |result| callback.io_completed(result));
+        self.log.append(self.shard, entries?, done);
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let last = last.map(|last| LogIndex(last.index));
+        let shard = self.shard;
+        self.wait(|log, done| log.truncate_after(shard, last, done)).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        let shard = self.shard;
+        self.wait(|log, done| log.purge(shard, entry_id(&upto), done)).await
+    }
+}

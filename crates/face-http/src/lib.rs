@@ -1,0 +1,121 @@
+//! The HTTP face: `/healthz`, `/readyz` and `/metrics` for probes and Prometheus.
+//!
+//! Healthy means that the process answers; ready means that it serves reads, which it stops to do
+//! when its disk or state has failed.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use proteus_face::{Connection, ConnectionError, Face, Metrics, Serving};
+use proteus_kernel_api::Kernel;
+
+/// The content type of Prometheus' text format as `prometheus-client` writes it.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The HTTP server side.
+pub struct HttpFace {
+    router: Router,
+}
+
+#[derive(Clone)]
+struct Shared {
+    kernel: Arc<dyn Kernel>,
+    metrics: Metrics,
+    /// Brings figures that are sampled up to date.
+    sample: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl HttpFace {
+    /// A face over `kernel`; `sample` is called before metrics are rendered.
+    pub fn new(
+        kernel: Arc<dyn Kernel>,
+        metrics: Metrics,
+        sample: Arc<dyn Fn() + Send + Sync>,
+    ) -> HttpFace {
+        let router = Router::new()
+            .route("/", get(index))
+            .route("/healthz", get(healthy))
+            .route("/readyz", get(ready))
+            .route("/metrics", get(render_metrics))
+            .fallback(not_found)
+            .with_state(Shared { kernel, metrics, sample });
+        HttpFace { router }
+    }
+}
+
+async fn index() -> &'static str {
+    "Proteus\n\n/healthz  whether the process answers\n/readyz   whether it serves\n/metrics  figures for Prometheus\n"
+}
+
+async fn healthy() -> &'static str {
+    "ok\n"
+}
+
+async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
+    match shared.kernel.read_dyn(&mut |_| {}) {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+    }
+}
+
+async fn render_metrics(State(shared): State<Shared>) -> impl IntoResponse {
+    (shared.sample)();
+    match shared.metrics.render() {
+        Ok(text) => Ok(([(header::CONTENT_TYPE, METRICS_TYPE)], text)),
+        Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))),
+    }
+}
+
+async fn not_found() -> impl IntoResponse {
+    (StatusCode::NOT_FOUND, "not found; see / for what there is\n")
+}
+
+impl Face for HttpFace {
+    fn name(&self) -> &'static str {
+        "http"
+    }
+
+    fn standard_port(&self) -> u16 {
+        8080
+    }
+
+    fn try_it(&self, address: SocketAddr) -> String {
+        format!("curl http://{address}/metrics")
+    }
+
+    /// Nothing here is a client's data, so nothing is asked for.
+    fn authenticates(&self) -> bool {
+        true
+    }
+
+    fn budget_refusal(&self) -> &'static [u8] {
+        b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    }
+
+    fn serve(self: Arc<Self>, connection: Connection) -> Serving {
+        let service = TowerToHyperService::new(self.router.clone());
+        Box::pin(async move {
+            let Connection { stream, mut shutdown, .. } = connection;
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new());
+            let serving = builder.serve_connection(TokioIo::new(stream), service);
+            let mut serving = std::pin::pin!(serving);
+            let ended = tokio::select! {
+                ended = serving.as_mut() => ended,
+                () = shutdown.requested() => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            };
+            ended.map_err(|error| ConnectionError::Malformed(error.to_string()))
+        })
+    }
+}

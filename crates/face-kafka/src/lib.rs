@@ -1,0 +1,118 @@
+//! The Kafka protocol: a face over the topic machine.
+//!
+//! Any Kafka client may produce, consume, join consumer groups and administer topics; to it this
+//! node is a cluster of one broker, of release 4.1. What is served, what differs and what is refused
+//! is the table in `docs/faces/kafka.md`, which a test holds against [`api`](crate).
+//!
+//! Batches pass through untouched. Durable changes are minitransactions of the topic machine;
+//! membership of consumer groups is soft state of this process (see `group.rs`): after a restart
+//! members join again and resume from their committed offsets, as after the loss of a coordinator.
+//!
+//! Reading order: `session.rs`, `codec.rs`, `api.rs`, `requests/`, `group.rs`, `coordinator.rs`.
+//!
+//! Source: the Kafka protocol guide, <https://kafka.apache.org/protocol>.
+
+mod api;
+mod codec;
+mod coordinator;
+mod errors;
+mod group;
+mod requests;
+mod session;
+mod topics;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use proteus_env::Clock;
+use proteus_face::{Accounts, Connection, Face, Meter, Metrics, Serving};
+use proteus_kernel_api::Kernel;
+
+use crate::coordinator::Coordinator;
+use crate::topics::Topics;
+
+pub use crate::group::GroupOptions;
+
+/// The name of the face, as in configuration, metrics and logs.
+const NAME: &str = "kafka";
+
+/// How the face behaves where Kafka's broker has a setting.
+#[derive(Debug, Clone)]
+pub struct KafkaOptions {
+    /// Whether asking for a topic's metadata creates it (`auto.create.topics.enable`).
+    pub creates_topics: bool,
+    /// Partitions of topics that are created without saying how many (`num.partitions`).
+    pub partition_count: u32,
+    /// Consumer groups.
+    pub group: GroupOptions,
+    /// Names the cluster to clients (`cluster.id`).
+    pub cluster_id: String,
+}
+
+impl Default for KafkaOptions {
+    fn default() -> KafkaOptions {
+        KafkaOptions {
+            creates_topics: true,
+            partition_count: 1,
+            group: GroupOptions::default(),
+            cluster_id: "proteus".to_owned(),
+        }
+    }
+}
+
+/// The face.
+pub struct KafkaFace {
+    shared: Arc<Shared>,
+}
+
+/// What all connections share.
+pub(crate) struct Shared {
+    kernel: Arc<dyn Kernel>,
+    clock: Arc<dyn Clock>,
+    accounts: Accounts,
+    options: KafkaOptions,
+    /// By index into [`api::SERVED`].
+    meters: Vec<Meter>,
+    topics: Arc<Topics>,
+    coordinator: Arc<Coordinator>,
+}
+
+impl KafkaFace {
+    /// A face over `kernel`.
+    pub fn new(
+        kernel: Arc<dyn Kernel>,
+        clock: Arc<dyn Clock>,
+        metrics: &Metrics,
+        accounts: Accounts,
+        options: KafkaOptions,
+    ) -> Arc<KafkaFace> {
+        let meters =
+            api::SERVED.iter().map(|served| metrics.meter(NAME, served.name)).collect::<Vec<_>>();
+        let topics = Topics::following(&kernel);
+        let coordinator = Coordinator::new(clock.clone(), options.group.clone());
+        let shared = Shared { kernel, clock, accounts, options, meters, topics, coordinator };
+        Arc::new(KafkaFace { shared: Arc::new(shared) })
+    }
+}
+
+impl Face for KafkaFace {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn standard_port(&self) -> u16 {
+        9092
+    }
+
+    fn try_it(&self, address: SocketAddr) -> String {
+        format!("kcat -b {address} -L")
+    }
+
+    fn authenticates(&self) -> bool {
+        true
+    }
+
+    fn serve(self: Arc<Self>, connection: Connection) -> Serving {
+        Box::pin(session::serve(self.shared.clone(), connection))
+    }
+}

@@ -1,0 +1,95 @@
+//! One module per family of requests: each turns a request into kernel calls and their outcome into
+//! a response. An error belongs into the response; only what cannot be answered ends the connection.
+
+pub(crate) mod api_versions;
+mod cluster;
+mod configs;
+mod fetch;
+mod groups;
+mod list_offsets;
+mod offsets;
+pub(crate) mod produce;
+mod producer_id;
+pub(crate) mod sasl;
+mod topics;
+
+use std::sync::Arc;
+
+use kafka_protocol::messages::{RequestKind, ResponseKind};
+use kafka_protocol::protocol::StrBytes;
+use proteus_face::ConnectionError;
+
+use crate::session::Session;
+
+/// The only broker there is.
+pub(crate) const NODE_ID: i32 = 1;
+/// Generation of the partitions' leadership: there is one leader for good.
+pub(crate) const LEADER_EPOCH: i32 = 0;
+/// Where a protocol says that allowed operations are not told.
+const OPERATIONS_NOT_TOLD: i32 = i32::MIN;
+
+/// Answers a request at its turn; `None` if it has no answer.
+pub(crate) async fn answer(
+    session: &Arc<Session>,
+    version: i16,
+    client_id: &str,
+    body: RequestKind,
+) -> Result<Option<ResponseKind>, ConnectionError> {
+    use RequestKind as Q;
+    use ResponseKind as R;
+    if !session.is_authenticated() && !sasl::precedes_authentication(&body) {
+        return Err(ConnectionError::Malformed(
+            "a request before authentication; this node has accounts, use SASL PLAIN".to_owned(),
+        ));
+    }
+    let response = match body {
+        Q::ApiVersions(_) => R::ApiVersions(api_versions::answer()),
+        Q::SaslHandshake(body) => R::SaslHandshake(sasl::handshake(version, &body)),
+        Q::SaslAuthenticate(body) => R::SaslAuthenticate(sasl::authenticate(session, &body)),
+        Q::Metadata(body) => R::Metadata(cluster::metadata(session, version, body).await),
+        Q::DescribeCluster(_) => R::DescribeCluster(cluster::describe(session)),
+        Q::FindCoordinator(body) => {
+            R::FindCoordinator(cluster::find_coordinator(session, version, body))
+        }
+        Q::Produce(body) => return produce::start(session, version, body).await,
+        Q::Fetch(body) => R::Fetch(fetch::answer(session, version, body).await),
+        Q::ListOffsets(body) => R::ListOffsets(list_offsets::answer(session, version, body)),
+        Q::OffsetForLeaderEpoch(body) => {
+            R::OffsetForLeaderEpoch(list_offsets::for_leader_epoch(session, body))
+        }
+        Q::CreateTopics(body) => R::CreateTopics(topics::create(session, body).await),
+        Q::DeleteTopics(body) => R::DeleteTopics(topics::delete(session, version, body).await),
+        Q::CreatePartitions(body) => R::CreatePartitions(topics::grow(session, body).await),
+        Q::DeleteRecords(body) => R::DeleteRecords(topics::delete_records(session, body).await),
+        Q::DescribeConfigs(body) => R::DescribeConfigs(configs::describe(session, body)),
+        Q::IncrementalAlterConfigs(body) => {
+            R::IncrementalAlterConfigs(configs::alter(session, body).await)
+        }
+        Q::InitProducerId(body) => R::InitProducerId(producer_id::answer(session, body).await),
+        Q::JoinGroup(body) => R::JoinGroup(groups::join(session, version, client_id, body).await),
+        Q::SyncGroup(body) => R::SyncGroup(groups::sync(session, body).await),
+        Q::Heartbeat(body) => R::Heartbeat(groups::heartbeat(session, &body)),
+        Q::LeaveGroup(body) => R::LeaveGroup(groups::leave(session, version, body)),
+        Q::ListGroups(body) => R::ListGroups(groups::list(session, &body)),
+        Q::DescribeGroups(body) => R::DescribeGroups(groups::describe(session, body)),
+        Q::DeleteGroups(body) => R::DeleteGroups(groups::delete(session, body).await),
+        Q::OffsetCommit(body) => R::OffsetCommit(offsets::commit(session, body).await),
+        Q::OffsetFetch(body) => R::OffsetFetch(offsets::fetch(session, version, body)),
+        Q::OffsetDelete(body) => R::OffsetDelete(offsets::delete(session, body).await),
+        // The codec lets nothing else through.
+        other => {
+            return Err(ConnectionError::Malformed(format!("a request without answer: {other:?}")));
+        }
+    };
+    Ok(Some(response))
+}
+
+/// A string of the protocol.
+fn text(value: impl Into<String>) -> StrBytes {
+    StrBytes::from_string(value.into())
+}
+
+/// The partition's number in the protocol as the machine's; `None` if it cannot be one.
+fn partition_number(index: i32) -> Option<u32> {
+    u32::try_from(index).ok()
+}

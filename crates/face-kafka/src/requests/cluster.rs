@@ -1,0 +1,190 @@
+//! Metadata, DescribeCluster, FindCoordinator: one broker, at the address the client reached.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
+use kafka_protocol::messages::find_coordinator_response::Coordinator;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::metadata_response::{
+    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use kafka_protocol::messages::{
+    BrokerId, DescribeClusterResponse, FindCoordinatorRequest, FindCoordinatorResponse,
+    MetadataRequest, MetadataResponse, TopicName,
+};
+use proteus_kernel_api::topic::read::{self, TopicInfo};
+use proteus_kernel_api::topic::{self, TopicId};
+use uuid::Uuid;
+
+use super::producer_id::no_transactions;
+use super::{LEADER_EPOCH, NODE_ID, OPERATIONS_NOT_TOLD, text, topics};
+use crate::errors::Failure;
+use crate::session::Session;
+
+/// Coordinator of a consumer group, as opposed to a transaction.
+const KEY_TYPE_GROUP: i8 = 0;
+
+fn host(session: &Session) -> String {
+    session.local.ip().to_canonical().to_string()
+}
+
+fn port(session: &Session) -> i32 {
+    i32::from(session.local.port())
+}
+
+pub(crate) async fn metadata(
+    session: &Arc<Session>,
+    version: i16,
+    request: MetadataRequest,
+) -> MetadataResponse {
+    let broker = MetadataResponseBroker::default()
+        .with_node_id(BrokerId(NODE_ID))
+        .with_host(text(host(session)))
+        .with_port(port(session));
+    let response = MetadataResponse::default()
+        .with_brokers(vec![broker])
+        .with_cluster_id(Some(text(session.shared.options.cluster_id.clone())))
+        .with_controller_id(BrokerId(NODE_ID))
+        .with_cluster_authorized_operations(OPERATIONS_NOT_TOLD);
+    let wanted = match request.topics {
+        // In version 0 an empty list means all topics.
+        Some(wanted) if version > 0 || !wanted.is_empty() => wanted,
+        _ => return all_topics(session, response),
+    };
+    // Before version 4 a request could not say whether to create topics, and did.
+    let may_create =
+        session.shared.options.creates_topics && (version < 4 || request.allow_auto_topic_creation);
+    let mut described = Vec::with_capacity(wanted.len());
+    for topic in wanted {
+        described.push(describe_wanted(session, topic, may_create).await);
+    }
+    response.with_topics(described)
+}
+
+fn all_topics(session: &Session, response: MetadataResponse) -> MetadataResponse {
+    match session.shared.kernel.read(|view| read::topics(view.state)) {
+        Ok(topics) => response.with_topics(topics.iter().map(describe_topic).collect()),
+        Err(error) => {
+            // Only version 13 has a place for the error; before, no topic is the honest answer.
+            let failure = Failure::from(error);
+            tracing::warn!(error = %failure.message, "cannot list topics");
+            response.with_error_code(failure.code())
+        }
+    }
+}
+
+async fn describe_wanted(
+    session: &Arc<Session>,
+    wanted: MetadataRequestTopic,
+    may_create: bool,
+) -> MetadataResponseTopic {
+    let found = match &wanted.name {
+        Some(name) => by_name(session, name.as_str(), may_create).await,
+        None => by_id(session, TopicId(wanted.topic_id.into_bytes())),
+    };
+    match found {
+        Ok(info) => describe_topic(&info),
+        Err(failure) => MetadataResponseTopic::default()
+            .with_error_code(failure.code())
+            // Null is for topics asked for by id, and only since version 12.
+            .with_name(Some(wanted.name.unwrap_or_default()))
+            .with_topic_id(wanted.topic_id)
+            .with_topic_authorized_operations(OPERATIONS_NOT_TOLD),
+    }
+}
+
+fn by_id(session: &Session, topic_id: TopicId) -> Result<TopicInfo, Failure> {
+    let found = session.shared.kernel.read(|view| read::topic(view.state, topic_id))?;
+    found.ok_or_else(|| Failure::new(ResponseError::UnknownTopicId, format!("no topic {topic_id}")))
+}
+
+async fn by_name(
+    session: &Arc<Session>,
+    name: &str,
+    may_create: bool,
+) -> Result<TopicInfo, Failure> {
+    if let Some(info) = session.shared.topics.info(&*session.shared.kernel, name)? {
+        return Ok(info);
+    }
+    if let Some(problem) = topic::name_problem(name) {
+        return Err(Failure::new(ResponseError::InvalidTopicException, problem));
+    }
+    let unknown = || {
+        let message = format!("there is no topic '{name}'");
+        Failure::new(ResponseError::UnknownTopicOrPartition, message)
+    };
+    if !may_create {
+        return Err(unknown());
+    }
+    let partition_count = session.shared.options.partition_count;
+    match topics::create_one(session, name, partition_count, BTreeMap::new()).await {
+        Ok(_) => {}
+        // Another client was first.
+        Err(failure) if failure.error == ResponseError::TopicAlreadyExists => {}
+        Err(failure) => return Err(failure),
+    }
+    session.shared.topics.info(&*session.shared.kernel, name)?.ok_or_else(unknown)
+}
+
+fn describe_topic(info: &TopicInfo) -> MetadataResponseTopic {
+    let partitions = (0..info.partition_count).map(|partition| {
+        MetadataResponsePartition::default()
+            .with_partition_index(i32::try_from(partition).unwrap_or(i32::MAX))
+            .with_leader_id(BrokerId(NODE_ID))
+            .with_leader_epoch(LEADER_EPOCH)
+            .with_replica_nodes(vec![BrokerId(NODE_ID)])
+            .with_isr_nodes(vec![BrokerId(NODE_ID)])
+    });
+    MetadataResponseTopic::default()
+        .with_name(Some(TopicName(text(info.name.clone()))))
+        .with_topic_id(Uuid::from_bytes(info.topic_id.0))
+        .with_partitions(partitions.collect())
+        .with_topic_authorized_operations(OPERATIONS_NOT_TOLD)
+}
+
+pub(crate) fn describe(session: &Session) -> DescribeClusterResponse {
+    let broker = DescribeClusterBroker::default()
+        .with_broker_id(BrokerId(NODE_ID))
+        .with_host(text(host(session)))
+        .with_port(port(session));
+    DescribeClusterResponse::default()
+        .with_endpoint_type(1)
+        .with_cluster_id(text(session.shared.options.cluster_id.clone()))
+        .with_controller_id(BrokerId(NODE_ID))
+        .with_brokers(vec![broker])
+        .with_cluster_authorized_operations(OPERATIONS_NOT_TOLD)
+}
+
+pub(crate) fn find_coordinator(
+    session: &Session,
+    version: i16,
+    request: FindCoordinatorRequest,
+) -> FindCoordinatorResponse {
+    let refusal = (request.key_type != KEY_TYPE_GROUP).then(no_transactions);
+    let code = refusal.as_ref().map_or(0, Failure::code);
+    let message = refusal.as_ref().map(|failure| text(failure.message.clone()));
+    let (node_id, host, port) = match refusal {
+        None => (BrokerId(NODE_ID), text(host(session)), port(session)),
+        Some(_) => (BrokerId(-1), text(""), -1),
+    };
+    if version < 4 {
+        return FindCoordinatorResponse::default()
+            .with_error_code(code)
+            .with_error_message(message)
+            .with_node_id(node_id)
+            .with_host(host)
+            .with_port(port);
+    }
+    let coordinators = request.coordinator_keys.into_iter().map(|key| {
+        Coordinator::default()
+            .with_key(key)
+            .with_node_id(node_id)
+            .with_host(host.clone())
+            .with_port(port)
+            .with_error_code(code)
+            .with_error_message(message.clone())
+    });
+    FindCoordinatorResponse::default().with_coordinators(coordinators.collect())
+}

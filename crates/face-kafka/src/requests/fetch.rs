@@ -1,0 +1,212 @@
+//! Fetch: reads at once what is there, or waits for partitions to grow.
+//!
+//! Fetch sessions (KIP-227) are declined by answering session id 0, which every client understands:
+//! it then names all its partitions each time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
+use proteus_env::task;
+use proteus_kernel_api::topic::TopicId;
+use proteus_kernel_api::topic::batch::put_batch;
+use proteus_kernel_api::topic::read::{self, PartitionInfo, ReadLimit, StoredBatch};
+
+use super::list_offsets::{check_leader_epoch, unknown_partition};
+use super::{LEADER_EPOCH, partition_number};
+use crate::errors::Failure;
+use crate::session::Session;
+
+/// Most bytes of records in one response, as Kafka's `fetch.max.bytes`.
+const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
+/// Longest that a request may wait.
+const WAIT_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// One partition of the request, with what it asks of which topic.
+struct Wanted<'a> {
+    topic_id: Result<TopicId, Failure>,
+    partition: &'a FetchPartition,
+}
+
+/// What one look at a partition gave.
+struct Found {
+    info: PartitionInfo,
+    batches: Vec<StoredBatch>,
+}
+
+pub(crate) async fn answer(
+    session: &Arc<Session>,
+    version: i16,
+    request: FetchRequest,
+) -> FetchResponse {
+    if request.session_id != 0 {
+        // We never gave one.
+        return FetchResponse::default()
+            .with_error_code(ResponseError::FetchSessionIdNotFound.code());
+    }
+    let wanted: Vec<Wanted<'_>> = request
+        .topics
+        .iter()
+        .flat_map(|topic| {
+            let topic_id = resolve(session, version, topic);
+            let wanted = move |partition| Wanted { topic_id: topic_id.clone(), partition };
+            topic.partitions.iter().map(wanted)
+        })
+        .collect();
+    let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX);
+    let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
+    let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
+    let deadline = session.shared.clock.elapsed() + wait;
+    let found = loop {
+        // Registered before the look, so that nothing falls between the two.
+        let growing = session.shared.topics.growing.wait(&growing_keys(&wanted));
+        let found = look(session, &wanted, bytes_max);
+        let bytes: usize = found.iter().flatten().map(Found::bytes).sum();
+        let is_final = bytes >= bytes_min || found.iter().any(Result::is_err);
+        let left = deadline.saturating_sub(session.shared.clock.elapsed());
+        if is_final || left.is_zero() || task::timeout(left, growing).await.is_none() {
+            break found;
+        }
+    };
+    respond(session, version, &request, found)
+}
+
+fn resolve(session: &Session, version: i16, topic: &FetchTopic) -> Result<TopicId, Failure> {
+    if version >= 13 {
+        return Ok(TopicId(topic.topic_id.into_bytes()));
+    }
+    let name = topic.topic.as_str();
+    session.shared.topics.id_of(&*session.shared.kernel, name)?.ok_or_else(unknown_partition)
+}
+
+fn growing_keys(wanted: &[Wanted<'_>]) -> Vec<(TopicId, u32)> {
+    let key = |wanted: &Wanted<'_>| {
+        let topic_id = wanted.topic_id.as_ref().ok()?;
+        Some((*topic_id, partition_number(wanted.partition.partition)?))
+    };
+    wanted.iter().filter_map(key).collect()
+}
+
+/// Looks at each partition in turn. Batches are shared with the state, so the lock is held briefly.
+fn look(session: &Session, wanted: &[Wanted<'_>], bytes_max: usize) -> Vec<Result<Found, Failure>> {
+    let mut bytes_left = bytes_max;
+    let mut is_empty = true;
+    wanted
+        .iter()
+        .map(|wanted| {
+            let partition_bytes_max =
+                usize::try_from(wanted.partition.partition_max_bytes).unwrap_or(0);
+            let bytes_max = bytes_left.min(partition_bytes_max);
+            // The first batch of a response is sent whatever its length, or its reader were stuck.
+            let limit = if is_empty {
+                ReadLimit::BytesOrFirst(bytes_max)
+            } else {
+                ReadLimit::Bytes(bytes_max)
+            };
+            let found = look_at(session, wanted, limit)?;
+            is_empty &= found.batches.is_empty();
+            bytes_left = bytes_left.saturating_sub(found.bytes());
+            Ok(found)
+        })
+        .collect()
+}
+
+fn look_at(session: &Session, wanted: &Wanted<'_>, limit: ReadLimit) -> Result<Found, Failure> {
+    let topic_id = wanted.topic_id.clone()?;
+    let partition = partition_number(wanted.partition.partition).ok_or_else(unknown_partition)?;
+    check_leader_epoch(wanted.partition.current_leader_epoch)?;
+    let offset = wanted.partition.fetch_offset;
+    let found = session.shared.kernel.read(|view| {
+        let Some(info) = read::partition(view.state, topic_id, partition)? else {
+            return Ok(None);
+        };
+        let is_readable = (info.log_start_offset..info.high_watermark).contains(&offset);
+        let batches = if is_readable {
+            read::read_batches(view.state, topic_id, partition, offset, limit)?
+        } else {
+            Vec::new()
+        };
+        Ok(Some(Found { info, batches }))
+    })?;
+    let found = found.ok_or_else(unknown_partition)?;
+    if offset < found.info.log_start_offset || offset > found.info.high_watermark {
+        let message = format!(
+            "offset {offset} is outside {}..={}",
+            found.info.log_start_offset, found.info.high_watermark
+        );
+        return Err(Failure::new(ResponseError::OffsetOutOfRange, message));
+    }
+    Ok(found)
+}
+
+impl Found {
+    fn bytes(&self) -> usize {
+        self.batches.iter().map(|batch| batch.bytes.len()).sum()
+    }
+}
+
+fn respond(
+    session: &Session,
+    version: i16,
+    request: &FetchRequest,
+    found: Vec<Result<Found, Failure>>,
+) -> FetchResponse {
+    let mut found = found.into_iter();
+    let topics = request.topics.iter().map(|topic| {
+        let partitions = topic
+            .partitions
+            .iter()
+            .zip(&mut found)
+            .map(|(wanted, found)| respond_partition(session, version, topic, wanted, found));
+        FetchableTopicResponse::default()
+            .with_topic(topic.topic.clone())
+            .with_topic_id(topic.topic_id)
+            .with_partitions(partitions.collect())
+    });
+    FetchResponse::default().with_responses(topics.collect())
+}
+
+fn respond_partition(
+    session: &Session,
+    version: i16,
+    topic: &FetchTopic,
+    wanted: &FetchPartition,
+    found: Result<Found, Failure>,
+) -> PartitionData {
+    let data = PartitionData::default()
+        .with_partition_index(wanted.partition)
+        .with_preferred_read_replica(BrokerId(-1))
+        .with_aborted_transactions(None);
+    match found {
+        Ok(found) => {
+            let mut records = BytesMut::with_capacity(found.bytes());
+            for batch in &found.batches {
+                put_batch(&mut records, batch.base_offset, LEADER_EPOCH, &batch.bytes);
+            }
+            data.with_high_watermark(found.info.high_watermark)
+                .with_last_stable_offset(found.info.high_watermark)
+                .with_log_start_offset(found.info.log_start_offset)
+                .with_records(Some(records.freeze()))
+        }
+        Err(failure) => {
+            let is_unknown = failure.error == ResponseError::UnknownTopicOrPartition;
+            if is_unknown {
+                session.shared.topics.forget(topic.topic.as_str());
+            }
+            let error = if is_unknown && version >= 13 {
+                ResponseError::UnknownTopicId
+            } else {
+                failure.error
+            };
+            data.with_error_code(error.code())
+                .with_high_watermark(-1)
+                .with_last_stable_offset(-1)
+                .with_log_start_offset(-1)
+                .with_records(Some(bytes::Bytes::new()))
+        }
+    }
+}

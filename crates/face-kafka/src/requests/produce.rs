@@ -1,0 +1,214 @@
+//! Produce: every batch a minitransaction of its own, all of a request in one proposal.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
+use kafka_protocol::messages::{ProduceRequest, ProduceResponse, ResponseKind};
+use proteus_face::ConnectionError;
+use proteus_kernel_api::topic::batch::{BatchHeader, split_batches};
+use proteus_kernel_api::topic::{self, Appended, TopicId};
+use proteus_kernel_api::{KernelError, Minitransaction, Outcome};
+use tracing::debug;
+
+use super::producer_id::no_transactions;
+use super::{partition_number, text};
+use crate::errors::{Failure, topic_reply, unexpected_reply};
+use crate::session::Session;
+
+/// What becomes of one partition of the request.
+enum Slot {
+    /// Refused before it was proposed.
+    Refused(Failure),
+    /// Outcomes of the proposal, from the first index, so many.
+    Proposed(std::ops::Range<usize>),
+}
+
+/// The protocol's value for no timestamp of the broker's own, and for no offset.
+const NONE: i64 = -1;
+
+/// Proposes the request's batches before it returns; the future answers when they are committed, or
+/// without an answer if the client wants none (acks=0).
+pub(crate) fn start(
+    session: &Arc<Session>,
+    version: i16,
+    request: ProduceRequest,
+) -> BoxFuture<'static, Result<Option<ResponseKind>, ConnectionError>> {
+    let acks = request.acks;
+    let mut minitransactions = Vec::new();
+    let mut slots = Vec::new();
+    let request_refusal = refusal_of(&request);
+    for topic_data in &request.topic_data {
+        let topic_id = resolve(session, version, topic_data);
+        for partition_data in &topic_data.partition_data {
+            let batches = match (&request_refusal, &topic_id) {
+                (Some(failure), _) | (None, Err(failure)) => Err(failure.clone()),
+                (None, Ok(topic_id)) => appends(*topic_id, partition_data),
+            };
+            slots.push(match batches {
+                Ok(batches) => {
+                    let first = minitransactions.len();
+                    minitransactions.extend(batches);
+                    Slot::Proposed(first..minitransactions.len())
+                }
+                Err(failure) => Slot::Refused(failure),
+            });
+        }
+    }
+    let proposal = if minitransactions.is_empty() {
+        futures::future::ready(Ok(Vec::new())).boxed()
+    } else {
+        session.shared.kernel.propose(minitransactions)
+    };
+    let session = session.clone();
+    Box::pin(async move {
+        let outcomes = proposal.await;
+        let response = respond(&session, version, &request, slots, &outcomes);
+        if acks == 0 {
+            return without_answer(&response);
+        }
+        Ok(Some(ResponseKind::Produce(response)))
+    })
+}
+
+/// A client that wants no answers learns of an error only by losing its connection, as with Kafka.
+fn without_answer(response: &ProduceResponse) -> Result<Option<ResponseKind>, ConnectionError> {
+    let mut partitions = response.responses.iter().flat_map(|topic| &topic.partition_responses);
+    match partitions.find(|partition| partition.error_code != 0) {
+        None => Ok(None),
+        Some(failed) => Err(ConnectionError::Malformed(format!(
+            "a produce request with acks=0 failed with error {}",
+            failed.error_code
+        ))),
+    }
+}
+
+fn refusal_of(request: &ProduceRequest) -> Option<Failure> {
+    if request.transactional_id.is_some() {
+        return Some(no_transactions());
+    }
+    (!(-1..=1).contains(&request.acks)).then(|| {
+        let message = format!("acks is 0, 1 or -1, not {}", request.acks);
+        Failure::new(ResponseError::InvalidRequiredAcks, message)
+    })
+}
+
+fn resolve(
+    session: &Session,
+    version: i16,
+    topic_data: &TopicProduceData,
+) -> Result<TopicId, Failure> {
+    if version >= 13 {
+        return Ok(TopicId(topic_data.topic_id.into_bytes()));
+    }
+    let name = topic_data.name.as_str();
+    let found = session.shared.topics.id_of(&*session.shared.kernel, name)?;
+    found.ok_or_else(|| {
+        Failure::new(ResponseError::UnknownTopicOrPartition, format!("there is no topic '{name}'"))
+    })
+}
+
+/// The minitransactions of one partition's records. They are slices of the request's frame.
+fn appends(
+    topic_id: TopicId,
+    partition_data: &PartitionProduceData,
+) -> Result<Vec<Minitransaction>, Failure> {
+    let partition = partition_number(partition_data.index).ok_or_else(|| {
+        Failure::new(ResponseError::UnknownTopicOrPartition, "a negative partition")
+    })?;
+    let records = partition_data.records.clone().unwrap_or_default();
+    let batches = split_batches(&records)?;
+    if batches.len() != 1 {
+        let message = format!("{} record batches for one partition, not one", batches.len());
+        return Err(Failure::new(ResponseError::InvalidRecord, message));
+    }
+    let append = |batch: Bytes| {
+        let header = BatchHeader::parse_checked(&batch)?;
+        if header.is_transactional() {
+            return Err(no_transactions());
+        }
+        if header.is_control() {
+            return Err(Failure::new(
+                ResponseError::InvalidRecord,
+                "control batches are a broker's to write",
+            ));
+        }
+        Ok(Minitransaction::of(topic::Op::Append { topic_id, partition, batch }))
+    };
+    batches.into_iter().map(append).collect()
+}
+
+fn respond(
+    session: &Session,
+    version: i16,
+    request: &ProduceRequest,
+    slots: Vec<Slot>,
+    outcomes: &Result<Vec<Outcome>, KernelError>,
+) -> ProduceResponse {
+    let mut slots = slots.into_iter();
+    let responses = request.topic_data.iter().map(|topic_data| {
+        let partitions = topic_data.partition_data.iter().zip(&mut slots).map(|(data, slot)| {
+            let appended = match slot {
+                Slot::Refused(failure) => Err(failure),
+                Slot::Proposed(range) => appended(outcomes, range),
+            };
+            if let Err(failure) = &appended {
+                debug!(topic = %topic_data.name.as_str(), partition = data.index, error = %failure.message, "a batch was refused");
+            }
+            respond_partition(session, version, topic_data, data.index, appended)
+        });
+        TopicProduceResponse::default()
+            .with_name(topic_data.name.clone())
+            .with_topic_id(topic_data.topic_id)
+            .with_partition_responses(partitions.collect())
+    });
+    ProduceResponse::default().with_responses(responses.collect())
+}
+
+fn appended(
+    outcomes: &Result<Vec<Outcome>, KernelError>,
+    range: std::ops::Range<usize>,
+) -> Result<Appended, Failure> {
+    let outcomes = outcomes.as_ref().map_err(|error| Failure::from(error.clone()))?;
+    let outcome = outcomes.get(range).and_then(<[Outcome]>::first);
+    match topic_reply(outcome.cloned().ok_or_else(unexpected_reply)?)? {
+        topic::Reply::Appended(appended) => Ok(appended),
+        _ => Err(unexpected_reply()),
+    }
+}
+
+fn respond_partition(
+    session: &Session,
+    version: i16,
+    topic_data: &TopicProduceData,
+    index: i32,
+    appended: Result<Appended, Failure>,
+) -> PartitionProduceResponse {
+    let response =
+        PartitionProduceResponse::default().with_index(index).with_log_append_time_ms(NONE);
+    match appended {
+        Ok(appended) => response
+            .with_base_offset(appended.base_offset)
+            .with_log_start_offset(appended.log_start_offset),
+        Err(failure) => {
+            let is_unknown = failure.error == ResponseError::UnknownTopicOrPartition;
+            if is_unknown {
+                session.shared.topics.forget(topic_data.name.as_str());
+            }
+            let error = if is_unknown && version >= 13 {
+                ResponseError::UnknownTopicId
+            } else {
+                failure.error
+            };
+            response
+                .with_error_code(error.code())
+                .with_base_offset(NONE)
+                .with_log_start_offset(NONE)
+                .with_error_message(Some(text(failure.message)))
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! One connection: requests in, responses out, in the same order.
+//!
+//! ```text
+//!   read ──▶ decode ──▶ queue of answers to come ──▶ write
+//!                │ (bounded in requests and bytes)     │ awaits each in turn
+//!                └──▶ Produce is proposed at once, so a pipeline of them shares commits
+//! ```
+//!
+//! Kafka answers a connection's requests one after the other. Here only a Produce may start before
+//! its turn, and only when nothing but such Produces is before it: then nobody can tell the
+//! difference.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+use kafka_protocol::messages::{ApiKey, RequestKind, ResponseKind};
+use proteus_env::net::TcpStream;
+use proteus_env::task;
+use proteus_face::{Connection, ConnectionError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::codec::{self, CodecError, FRAME_BYTES_MAX, Request};
+use crate::{Shared, api, requests};
+
+/// Requests of one connection that wait for their answers.
+const PIPELINE_MAX: usize = 64;
+/// Bytes of them; one request of the largest size always fits.
+const PIPELINE_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
+const _: () = assert!(PIPELINE_BYTES_MAX >= FRAME_BYTES_MAX);
+/// How long a client may take to read [`WRITE_CHUNK_BYTES`] before it is disconnected.
+const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+/// Bytes of a response that are written, and timed, as one.
+const WRITE_CHUNK_BYTES: usize = 256 * 1024;
+/// First size of a connection's buffer; idle ones are many.
+const READ_BUFFER_BYTES: usize = 4 * 1024;
+
+/// What the requests of one connection share.
+pub(crate) struct Session {
+    pub(crate) shared: Arc<Shared>,
+    /// Where the client is.
+    pub(crate) peer: SocketAddr,
+    /// Where it reached us: what it is told to connect to.
+    pub(crate) local: SocketAddr,
+    is_authenticated: AtomicBool,
+    /// Requests that have not started before their turn, and whose answers are still to come.
+    waiting: AtomicUsize,
+}
+
+/// The frame to send, or none for a request that has no answer.
+type Answer = BoxFuture<'static, Result<Option<Bytes>, ConnectionError>>;
+
+struct Pending {
+    answer: Answer,
+    /// Whether it is one of [`Session::waiting`].
+    is_counted: bool,
+    /// Held until the answer is sent.
+    _bytes: OwnedSemaphorePermit,
+}
+
+impl Session {
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.is_authenticated.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_authenticated(&self) {
+        self.is_authenticated.store(true, Ordering::Release);
+    }
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    connection: Connection,
+) -> Result<(), ConnectionError> {
+    let Connection { stream, peer, local, mut shutdown, .. } = connection;
+    let session = Arc::new(Session {
+        is_authenticated: AtomicBool::new(shared.accounts.is_open()),
+        shared,
+        peer,
+        local,
+        waiting: AtomicUsize::new(0),
+    });
+    let (read_half, write_half) = TcpStream::into_split(stream);
+    let (sender, receiver) = mpsc::channel(PIPELINE_MAX);
+    let writing = write(session.clone(), write_half, receiver);
+    tokio::pin!(writing);
+    {
+        let reading = read(session, read_half, sender);
+        tokio::select! {
+            // The client is gone: nobody waits for what is pending.
+            ended = reading => return ended,
+            ended = &mut writing => return ended,
+            () = shutdown.requested() => {}
+        }
+    }
+    // The sender went with the reader, so the writer ends after what is pending.
+    writing.await
+}
+
+async fn read(
+    session: Arc<Session>,
+    mut stream: OwnedReadHalf,
+    queue: mpsc::Sender<Pending>,
+) -> Result<(), ConnectionError> {
+    let mut buffer = BytesMut::with_capacity(READ_BUFFER_BYTES);
+    let bytes_budget = Arc::new(Semaphore::new(PIPELINE_BYTES_MAX));
+    loop {
+        while let Some(frame) = codec::take_frame(&mut buffer).map_err(malformed)? {
+            let permits = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+            let Ok(permit) = bytes_budget.clone().acquire_many_owned(permits).await else {
+                return Ok(());
+            };
+            let pending = dispatch(&session, frame, permit)?;
+            if queue.send(pending).await.is_err() {
+                return Ok(());
+            }
+        }
+        if stream.read_buf(&mut buffer).await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn malformed(error: CodecError) -> ConnectionError {
+    ConnectionError::Malformed(error.to_string())
+}
+
+/// What will answer the frame.
+fn dispatch(
+    session: &Arc<Session>,
+    frame: Bytes,
+    permit: OwnedSemaphorePermit,
+) -> Result<Pending, ConnectionError> {
+    let request = match codec::decode_request(frame) {
+        Ok(request) => request,
+        // The one request that a client may send in a version we have never heard of.
+        Err(CodecError::Version { api_key: ApiKey::ApiVersions, correlation_id, .. }) => {
+            let refusal = ResponseKind::ApiVersions(requests::api_versions::unsupported_version());
+            let frame = codec::encode_response(ApiKey::ApiVersions, 0, correlation_id, &refusal)
+                .map_err(malformed)?;
+            let answer: Answer = Box::pin(async move { Ok(Some(frame)) });
+            return Ok(Pending { answer, is_counted: false, _bytes: permit });
+        }
+        Err(error) => return Err(malformed(error)),
+    };
+    let Request { api_key, version, correlation_id, client_id, body } = request;
+    let started = session.shared.clock.elapsed();
+    let is_eager = api_key == ApiKey::Produce
+        && session.is_authenticated()
+        && session.waiting.load(Ordering::Acquire) == 0;
+    let session = session.clone();
+    let answering: BoxFuture<'static, Result<Option<ResponseKind>, ConnectionError>> = match body {
+        RequestKind::Produce(body) if is_eager => {
+            Box::pin(requests::produce::start(&session, version, body))
+        }
+        body => {
+            session.waiting.fetch_add(1, Ordering::AcqRel);
+            let session = session.clone();
+            Box::pin(async move { requests::answer(&session, version, &client_id, body).await })
+        }
+    };
+    let answer: Answer = Box::pin(async move {
+        let response = answering.await?;
+        let meter = api::served_index(api_key).and_then(|index| session.shared.meters.get(index));
+        if let Some(meter) = meter {
+            meter.observe(session.shared.clock.elapsed().saturating_sub(started), false);
+        }
+        response
+            .map(|response| codec::encode_response(api_key, version, correlation_id, &response))
+            .transpose()
+            .map_err(malformed)
+    });
+    Ok(Pending { answer, is_counted: !is_eager, _bytes: permit })
+}
+
+async fn write(
+    session: Arc<Session>,
+    mut stream: OwnedWriteHalf,
+    mut queue: mpsc::Receiver<Pending>,
+) -> Result<(), ConnectionError> {
+    while let Some(pending) = queue.recv().await {
+        let answer = pending.answer.await?;
+        if pending.is_counted {
+            session.waiting.fetch_sub(1, Ordering::AcqRel);
+        }
+        let Some(frame) = answer else {
+            continue;
+        };
+        for chunk in frame.chunks(WRITE_CHUNK_BYTES) {
+            match task::timeout(WRITE_TIMEOUT, stream.write_all(chunk)).await {
+                Some(written) => written?,
+                None => return Err(unread()),
+            }
+        }
+    }
+    stream.shutdown().await?;
+    Ok(())
+}
+
+fn unread() -> ConnectionError {
+    ConnectionError::Limit(format!(
+        "the client has not read {WRITE_CHUNK_BYTES} bytes of a response for {} s",
+        WRITE_TIMEOUT.as_secs()
+    ))
+}

@@ -1,0 +1,269 @@
+use bytes::{Bytes, BytesMut};
+use proptest::prelude::*;
+
+use super::request::{Acl, CreateRequest, REQUEST_TYPES};
+use super::*;
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof!["(/[a-z]{1,4}){1,3}", any::<String>()]
+}
+
+fn data() -> impl Strategy<Value = Option<Bytes>> {
+    prop::option::of(prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from))
+}
+
+fn acl() -> impl Strategy<Value = Vec<Acl>> {
+    let entry = (any::<i32>(), text(), text()).prop_map(|(permissions, scheme, id)| Acl {
+        permissions,
+        scheme,
+        id,
+    });
+    prop::collection::vec(entry, 0..3)
+}
+
+fn create() -> impl Strategy<Value = CreateRequest> {
+    let code = prop::sample::select(vec![1, 15, 19, 21]);
+    (code, text(), data(), acl(), any::<i32>(), any::<i64>()).prop_map(
+        |(code, path, data, acl, flags, ttl_ms)| {
+            let ttl_ms = (code == 21).then_some(ttl_ms);
+            CreateRequest { code, path, data, acl, flags, ttl_ms }
+        },
+    )
+}
+
+fn multi_op() -> impl Strategy<Value = MultiOp> {
+    prop_oneof![
+        create().prop_map(MultiOp::Create),
+        (text(), any::<i32>()).prop_map(|(path, version)| MultiOp::Delete { path, version }),
+        (text(), data(), any::<i32>()).prop_map(|(path, data, version)| MultiOp::SetData {
+            path,
+            data,
+            version
+        }),
+        (text(), any::<i32>()).prop_map(|(path, version)| MultiOp::Check { path, version }),
+    ]
+}
+
+fn watch_sets() -> impl Strategy<Value = WatchSets> {
+    let paths = || prop::collection::vec(text(), 0..4);
+    let persistent = prop::option::of((paths(), paths()));
+    (any::<i64>(), paths(), paths(), paths(), persistent).prop_map(
+        |(relative_zxid, data, exist, child, persistent)| WatchSets {
+            relative_zxid,
+            data,
+            exist,
+            child,
+            persistent,
+        },
+    )
+}
+
+fn watcher_type() -> impl Strategy<Value = WatcherType> {
+    prop::sample::select(vec![WatcherType::Children, WatcherType::Data, WatcherType::Any])
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let watched = || (text(), any::<bool>());
+    let versioned = || (text(), any::<i32>());
+    let simple =
+        prop_oneof![
+            create().prop_map(Request::Create),
+            versioned().prop_map(|(path, version)| Request::Delete { path, version }),
+            versioned().prop_map(|(path, version)| Request::Check { path, version }),
+            watched().prop_map(|(path, watch)| Request::Exists { path, watch }),
+            watched().prop_map(|(path, watch)| Request::GetData { path, watch }),
+            (watched(), any::<bool>()).prop_map(|((path, watch), with_stat)| {
+                Request::GetChildren { path, watch, with_stat }
+            }),
+            (text(), data(), any::<i32>()).prop_map(|(path, data, version)| Request::SetData {
+                path,
+                data,
+                version
+            }),
+            (text(), acl(), any::<i32>()).prop_map(|(path, acl, version)| Request::SetAcl {
+                path,
+                acl,
+                version
+            }),
+        ];
+    let others = prop_oneof![
+        text().prop_map(|path| Request::GetAcl { path }),
+        text().prop_map(|path| Request::Sync { path }),
+        text().prop_map(|prefix| Request::GetEphemerals { prefix }),
+        Just(Request::Ping),
+        Just(Request::CloseSession),
+        prop::collection::vec(multi_op(), 0..4).prop_map(Request::Multi),
+        prop::collection::vec(
+            prop_oneof![
+                text().prop_map(|path| ReadOp::GetData { path }),
+                text().prop_map(|path| ReadOp::GetChildren { path }),
+            ],
+            0..4
+        )
+        .prop_map(Request::MultiRead),
+        (text(), data()).prop_map(|(scheme, secret)| Request::Auth {
+            scheme,
+            secret: secret.unwrap_or_default()
+        }),
+        watched().prop_map(|(path, is_recursive)| Request::AddWatch { path, is_recursive }),
+        (text(), watcher_type())
+            .prop_map(|(path, watcher_type)| Request::CheckWatches { path, watcher_type }),
+        (text(), watcher_type())
+            .prop_map(|(path, watcher_type)| Request::RemoveWatches { path, watcher_type }),
+        watch_sets().prop_map(Request::SetWatches),
+    ];
+    prop_oneof![simple, others]
+}
+
+proptest! {
+    #[test]
+    fn requests_come_back(xid in any::<i32>(), request in request()) {
+        let mut bytes = BytesMut::new();
+        request.encode(xid, &mut bytes);
+        let frame = take_frame(&mut bytes, usize::MAX).expect("sound").expect("complete");
+        prop_assert!(bytes.is_empty());
+        let decoded = Decoded::decode(frame).expect("sound");
+        prop_assert_eq!(decoded.header, RequestHeader { xid, code: request.code() });
+        prop_assert_eq!(decoded.request, Some(request));
+    }
+
+    #[test]
+    fn handshakes_come_back(
+        last_zxid_seen in any::<i64>(),
+        timeout_ms in any::<i32>(),
+        session_id in any::<i64>(),
+        password in prop::collection::vec(any::<u8>(), 0..20),
+        read_only in prop::option::of(any::<bool>()),
+    ) {
+        let request = ConnectRequest {
+            protocol_version: 0,
+            last_zxid_seen,
+            timeout_ms,
+            session_id,
+            password: Bytes::from(password),
+            read_only,
+        };
+        let mut bytes = BytesMut::new();
+        request.encode(&mut bytes);
+        let frame = take_frame(&mut bytes, usize::MAX).expect("sound").expect("complete");
+        prop_assert_eq!(ConnectRequest::decode(frame), Ok(request));
+    }
+}
+
+fn corpus() -> Vec<Vec<u8>> {
+    let path = || "/a/b".to_owned();
+    let open = Acl { permissions: 31, scheme: "world".to_owned(), id: "anyone".to_owned() };
+    let create = CreateRequest {
+        code: 15,
+        path: path(),
+        data: Some(Bytes::from_static(b"data")),
+        acl: vec![open],
+        flags: 3,
+        ttl_ms: None,
+    };
+    let sets = WatchSets {
+        relative_zxid: 7,
+        data: vec![path(), path()],
+        exist: vec![path()],
+        child: vec![],
+        persistent: Some((vec![path()], vec![])),
+    };
+    let requests = [
+        Request::Create(create.clone()),
+        Request::GetData { path: path(), watch: true },
+        Request::Multi(vec![MultiOp::Create(create), MultiOp::Check { path: path(), version: 1 }]),
+        Request::MultiRead(vec![ReadOp::GetData { path: path() }]),
+        Request::SetWatches(sets),
+        Request::Auth { scheme: "digest".to_owned(), secret: Bytes::from_static(b"u:p") },
+    ];
+    let mut corpus: Vec<Vec<u8>> = requests
+        .iter()
+        .map(|request| {
+            let mut bytes = BytesMut::new();
+            request.encode(1, &mut bytes);
+            bytes.to_vec()
+        })
+        .collect();
+    let mut handshake = BytesMut::new();
+    ConnectRequest {
+        protocol_version: 0,
+        last_zxid_seen: 0,
+        timeout_ms: 6_000,
+        session_id: 0,
+        password: Bytes::from_static(&[0; 16]),
+        read_only: Some(false),
+    }
+    .encode(&mut handshake);
+    corpus.push(handshake.to_vec());
+    corpus
+}
+
+/// Any bytes are frames or malformed; a request that is understood is written as it was read.
+fn fuzz(bytes: &[u8]) {
+    let mut received = BytesMut::from(bytes);
+    while let Ok(Some(frame)) = take_frame(&mut received, FRAME_BYTES_MAX_DEFAULT) {
+        let _is_sound_or_malformed = ConnectRequest::decode(frame.clone());
+        let Ok(Decoded { header, request: Some(request) }) = Decoded::decode(frame.clone()) else {
+            continue;
+        };
+        let mut again = BytesMut::new();
+        request.encode(header.xid, &mut again);
+        let again = take_frame(&mut again, usize::MAX).expect("sound").expect("complete");
+        assert_eq!(Decoded::decode(again).expect("sound").request, Some(request));
+    }
+}
+
+#[test]
+fn any_bytes_are_survived() {
+    proteus_testkit::fuzz::run("zookeeper_frames", &corpus(), fuzz);
+}
+
+#[test]
+fn lengths_are_judged_before_the_bytes_are_there() {
+    let oversized = i32::try_from(FRAME_BYTES_MAX_DEFAULT + 1).expect("small");
+    for claimed in [-1, i32::MIN, i32::MAX, oversized] {
+        let mut received = BytesMut::from(&claimed.to_be_bytes()[..]);
+        assert!(take_frame(&mut received, FRAME_BYTES_MAX_DEFAULT).is_err(), "{claimed}");
+    }
+    // A vector that claims more elements than the frame has bytes for.
+    let mut body = BytesMut::new();
+    body.extend_from_slice(&1i32.to_be_bytes());
+    body.extend_from_slice(&101i32.to_be_bytes());
+    body.extend_from_slice(&0i64.to_be_bytes());
+    body.extend_from_slice(&i32::MAX.to_be_bytes());
+    assert!(matches!(Decoded::decode(body.freeze()), Err(Malformed::Length { .. })));
+}
+
+/// docs/faces/zookeeper.md names every request type, and says of each what the code does.
+#[test]
+fn support_table_agrees_with_the_code() {
+    let table = include_str!("../../../../docs/faces/zookeeper.md");
+    let rows: Vec<(i32, &str, &str)> = table
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.trim_matches('|').split('|').map(str::trim);
+            let (code, name, support) = (cells.next()?, cells.next()?, cells.next()?);
+            Some((code.parse().ok()?, name, support))
+        })
+        .collect();
+    let codes: Vec<i32> = rows.iter().map(|(code, ..)| *code).collect();
+    let expected: Vec<i32> = REQUEST_TYPES.iter().map(|known| known.code).collect();
+    assert_eq!(codes, expected);
+    for ((code, name, support), known) in rows.iter().zip(REQUEST_TYPES) {
+        assert_eq!(*name, known.name);
+        let is_supported = match *support {
+            "supported" | "differs" => true,
+            "refused" => false,
+            other => panic!("{name} is {other}, which is not a word of the table"),
+        };
+        assert_eq!(is_supported, known.is_supported, "{name}");
+        // The body of `createTTL` is read, because `multi` may hold one.
+        if !known.is_supported && known.name != "createTTL" {
+            let mut frame = BytesMut::new();
+            frame.extend_from_slice(&1i32.to_be_bytes());
+            frame.extend_from_slice(&code.to_be_bytes());
+            let decoded = Decoded::decode(frame.freeze()).expect("a header is enough");
+            assert_eq!(decoded.request, None, "{name} is decoded, but said to be refused");
+        }
+    }
+}

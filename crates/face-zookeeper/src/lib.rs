@@ -1,0 +1,188 @@
+//! The ZooKeeper protocol over the kernel's znode tree.
+//!
+//! ```text
+//!   socket ─▶ codec ─▶ session ─▶ translate ─▶ kernel.propose / kernel.read
+//!   socket ◀─ outbox ◀─┬─ replies, in the order of requests
+//!                      └─ watch events ◀─ watches ◀─ kernel.follow
+//! ```
+//! Znodes and sessions are durable in the tree machine; which session was heard when, and who watches
+//! what, is soft state here. It knows nothing of keys, logs or other faces.
+//!
+//! Reading order: [`ZookeeperFace`], `session.rs` (a connection's life), `translate.rs`, `watches.rs`,
+//! `sessions.rs` (expiry), [`codec`].
+
+pub mod codec;
+pub mod errors;
+mod expiry;
+mod handshake;
+mod outbox;
+mod reads;
+mod session;
+mod sessions;
+mod translate;
+mod watches;
+mod words;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use proteus_env::Clock;
+use proteus_face::{Accounts, Connection, Face, Meter, Metrics, Serving};
+use proteus_kernel_api::{Change, Commit, Kernel, Listener};
+
+use codec::FRAME_BYTES_MAX_DEFAULT;
+use codec::request::REQUEST_TYPES;
+use sessions::Sessions;
+use watches::Watches;
+
+const NAME: &str = "zookeeper";
+
+/// What can be chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ZookeeperOptions {
+    /// Longest frame a client may send, in bytes: ZooKeeper's `jute.maxbuffer`. Replies may be longer.
+    pub frame_bytes_max: usize,
+    /// Shortest session timeout granted, in milliseconds: two of ZooKeeper's ticks.
+    pub session_timeout_ms_min: u32,
+    /// Longest session timeout granted, in milliseconds: twenty of ZooKeeper's ticks.
+    pub session_timeout_ms_max: u32,
+}
+
+/// ZooKeeper's default tick, in milliseconds.
+const TICK_MS: u32 = 2_000;
+
+impl Default for ZookeeperOptions {
+    fn default() -> ZookeeperOptions {
+        ZookeeperOptions {
+            frame_bytes_max: FRAME_BYTES_MAX_DEFAULT,
+            session_timeout_ms_min: 2 * TICK_MS,
+            session_timeout_ms_max: 20 * TICK_MS,
+        }
+    }
+}
+
+/// The face.
+pub struct ZookeeperFace {
+    shared: Arc<Shared>,
+}
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) kernel: Arc<dyn Kernel>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) accounts: Accounts,
+    pub(crate) options: ZookeeperOptions,
+    pub(crate) watches: Arc<Watches>,
+    pub(crate) sessions: Arc<Sessions>,
+    /// One for each of [`REQUEST_TYPES`], in that order.
+    meters: Vec<Meter>,
+    meter_unknown: Meter,
+    pub(crate) requests: AtomicU64,
+    pub(crate) connections: AtomicU64,
+    /// Whether the stored sessions have been read.
+    pub(crate) is_loaded: AtomicBool,
+    pub(crate) is_expiring: AtomicBool,
+}
+
+impl Shared {
+    /// The meter of a request type; types that the protocol does not have share one.
+    pub(crate) fn meter(&self, code: i32) -> &Meter {
+        REQUEST_TYPES
+            .iter()
+            .position(|request_type| request_type.code == code)
+            .and_then(|index| self.meters.get(index))
+            .unwrap_or(&self.meter_unknown)
+    }
+}
+
+/// Turns commits into watch events and keeps the sessions known. It holds no kernel, which holds it.
+struct Follower {
+    clock: Arc<dyn Clock>,
+    watches: Arc<Watches>,
+    sessions: Arc<Sessions>,
+}
+
+impl Listener for Follower {
+    fn on_commit(&self, commit: &Commit) {
+        use proteus_kernel_api::tree::Change as TreeChange;
+        for change in &commit.changes {
+            let Change::Tree(change) = change else {
+                continue;
+            };
+            match change {
+                TreeChange::SessionOpened { session, timeout_ms } => {
+                    self.sessions.on_opened(*session, *timeout_ms, self.clock.elapsed());
+                }
+                TreeChange::SessionClosed { session } => self.sessions.on_closed(*session),
+                _ => self.watches.on_change(change),
+            }
+        }
+    }
+}
+
+impl ZookeeperFace {
+    /// A face over `kernel`. Within a runtime, stored sessions are watched over from now on; else
+    /// from the first connection on.
+    pub fn new(
+        kernel: Arc<dyn Kernel>,
+        clock: Arc<dyn Clock>,
+        metrics: &Metrics,
+        accounts: Accounts,
+        options: ZookeeperOptions,
+    ) -> ZookeeperFace {
+        let (watches, sessions) = (Arc::new(Watches::default()), Arc::new(Sessions::default()));
+        kernel.follow(Arc::new(Follower {
+            clock: clock.clone(),
+            watches: watches.clone(),
+            sessions: sessions.clone(),
+        }));
+        let shared = Arc::new(Shared {
+            kernel,
+            clock,
+            accounts,
+            options,
+            watches,
+            sessions,
+            meters: REQUEST_TYPES
+                .iter()
+                .map(|request_type| metrics.meter(NAME, request_type.name))
+                .collect(),
+            meter_unknown: metrics.meter(NAME, "unknown"),
+            requests: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            is_loaded: AtomicBool::new(false),
+            is_expiring: AtomicBool::new(false),
+        });
+        if tokio::runtime::Handle::try_current().is_ok() {
+            expiry::start(&shared);
+        }
+        ZookeeperFace { shared }
+    }
+}
+
+impl Face for ZookeeperFace {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn standard_port(&self) -> u16 {
+        2181
+    }
+
+    fn try_it(&self, address: SocketAddr) -> String {
+        format!("zkCli.sh -server {address} ls /")
+    }
+
+    fn authenticates(&self) -> bool {
+        true
+    }
+
+    fn serve(self: Arc<Self>, connection: Connection) -> Serving {
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            expiry::start(&shared);
+            handshake::serve(shared, connection).await
+        })
+    }
+}

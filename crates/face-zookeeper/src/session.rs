@@ -1,0 +1,461 @@
+//! A connection's life after the handshake.
+//!
+//! ```text
+//!   received ─▶ waiting ─▶ in_flight ─▶ outbox ─▶ sending
+//! ```
+//! Requests are carried out as if one after the other, in the order sent, and answered in that
+//! order. Writes enter the kernel without waiting for each other, as many at once as there are. A
+//! read waits until the writes before it are answered, so that it sees them; a write waits until the
+//! reads before it are, so that they do not.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use proteus_env::task;
+use proteus_face::{Connection, ConnectionError};
+use proteus_kernel_api::tree::{SessionId, Zxid};
+use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal, View};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::Shared;
+use crate::codec::reply::{self, EventType};
+use crate::codec::{Decoded, Request, take_frame};
+use crate::errors::{self, Answer, ErrorCode};
+use crate::outbox::{Closing, Outbox};
+use crate::reads::{self, WatchSink};
+use crate::sessions::LiveSession;
+use crate::translate::{self, Plan, WriteShape};
+use crate::watches::{TooManyWatches, WATCHES_PER_CONNECTION_MAX, WatchKind};
+
+/// Requests of one connection not yet answered; ZooKeeper's `globalOutstandingLimit`, but for each
+/// connection. Reading pauses beyond it.
+const UNANSWERED_MAX: usize = 1_000;
+
+/// Bytes of requests of one connection not yet answered, above which reading pauses.
+const UNANSWERED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes to be sent, above which no further request is carried out until the client reads.
+const UNSENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Reads carried out at once, while commits wait.
+const READ_RUN_MAX: usize = 32;
+
+/// Memory to have ready for what a client sends.
+const RECEIVE_BYTES_MIN: usize = 2 * 1024;
+
+/// How long a client may take to accept the last bytes before its connection is dropped.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the handshake led to.
+pub(crate) struct Established {
+    pub(crate) session: Arc<LiveSession>,
+    pub(crate) outbox: Arc<Outbox>,
+    /// What the client sent after the handshake's frame.
+    pub(crate) received: BytesMut,
+}
+
+/// A request whose turn has not come.
+struct Waiting {
+    xid: i32,
+    code: i32,
+    bytes: usize,
+    since: Duration,
+    plan: Plan,
+}
+
+/// A write the kernel has.
+struct Proposed {
+    xid: i32,
+    code: i32,
+    bytes: usize,
+    since: Duration,
+    shape: WriteShape,
+}
+
+/// Writes handed to the kernel at once.
+struct Batch {
+    writes: Vec<Proposed>,
+    proposal: Proposal,
+}
+
+struct Conversation<'a> {
+    shared: &'a Shared,
+    connection_id: u64,
+    session: Arc<LiveSession>,
+    outbox: Arc<Outbox>,
+    received: BytesMut,
+    waiting: VecDeque<Waiting>,
+    in_flight: VecDeque<Batch>,
+    unanswered_count: usize,
+    unanswered_bytes: usize,
+    last_zxid: i64,
+    is_admitted: bool,
+    /// The last request was read; the connection ends once all is answered and sent.
+    is_ending: bool,
+    /// The connection ends at once with this: its outcome must look unknown to the client.
+    failure: Option<ConnectionError>,
+}
+
+/// Carries on until the client leaves, the session ends or the node stops.
+pub(crate) async fn run(
+    shared: &Shared,
+    connection: &mut Connection,
+    established: Established,
+) -> Result<(), ConnectionError> {
+    let mut conversation = Conversation {
+        shared,
+        connection_id: connection.connection_id,
+        session: established.session,
+        outbox: established.outbox,
+        received: established.received,
+        waiting: VecDeque::new(),
+        in_flight: VecDeque::new(),
+        unanswered_count: 0,
+        unanswered_bytes: 0,
+        last_zxid: 0,
+        is_admitted: shared.accounts.is_open(),
+        is_ending: false,
+        failure: None,
+    };
+    let mut sending = BytesMut::new();
+    let mut shutdown = connection.shutdown.clone();
+    let (mut reader, mut writer) = connection.stream.split();
+    loop {
+        conversation.proceed()?;
+        if sending.is_empty() {
+            conversation.outbox.take(&mut sending);
+        }
+        let closing = conversation.outbox.closing();
+        let is_done = conversation.is_ending && conversation.unanswered_count == 0;
+        if is_done || closing.is_some() {
+            let farewell = async {
+                writer.write_all(&sending).await?;
+                conversation.outbox.take(&mut sending);
+                writer.write_all(&sending).await?;
+                writer.shutdown().await
+            };
+            // The client's share of the farewell is its own affair.
+            let _ = task::timeout(FAREWELL_TIMEOUT, farewell).await;
+            return match closing {
+                Some(Closing::EventsUnread) => Err(ConnectionError::Limit(
+                    "the client does not read its watch events".to_owned(),
+                )),
+                _ => Ok(()),
+            };
+        }
+        let can_read = conversation.can_read();
+        if can_read {
+            conversation.received.reserve(RECEIVE_BYTES_MIN);
+        }
+        let Conversation { received, in_flight, outbox, is_ending, .. } = &mut conversation;
+        tokio::select! {
+            read = reader.read_buf(received), if can_read => match read? {
+                0 => return Ok(()),
+                _ => conversation.session.hear(shared.clock.elapsed()),
+            },
+            outcomes = first_outcomes(in_flight), if !in_flight.is_empty() => {
+                conversation.answer_batch(outcomes);
+            }
+            written = writer.write(&sending), if !sending.is_empty() => match written? {
+                0 => return Ok(()),
+                count => sending.advance(count),
+            },
+            () = outbox.grown() => {}
+            () = shutdown.requested(), if !*is_ending => *is_ending = true,
+        }
+    }
+}
+
+type Outcomes = Result<Vec<Outcome>, KernelError>;
+
+/// Waits for the oldest batch, which must exist.
+async fn first_outcomes(in_flight: &mut VecDeque<Batch>) -> Outcomes {
+    poll_fn(|context| match in_flight.front_mut() {
+        Some(batch) => batch.proposal.as_mut().poll(context),
+        None => Poll::Pending,
+    })
+    .await
+}
+
+impl Conversation<'_> {
+    fn can_read(&self) -> bool {
+        !self.is_ending
+            && self.unanswered_count < UNANSWERED_MAX
+            && self.unanswered_bytes < UNANSWERED_BYTES_MAX
+            && self.outbox.len() < UNSENT_BYTES_MAX
+            // One frame at most is not yet taken apart.
+            && self.received.len() <= self.shared.options.frame_bytes_max + 4
+    }
+
+    /// Does all that can be done without waiting.
+    fn proceed(&mut self) -> Result<(), ConnectionError> {
+        loop {
+            let mut is_moving = self.take_requests()?;
+            is_moving |= self.propose_writes();
+            if let Some(batch) = self.in_flight.front_mut() {
+                let mut context = Context::from_waker(Waker::noop());
+                if let Poll::Ready(outcomes) = batch.proposal.as_mut().poll(&mut context) {
+                    self.answer_batch(outcomes);
+                    is_moving = true;
+                }
+            } else if self.outbox.len() < UNSENT_BYTES_MAX {
+                is_moving |= self.carry_out_reads();
+            }
+            if let Some(failure) = self.failure.take() {
+                return Err(failure);
+            }
+            if !is_moving {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes apart what was received.
+    fn take_requests(&mut self) -> Result<bool, ConnectionError> {
+        let malformed =
+            |error: crate::codec::Malformed| ConnectionError::Malformed(error.to_string());
+        let mut is_moving = false;
+        while !self.is_ending
+            && self.unanswered_count < UNANSWERED_MAX
+            && self.unanswered_bytes < UNANSWERED_BYTES_MAX
+        {
+            let frame = take_frame(&mut self.received, self.shared.options.frame_bytes_max)
+                .map_err(malformed)?;
+            let Some(frame) = frame else {
+                break;
+            };
+            is_moving = true;
+            self.accept(frame).map_err(malformed)?;
+        }
+        Ok(is_moving)
+    }
+
+    fn accept(&mut self, frame: Bytes) -> Result<(), crate::codec::Malformed> {
+        let bytes = frame.len();
+        let Decoded { header, request } = Decoded::decode(frame)?;
+        self.shared.requests.fetch_add(1, Ordering::Relaxed);
+        let plan = match request {
+            None => Plan::Refuse(ErrorCode::UNIMPLEMENTED),
+            Some(Request::Auth { scheme, secret }) => self.authenticate(&scheme, &secret),
+            Some(Request::CloseSession) => {
+                self.is_ending = true;
+                // What the session's end tells this connection, its own reply tells.
+                self.session.detach(self.connection_id);
+                translate::plan(Request::CloseSession, self.session.id)
+            }
+            Some(request) if self.is_admitted || request == Request::Ping => {
+                translate::plan(request, self.session.id)
+            }
+            Some(_) => Plan::Refuse(ErrorCode::NO_AUTH),
+        };
+        self.unanswered_count += 1;
+        self.unanswered_bytes += bytes;
+        self.waiting.push_back(Waiting {
+            xid: header.xid,
+            code: header.code,
+            bytes,
+            since: self.shared.clock.elapsed(),
+            plan,
+        });
+        Ok(())
+    }
+
+    /// Judges a password in its turn: requests after it are admitted or not by what it says.
+    fn authenticate(&mut self, scheme: &str, secret: &[u8]) -> Plan {
+        let accounts = &self.shared.accounts;
+        let is_right = scheme == "digest"
+            && std::str::from_utf8(secret)
+                .ok()
+                .and_then(|text| text.split_once(':'))
+                .is_some_and(|(user, password)| accounts.verify(user, password.as_bytes()).is_ok());
+        if is_right {
+            self.is_admitted = true;
+            Plan::Read(Request::Ping)
+        } else {
+            self.is_ending = true;
+            Plan::Refuse(ErrorCode::AUTH_FAILED)
+        }
+    }
+
+    /// Hands the writes at the front to the kernel, all at once.
+    fn propose_writes(&mut self) -> bool {
+        let mut writes = Vec::new();
+        let mut minitransactions: Vec<Minitransaction> = Vec::new();
+        while let Some(waiting) = self.waiting.pop_front() {
+            let Waiting { xid, code, bytes, since, plan } = waiting;
+            match plan {
+                Plan::Write(minitransaction, shape) => {
+                    minitransactions.push(minitransaction);
+                    writes.push(Proposed { xid, code, bytes, since, shape });
+                }
+                plan => {
+                    self.waiting.push_front(Waiting { xid, code, bytes, since, plan });
+                    break;
+                }
+            }
+        }
+        if writes.is_empty() {
+            return false;
+        }
+        let proposal = self.shared.kernel.propose(minitransactions);
+        self.in_flight.push_back(Batch { writes, proposal });
+        true
+    }
+
+    /// Answers the oldest batch.
+    fn answer_batch(&mut self, outcomes: Outcomes) {
+        let Some(batch) = self.in_flight.pop_front() else {
+            return;
+        };
+        let outcomes = match outcomes {
+            Ok(outcomes) if outcomes.len() == batch.writes.len() => outcomes,
+            Ok(_) => {
+                let error = std::io::Error::other("the kernel answered another number of writes");
+                self.failure = Some(ConnectionError::Io(error));
+                return;
+            }
+            Err(error) => return self.answer_failed_batch(batch.writes, &error),
+        };
+        for (write, outcome) in batch.writes.into_iter().zip(outcomes) {
+            let mut told = ErrorCode::OK;
+            let last_zxid = &mut self.last_zxid;
+            self.outbox.push(|into| {
+                told = translate::answer_write(into, write.xid, &write.shape, &outcome, last_zxid);
+            });
+            if told == ErrorCode::SESSION_EXPIRED {
+                self.is_ending = true;
+            }
+            self.answered(write.code, write.bytes, write.since, told);
+        }
+    }
+
+    fn answer_failed_batch(&mut self, writes: Vec<Proposed>, error: &KernelError) {
+        match errors::of_kernel(error) {
+            Answer::Disconnect => {
+                let error = std::io::Error::other(error.clone());
+                self.failure = Some(ConnectionError::Io(error));
+            }
+            Answer::Reply(code) => {
+                for write in writes {
+                    self.outbox.push(|into| reply::error(into, write.xid, self.last_zxid, code));
+                    self.answered(write.code, write.bytes, write.since, code);
+                }
+            }
+        }
+    }
+
+    /// Answers the reads and refusals at the front, at one state.
+    fn carry_out_reads(&mut self) -> bool {
+        let is_write = |waiting: &Waiting| matches!(waiting.plan, Plan::Write(..));
+        let run = self.waiting.iter().take(READ_RUN_MAX).take_while(|w| !is_write(w)).count();
+        if run == 0 {
+            return false;
+        }
+        let run: Vec<Waiting> = self.waiting.drain(..run).collect();
+        let mut watching = Watching {
+            shared: self.shared,
+            connection_id: self.connection_id,
+            session: self.session.id,
+            outbox: &self.outbox,
+            refused: None,
+        };
+        let mut told = Vec::with_capacity(run.len());
+        let mut last_zxid = self.last_zxid;
+        let read = self.shared.kernel.read(|view| {
+            let zxid = Zxid::from_commit(view.applied_ts).0;
+            last_zxid = last_zxid.max(zxid);
+            let mut answer = BytesMut::new();
+            for waiting in &run {
+                answer.clear();
+                let code = answer_front(&mut answer, waiting, view, last_zxid, &mut watching);
+                // Queued while no commit can happen: an event of a watch set here comes after.
+                self.outbox.push(|into| into.extend_from_slice(&answer));
+                match code {
+                    Ok(code) => told.push(code),
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            Ok(Ok(()))
+        });
+        if let Err(error) = read.and_then(|read| read) {
+            self.failure = Some(ConnectionError::Io(std::io::Error::other(error)));
+        }
+        if watching.refused.is_some() {
+            self.failure = Some(ConnectionError::Limit(format!(
+                "more than {WATCHES_PER_CONNECTION_MAX} watches"
+            )));
+        }
+        self.last_zxid = last_zxid;
+        for (waiting, code) in run.into_iter().zip(told) {
+            self.answered(waiting.code, waiting.bytes, waiting.since, code);
+        }
+        true
+    }
+
+    fn answered(&mut self, code: i32, bytes: usize, since: Duration, told: ErrorCode) {
+        self.unanswered_count -= 1;
+        self.unanswered_bytes -= bytes;
+        let took = self.shared.clock.elapsed().saturating_sub(since);
+        self.shared.meter(code).observe(took, told != ErrorCode::OK);
+    }
+}
+
+fn answer_front(
+    into: &mut BytesMut,
+    waiting: &Waiting,
+    view: View<'_>,
+    last_zxid: i64,
+    watching: &mut Watching<'_>,
+) -> Result<ErrorCode, KernelError> {
+    match &waiting.plan {
+        Plan::Read(request) => {
+            let read = reads::Read { xid: waiting.xid, session: watching.session, request };
+            reads::answer(into, &read, view, watching)
+        }
+        Plan::Refuse(code) => {
+            reply::error(into, waiting.xid, last_zxid, *code);
+            Ok(*code)
+        }
+        Plan::RefuseMulti { op_index, op_count, code } => {
+            let place = (*op_index, *op_count);
+            translate::answer_failed_multi(into, waiting.xid, last_zxid, place, *code);
+            Ok(*code)
+        }
+        Plan::Write(..) => Ok(ErrorCode::SYSTEM_ERROR),
+    }
+}
+
+/// Registers the watches of one connection.
+struct Watching<'a> {
+    shared: &'a Shared,
+    connection_id: u64,
+    session: SessionId,
+    outbox: &'a Arc<Outbox>,
+    refused: Option<TooManyWatches>,
+}
+
+impl WatchSink for Watching<'_> {
+    fn watch(&mut self, kind: WatchKind, path: &str) {
+        let registered = self.shared.watches.register(kind, path, self.connection_id, self.outbox);
+        if let Err(refused) = registered {
+            self.refused = Some(refused);
+        }
+    }
+
+    fn is_watching(&self, kind: WatchKind, path: &str) -> bool {
+        self.shared.watches.is_watching(kind, path, self.connection_id)
+    }
+
+    fn unwatch(&mut self, kind: WatchKind, path: &str) -> bool {
+        self.shared.watches.unregister(kind, path, self.connection_id)
+    }
+
+    fn fire(&mut self, event: EventType, path: &str) {
+        self.outbox.push(|into| reply::event(into, event, path));
+    }
+}

@@ -1,0 +1,198 @@
+//! Which sessions are alive: soft state, rebuilt from the stored sessions.
+//!
+//! That a session exists is durable; when its client was last heard is not. After a restart every
+//! stored session gets its full timeout again, as ZooKeeper's new leader gives it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use proteus_kernel_api::tree::SessionId;
+
+use crate::outbox::{Closing, Outbox};
+
+/// One session as this node knows it.
+pub(crate) struct LiveSession {
+    pub(crate) id: SessionId,
+    timeout_ms: AtomicU32,
+    /// When its client was last heard, on the clock that never goes back.
+    heard_ms: AtomicU64,
+    /// Its end has been proposed; it can no longer be resumed.
+    is_ending: AtomicBool,
+    holder: Mutex<Option<Holder>>,
+}
+
+/// The connection that holds a session.
+struct Holder {
+    connection_id: u64,
+    outbox: Arc<Outbox>,
+}
+
+impl LiveSession {
+    /// Notes that the client was heard.
+    pub(crate) fn hear(&self, now: Duration) {
+        self.heard_ms.fetch_max(millis(now), Ordering::Relaxed);
+    }
+
+    pub(crate) fn timeout_ms(&self) -> u32 {
+        self.timeout_ms.load(Ordering::Relaxed)
+    }
+
+    /// Moves the session to a connection and closes the one that held it. False if it is ending.
+    pub(crate) fn attach(&self, connection_id: u64, outbox: &Arc<Outbox>) -> bool {
+        let mut holder = self.holder.lock();
+        if self.is_ending.load(Ordering::Relaxed) {
+            return false;
+        }
+        let before = holder.replace(Holder { connection_id, outbox: outbox.clone() });
+        if let Some(before) = before {
+            before.outbox.close(Closing::SessionMoved);
+        }
+        true
+    }
+
+    /// Lets go of the session, if this connection still holds it.
+    pub(crate) fn detach(&self, connection_id: u64) {
+        let mut holder = self.holder.lock();
+        if holder.as_ref().is_some_and(|holder| holder.connection_id == connection_id) {
+            *holder = None;
+        }
+    }
+}
+
+/// All sessions.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    live: Mutex<HashMap<SessionId, Arc<LiveSession>>>,
+}
+
+impl Sessions {
+    /// Learns of a session, or of its new timeout; its time starts now.
+    pub(crate) fn on_opened(&self, id: SessionId, timeout_ms: u32, now: Duration) {
+        let mut live = self.live.lock();
+        let session = live.entry(id).or_insert_with(|| {
+            Arc::new(LiveSession {
+                id,
+                timeout_ms: AtomicU32::new(timeout_ms),
+                heard_ms: AtomicU64::new(0),
+                is_ending: AtomicBool::new(false),
+                holder: Mutex::new(None),
+            })
+        });
+        session.timeout_ms.store(timeout_ms, Ordering::Relaxed);
+        session.hear(now);
+    }
+
+    /// Forgets a session that has ended and closes its connection.
+    pub(crate) fn on_closed(&self, id: SessionId) {
+        let ended = self.live.lock().remove(&id);
+        if let Some(session) = ended
+            && let Some(holder) = session.holder.lock().take()
+        {
+            holder.outbox.close(Closing::SessionEnded);
+        }
+    }
+
+    pub(crate) fn get(&self, id: SessionId) -> Option<Arc<LiveSession>> {
+        self.live.lock().get(&id).cloned()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.live.lock().len()
+    }
+
+    /// Sessions not heard for their timeout; each is told once, until [`Sessions::spare`].
+    pub(crate) fn expire(&self, now: Duration) -> Vec<SessionId> {
+        let now_ms = millis(now);
+        let mut expired: Vec<SessionId> = Vec::new();
+        for session in self.live.lock().values() {
+            let _holder = session.holder.lock();
+            let heard_ms = session.heard_ms.load(Ordering::Relaxed);
+            let end_ms = heard_ms.saturating_add(u64::from(session.timeout_ms()));
+            if end_ms <= now_ms && !session.is_ending.swap(true, Ordering::Relaxed) {
+                expired.push(session.id);
+            }
+        }
+        expired.sort_unstable();
+        expired
+    }
+
+    /// Lets sessions live on whose end could not be proposed; it will be tried again.
+    pub(crate) fn spare(&self, ids: &[SessionId]) {
+        let live = self.live.lock();
+        for session in ids.iter().filter_map(|id| live.get(id)) {
+            session.is_ending.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives every session more time: this process did not run for so long, and could not hear.
+    pub(crate) fn extend(&self, by: Duration) {
+        for session in self.live.lock().values() {
+            session.heard_ms.fetch_add(millis(by), Ordering::Relaxed);
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: SessionId = SessionId(7);
+
+    fn at(now_ms: u64) -> Duration {
+        Duration::from_millis(now_ms)
+    }
+
+    #[test]
+    fn a_silent_session_expires_once_at_its_timeout() {
+        let sessions = Sessions::default();
+        sessions.on_opened(ID, 4_000, at(100));
+        assert_eq!(sessions.expire(at(4_099)), []);
+        sessions.get(ID).expect("opened").hear(at(200));
+        assert_eq!(sessions.expire(at(4_100)), []);
+        assert_eq!(sessions.expire(at(4_200)), [ID]);
+        assert_eq!(sessions.expire(at(9_000)), []);
+        sessions.spare(&[ID]);
+        assert_eq!(sessions.expire(at(9_000)), [ID]);
+        sessions.on_closed(ID);
+        assert_eq!(sessions.count(), 0);
+    }
+
+    #[test]
+    fn time_in_which_the_process_stood_still_does_not_count() {
+        let sessions = Sessions::default();
+        sessions.on_opened(ID, 4_000, at(0));
+        sessions.extend(at(60_000));
+        assert_eq!(sessions.expire(at(63_999)), []);
+        assert_eq!(sessions.expire(at(64_000)), [ID]);
+    }
+
+    #[test]
+    fn a_session_moves_to_the_connection_that_resumes_it() {
+        let sessions = Sessions::default();
+        sessions.on_opened(ID, 4_000, at(0));
+        let session = sessions.get(ID).expect("opened");
+        let (first, second) = (Arc::new(Outbox::default()), Arc::new(Outbox::default()));
+        assert!(session.attach(1, &first));
+        assert!(session.attach(2, &second));
+        assert_eq!(first.closing(), Some(Closing::SessionMoved));
+        session.detach(1);
+        sessions.on_closed(ID);
+        assert_eq!(second.closing(), Some(Closing::SessionEnded));
+    }
+
+    #[test]
+    fn an_expired_session_cannot_be_resumed() {
+        let sessions = Sessions::default();
+        sessions.on_opened(ID, 4_000, at(0));
+        let session = sessions.get(ID).expect("opened");
+        assert_eq!(sessions.expire(at(4_000)), [ID]);
+        assert!(!session.attach(1, &Arc::new(Outbox::default())));
+    }
+}

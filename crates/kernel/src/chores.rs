@@ -1,0 +1,119 @@
+//! What the leader does because time passes: expiry, checkpoints.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proteus_consensus::Group;
+use proteus_env::{Clock, task};
+use proteus_log::Log;
+use proteus_machine::ShardMachine;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use crate::shard::Shard;
+use crate::state::ShardState;
+
+/// How often to look for what is due. Expiry is this late at most; readers never see it.
+const DUE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Commands due that are proposed at once.
+const DUE_COUNT_MAX: usize = 1_000;
+
+/// Pause after a checkpoint that failed, as when the disk is full.
+const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
+
+/// When to take a checkpoint: whichever bound is reached first.
+#[derive(Debug, Clone)]
+pub struct ChoreOptions {
+    /// Changes in memory, in bytes; a quarter of it or so is replayed after a crash on average.
+    pub checkpoint_bytes: usize,
+    /// Log to replay after a crash, in bytes.
+    pub replay_bytes_max: u64,
+    /// Age of the oldest change that no checkpoint contains.
+    pub checkpoint_interval: Duration,
+}
+
+impl Default for ChoreOptions {
+    fn default() -> ChoreOptions {
+        ChoreOptions {
+            checkpoint_bytes: 32 * 1024 * 1024,
+            replay_bytes_max: 64 * 1024 * 1024,
+            checkpoint_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Proposes what is due, until asked to stop.
+pub(crate) async fn propose_due<M: ShardMachine>(
+    shard: Arc<Shard<M>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        tokio::select! {
+            () = task::sleep(DUE_INTERVAL) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        loop {
+            let mut due = Ok(Vec::new());
+            if shard.read(&mut |view| due = M::due(view, DUE_COUNT_MAX)).is_err() {
+                return;
+            }
+            let commands = match due {
+                Ok(commands) => commands,
+                Err(fault) => {
+                    warn!(%fault, "cannot look for what is due");
+                    break;
+                }
+            };
+            let count = commands.len();
+            if count == 0 || shard.propose(&commands).await.is_err() || count < DUE_COUNT_MAX {
+                break;
+            }
+        }
+    }
+}
+
+/// Takes checkpoints and lets the log behind them go, until asked to stop.
+pub(crate) async fn take_checkpoints<M: ShardMachine>(
+    state: Arc<ShardState<M>>,
+    group: Group,
+    log: Log,
+    clock: Arc<dyn Clock>,
+    options: ChoreOptions,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut last = clock.elapsed();
+    let mut last_index = state.applied_index();
+    loop {
+        tokio::select! {
+            () = task::sleep(DUE_INTERVAL) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let bytes_due = state.active_bytes() >= options.checkpoint_bytes
+            || log.disk_bytes() >= options.replay_bytes_max;
+        let time_due = clock.elapsed().saturating_sub(last) >= options.checkpoint_interval;
+        let index = state.applied_index();
+        if index == last_index || !(bytes_due || time_due) {
+            continue;
+        }
+        let writer = state.clone();
+        match task::spawn_blocking(move || writer.checkpoint()).await {
+            Ok(Ok(())) => {
+                debug!(%index, "checkpoint written");
+                last = clock.elapsed();
+                last_index = index;
+                if group.purge_checkpointed().await.is_err() {
+                    return;
+                }
+            }
+            Ok(Err(fault)) => {
+                warn!(%fault, "cannot write a checkpoint; the log grows until it succeeds");
+                task::sleep(CHECKPOINT_RETRY).await;
+            }
+            Err(fault) => {
+                warn!(%fault, "a checkpoint ended abnormally");
+                task::sleep(CHECKPOINT_RETRY).await;
+            }
+        }
+    }
+}

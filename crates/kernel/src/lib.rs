@@ -1,0 +1,33 @@
+//! A shard: one consensus group, one log, one state machine, and the way through them.
+//!
+//! ```text
+//!   propose ─▶ proposer ─▶ consensus ─▶ log ─▶ apply ─▶ sink (feed), then outcomes
+//!              batches what has arrived         │
+//!   read ◀──────────────────── state ◀──────────┘ ─▶ checkpoint ─▶ store, log purged behind it
+//! ```
+//!
+//! The kernel knows no data model: it is generic over a [`ShardMachine`] and moves its bytes. It
+//! knows no protocol either; `proteus-kernel-api` is what faces see of it.
+//!
+//! # Invariants
+//! - Every durable change is a command in the log; nothing else writes the state.
+//! - The state is always at a prefix of the log, and carries the name of its last entry with it.
+//! - A commit is published to the sink before any reader sees it, and before its proposer is
+//!   answered.
+//! - Commit timestamps only grow, across restarts and clock jumps.
+//!
+//! Reading order: [`Shard`], `envelope`, `proposer`, `state`, `chores`.
+
+mod chores;
+mod envelope;
+mod proposer;
+mod shard;
+mod state;
+
+pub use chores::ChoreOptions;
+pub use shard::{CommitSink, Shard, ShardOptions, ShardStatus};
+
+/// Largest minitransaction with its parameters, in bytes. A log entry holds one or more.
+pub const PROPOSAL_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+const _: () = assert!(PROPOSAL_BYTES_MAX + 1024 < proteus_log::ENTRY_BYTES_MAX);

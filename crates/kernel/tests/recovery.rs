@@ -1,0 +1,169 @@
+//! The shard with a toy machine: what was acknowledged is there after any end, exactly once.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use proteus_env::disk::RealDisk;
+use proteus_env::{Clock, ManualClock};
+use proteus_kernel::{ChoreOptions, CommitSink, Shard, ShardOptions};
+use proteus_log::{Log, LogOptions};
+use proteus_machine::{Committed, Position, ShardMachine, View};
+use proteus_store::{State, StoreError};
+use proteus_types::{CommitTs, NodeId, ShardId};
+
+/// Adds numbers to one sum, and answers with it. A zero changes nothing.
+struct Adder;
+
+const SUM_KEY: &[u8] = &[1];
+
+fn sum(view: View<'_>) -> u64 {
+    let value = view.state.get(SUM_KEY).unwrap();
+    value.map_or(0, |value| u64::from_le_bytes(value[..].try_into().unwrap()))
+}
+
+impl ShardMachine for Adder {
+    type Command = u64;
+    type Outcome = (u64, CommitTs);
+    type Change = u64;
+
+    fn encode(command: &u64, into: &mut Vec<u8>) {
+        into.extend_from_slice(&command.to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Result<(u64, &[u8]), StoreError> {
+        let (head, rest) = bytes.split_first_chunk::<8>().unwrap();
+        Ok((u64::from_le_bytes(*head), rest))
+    }
+
+    fn apply(
+        state: &mut dyn State,
+        position: Position,
+        command: &u64,
+        changes: &mut Vec<u64>,
+    ) -> Result<(u64, CommitTs), StoreError> {
+        let value = state.get(SUM_KEY)?;
+        let before = value.map_or(0, |value| u64::from_le_bytes(value[..].try_into().unwrap()));
+        let after = before + command;
+        if *command > 0 {
+            state.put(SUM_KEY.to_vec().into(), after.to_le_bytes().to_vec().into());
+            changes.push(after);
+        }
+        Ok((after, position.commit_ts))
+    }
+
+    fn due(_view: View<'_>, _count_max: usize) -> Result<Vec<u64>, StoreError> {
+        Ok(Vec::new())
+    }
+}
+
+#[derive(Default)]
+struct Recorder(Mutex<Vec<Committed<u64>>>);
+
+impl CommitSink<u64> for Recorder {
+    fn on_commit(&self, commit: Committed<u64>) {
+        self.0.lock().push(commit);
+    }
+}
+
+async fn open(directory: &Path, clock: Arc<dyn Clock>, sink: Arc<Recorder>) -> Arc<Shard<Adder>> {
+    let disk = Arc::new(RealDisk::open(&directory.join("log")).unwrap());
+    let options = LogOptions { disk_reserve_bytes: 0, ..LogOptions::default() };
+    let log = Log::open(disk, options).unwrap();
+    let chores =
+        ChoreOptions { checkpoint_interval: Duration::from_millis(50), ..ChoreOptions::default() };
+    let options = ShardOptions { shard: ShardId::META, node: NodeId(1), chores };
+    Shard::open(options, &directory.join("store"), log, clock, sink).await.unwrap()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+fn read_sum(shard: &Shard<Adder>) -> u64 {
+    let mut found = 0;
+    shard.read(&mut |view| found = sum(view)).unwrap();
+    found
+}
+
+#[test]
+fn acknowledged_commits_survive_an_abrupt_end_exactly_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let mut expected = 0;
+    let mut last_ts = CommitTs::ZERO;
+    for round in 0..6u64 {
+        let runtime = runtime();
+        runtime.block_on(async {
+            let sink = Arc::new(Recorder::default());
+            let shard = open(directory.path(), clock.clone(), sink.clone()).await;
+            assert_eq!(read_sum(&shard), expected, "round {round}");
+            let mut waiting = Vec::new();
+            for caller in 0..40 {
+                waiting.push(shard.propose(&[1, 2, caller]));
+                expected += 3 + caller;
+            }
+            for proposal in waiting {
+                for (_, ts) in proposal.await.unwrap() {
+                    assert!(ts > last_ts, "commit timestamps only grow");
+                    last_ts = ts;
+                }
+            }
+            assert_eq!(read_sum(&shard), expected);
+            // Checkpoints are taken by the (manual) clock: in some rounds before the end, in some
+            // not, and the wall clock jumps back.
+            if round % 2 == 0 {
+                clock.advance(Duration::from_millis(100));
+                task_pause().await;
+            } else {
+                clock.set_ms(1_000_000 - round * 1_000);
+            }
+            if round == 3 {
+                shard.shutdown().await;
+            }
+        });
+        // Every task is dropped where it stands, as at a crash.
+        runtime.shutdown_background();
+    }
+}
+
+/// Lets the chores run once or twice. Nothing is asserted about what they did.
+async fn task_pause() {
+    proteus_env::task::sleep(Duration::from_millis(250)).await;
+}
+
+#[test]
+fn outcomes_and_feed_keep_the_order_of_proposals() {
+    let directory = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let sink = Arc::new(Recorder::default());
+        let clock = Arc::new(ManualClock::at(5));
+        let shard = open(directory.path(), clock, sink.clone()).await;
+        let proposals: Vec<_> = (1..=100).map(|_| shard.propose(&[1, 0, 1])).collect();
+        let mut expected = 0;
+        for proposal in proposals {
+            let sums: Vec<u64> = proposal.await.unwrap().into_iter().map(|(sum, _)| sum).collect();
+            assert_eq!(sums, [expected + 1, expected + 1, expected + 2]);
+            expected += 2;
+        }
+        let published = sink.0.lock();
+        let changes: Vec<u64> =
+            published.iter().flat_map(|commit| commit.changes.clone()).collect();
+        assert_eq!(changes, (1..=200).collect::<Vec<_>>());
+        assert!(published.is_sorted_by(|a, b| a.commit_ts < b.commit_ts));
+    });
+}
+
+#[test]
+fn too_large_a_proposal_is_refused_and_harms_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let sink = Arc::new(Recorder::default());
+        let shard = open(directory.path(), Arc::new(ManualClock::at(5)), sink).await;
+        let commands = vec![1; proteus_kernel::PROPOSAL_BYTES_MAX / 8 + 1];
+        let refused = shard.propose(&commands).await.unwrap_err();
+        assert!(refused.to_string().contains("split it"), "{refused}");
+        assert_eq!(shard.propose(&[5]).await.unwrap()[0].0, 5);
+    });
+}

@@ -1,0 +1,323 @@
+//! The handle that consensus holds.
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use proteus_env::disk::Disk;
+use proteus_env::task::spawn_thread;
+use proteus_types::{EntryId, LogIndex, ShardId};
+
+use crate::index::{Index, Placed};
+use crate::writer::{Request, Writer};
+use crate::{LogError, recovery};
+
+/// An entry as consensus gives and takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Its name.
+    pub id: EntryId,
+    /// Its bytes.
+    pub payload: Bytes,
+}
+
+/// Small facts that consensus keeps beside a shard's entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MetaKey {
+    /// The vote of the current term.
+    Vote,
+    /// The last committed position.
+    Committed,
+    /// The full name of the last purged entry.
+    Purged,
+}
+
+impl MetaKey {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            MetaKey::Vote => 1,
+            MetaKey::Committed => 2,
+            MetaKey::Purged => 3,
+        }
+    }
+
+    pub(crate) fn of_code(code: u8) -> Option<MetaKey> {
+        [MetaKey::Vote, MetaKey::Committed, MetaKey::Purged]
+            .into_iter()
+            .find(|key| key.code() == code)
+    }
+}
+
+/// Sizes and durability of a log.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// A new segment is begun when one has grown to this, in bytes.
+    pub segment_bytes: u64,
+    /// Space taken from the file system at once. Writing into reserved space changes no file size,
+    /// so that a flush writes data only.
+    pub reserve_bytes: u64,
+    /// Space that writes leave free on the disk, so that checkpoints can still be written.
+    pub disk_reserve_bytes: u64,
+    /// `None`: `done` waits for stable storage. `Some`: it waits for the operating system only, and
+    /// the flush follows within this time; a crash of the machine may lose that much.
+    pub flush_interval: Option<Duration>,
+    /// Payloads kept in memory for readers that follow closely, in bytes.
+    pub cache_bytes_max: usize,
+}
+
+impl Default for LogOptions {
+    fn default() -> LogOptions {
+        LogOptions {
+            segment_bytes: 32 * 1024 * 1024,
+            reserve_bytes: 4 * 1024 * 1024,
+            disk_reserve_bytes: 128 * 1024 * 1024,
+            flush_interval: None,
+            cache_bytes_max: 8 * 1024 * 1024,
+        }
+    }
+}
+
+/// Called once when a request is durable, or has failed; after a failure the log accepts nothing.
+pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// A node's log. Clones share it; when the last is dropped the writer flushes and ends.
+#[derive(Clone)]
+pub struct Log {
+    shared: Arc<Shared>,
+    _closer: Arc<Closer>,
+}
+
+/// What the handle and the writer thread share.
+pub(crate) struct Shared {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) options: LogOptions,
+    pub(crate) index: Mutex<Index>,
+    pub(crate) queue: Mutex<Queue>,
+    pub(crate) arrived: Condvar,
+}
+
+#[derive(Default)]
+pub(crate) struct Queue {
+    pub(crate) requests: VecDeque<Request>,
+    pub(crate) closing: bool,
+    /// Space reserved in the current segment beyond what is queued; negative once overdrawn.
+    pub(crate) reserved_left_bytes: i64,
+}
+
+struct Closer {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        self.shared.queue.lock().closing = true;
+        self.shared.arrived.notify_all();
+        if let Some(writer) = self.writer.lock().take() {
+            // A writer that panicked has already failed every request it had.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Log {
+    /// Opens the log on `disk`, recovering what was durable: a torn tail is cut and reported.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`] if bytes that were flushed are not whole; nothing is changed then.
+    pub fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<Log, LogError> {
+        let io = |source| LogError::Io { location: disk.location().display().to_string(), source };
+        let recovered = recovery::recover(&disk)?;
+        let shared = Arc::new(Shared {
+            disk: disk.clone(),
+            options,
+            index: Mutex::new(recovered.index),
+            queue: Mutex::default(),
+            arrived: Condvar::new(),
+        });
+        let writer = Writer::open(shared.clone(), recovered.tail).map_err(io)?;
+        let thread = spawn_thread("proteus-log", move || writer.run()).map_err(io)?;
+        let closer = Closer { shared: shared.clone(), writer: Mutex::new(Some(thread)) };
+        Ok(Log { shared, _closer: Arc::new(closer) })
+    }
+
+    /// Appends consecutive entries. They are readable when this returns.
+    ///
+    /// # Panics
+    /// If the entries do not follow the last one: a hole in the log loses data, so nobody may go on.
+    pub fn append(&self, shard: ShardId, entries: Vec<LogEntry>, done: Done) {
+        let mut index = self.shared.index.lock();
+        let shard_index = index.shards.entry(shard).or_default();
+        let mut added_bytes = 0;
+        for entry in &entries {
+            assert_eq!(entry.id.index, shard_index.next(), "entries of a shard are consecutive");
+            added_bytes += entry.payload.len();
+            shard_index.push(Placed {
+                term: entry.id.term,
+                payload_bytes: u32::try_from(entry.payload.len()).unwrap_or(u32::MAX),
+                payload: Some(entry.payload.clone()),
+                location: None,
+            });
+        }
+        index.cached_bytes += added_bytes;
+        // The queue is filled under the index's lock, so that both have one order.
+        self.submit(Request::Append { shard, entries, done });
+        drop(index);
+        self.shared.arrived.notify_one();
+    }
+
+    /// Sets a small fact.
+    pub fn set_meta(&self, shard: ShardId, key: MetaKey, value: Bytes, done: Done) {
+        let mut index = self.shared.index.lock();
+        index.shards.entry(shard).or_default().metas.insert(key, value.clone());
+        self.submit(Request::Meta { shard, key, value, done });
+        drop(index);
+        self.shared.arrived.notify_one();
+    }
+
+    /// A small fact.
+    pub fn meta(&self, shard: ShardId, key: MetaKey) -> Option<Bytes> {
+        self.shared.index.lock().shards.get(&shard)?.metas.get(&key).cloned()
+    }
+
+    /// Removes entries after `last`, which stays; all of them if `None`.
+    pub fn truncate_after(&self, shard: ShardId, last: Option<LogIndex>, done: Done) {
+        let mut index = self.shared.index.lock();
+        index.truncate_after(shard, last);
+        let last = match index.shards.get(&shard).and_then(|shard| shard.last()) {
+            Some(last) => last.index,
+            None => {
+                drop(index);
+                return done(Ok(()));
+            }
+        };
+        self.submit(Request::Truncate { shard, last, done });
+        drop(index);
+        self.shared.arrived.notify_one();
+    }
+
+    /// Removes entries up to and including `upto`, and the segments that nobody needs any more.
+    pub fn purge(&self, shard: ShardId, upto: EntryId, done: Done) {
+        let mut index = self.shared.index.lock();
+        index.purge(shard, upto);
+        self.submit(Request::Purge { shard, upto, done });
+        drop(index);
+        self.shared.arrived.notify_one();
+    }
+
+    /// The last purged and the last present entry; the latter equals the former when none is
+    /// present.
+    pub fn bounds(&self, shard: ShardId) -> (Option<EntryId>, Option<EntryId>) {
+        let index = self.shared.index.lock();
+        match index.shards.get(&shard) {
+            Some(shard) => (shard.purged, shard.last()),
+            None => (None, None),
+        }
+    }
+
+    /// Entries of `range` (half-open) that are present, in order, stopping before the answer exceeds
+    /// `bytes_max` unless the first alone does.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn read(
+        &self,
+        shard: ShardId,
+        range: Range<u64>,
+        bytes_max: usize,
+    ) -> io::Result<Vec<LogEntry>> {
+        let mut entries: Vec<LogEntry> = Vec::new();
+        let mut read_bytes = 0;
+        for index in range {
+            let index = LogIndex(index);
+            let Some((id, source)) = self.source(shard, index) else { break };
+            read_bytes += source.payload_bytes();
+            if read_bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(LogEntry { id, payload: source.load()? });
+        }
+        Ok(entries)
+    }
+
+    /// Whether `bytes` more can be appended and leave the disk's reserve untouched.
+    ///
+    /// # Errors
+    /// `StorageFull`, with how much is missing; or those of the file system.
+    pub fn admit(&self, bytes: usize) -> io::Result<()> {
+        let reserved_bytes =
+            u64::try_from(self.shared.queue.lock().reserved_left_bytes).unwrap_or(0);
+        let available_bytes = self.shared.disk.available_bytes()?;
+        let usable_bytes =
+            reserved_bytes + available_bytes.saturating_sub(self.shared.options.disk_reserve_bytes);
+        if bytes as u64 <= usable_bytes {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::StorageFull,
+            format!(
+                "{} has {} MiB free, and {} MiB are kept in reserve",
+                self.shared.disk.location().display(),
+                available_bytes >> 20,
+                self.shared.options.disk_reserve_bytes >> 20,
+            ),
+        ))
+    }
+
+    /// Bytes of all segments.
+    pub fn disk_bytes(&self) -> u64 {
+        let segments = self.shared.index.lock().segments.clone();
+        segments.iter().filter_map(|segment| segment.file.len().ok()).sum()
+    }
+
+    fn submit(&self, request: Request) {
+        self.shared.queue.lock().requests.push_back(request);
+    }
+
+    fn source(&self, shard: ShardId, index: LogIndex) -> Option<(EntryId, Source)> {
+        let log_index = self.shared.index.lock();
+        let shard_index = log_index.shards.get(&shard)?;
+        let placed = shard_index.entries.get(shard_index.position(index)?)?;
+        let id = EntryId { term: placed.term, index };
+        if let Some(payload) = &placed.payload {
+            return Some((id, Source::Memory(payload.clone())));
+        }
+        let location = placed.location.clone()?;
+        let file = log_index.segment(location.segment)?.file.clone();
+        let payload_bytes = placed.payload_bytes as usize;
+        Some((id, Source::Disk { file, byte_offset: location.byte_offset, payload_bytes }))
+    }
+}
+
+/// Where a payload comes from; a file stays readable while its handle lives, even once purged.
+enum Source {
+    Memory(Bytes),
+    Disk { file: Arc<dyn proteus_env::disk::DiskFile>, byte_offset: u64, payload_bytes: usize },
+}
+
+impl Source {
+    fn payload_bytes(&self) -> usize {
+        match self {
+            Source::Memory(payload) => payload.len(),
+            Source::Disk { payload_bytes, .. } => *payload_bytes,
+        }
+    }
+
+    fn load(self) -> io::Result<Bytes> {
+        match self {
+            Source::Memory(payload) => Ok(payload),
+            Source::Disk { file, byte_offset, payload_bytes } => {
+                let mut payload = vec![0; payload_bytes];
+                file.read_at(byte_offset, &mut payload)?;
+                Ok(Bytes::from(payload))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

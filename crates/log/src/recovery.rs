@@ -1,0 +1,212 @@
+//! Reading the segments back.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proteus_env::disk::Disk;
+use proteus_types::{EntryId, LogIndex, ShardId};
+use tracing::warn;
+
+use crate::index::{Index, Location, Placed, Segment, ShardIndex};
+use crate::record::{
+    Decoded, ENTRY_HEADER_BYTES, FORMAT_VERSION, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES,
+    segment_version,
+};
+use crate::writer::Tail;
+use crate::{LogError, MetaKey};
+
+const SUFFIX: &str = ".log";
+
+/// Name of the segment's file.
+pub(crate) fn file_name(sequence: u64) -> String {
+    format!("{sequence:016}{SUFFIX}")
+}
+
+fn sequence_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(SUFFIX)?;
+    (digits.len() == 16).then(|| digits.parse().ok())?
+}
+
+pub(crate) struct Recovered {
+    pub(crate) index: Index,
+    pub(crate) tail: Option<Tail>,
+}
+
+#[derive(Default)]
+struct ShardFound {
+    purged: Option<EntryId>,
+    entries: BTreeMap<LogIndex, Placed>,
+    metas: BTreeMap<MetaKey, Bytes>,
+}
+
+/// Reads all segments in order. Cuts a torn tail; refuses damage before it.
+pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered, LogError> {
+    let io = |source| LogError::Io { location: disk.location().display().to_string(), source };
+    let mut sequences: Vec<u64> =
+        disk.list().map_err(io)?.iter().filter_map(|name| sequence_of(name)).collect();
+    sequences.sort_unstable();
+    let mut shards: BTreeMap<ShardId, ShardFound> = BTreeMap::new();
+    let mut index = Index::default();
+    let mut tail = None;
+    for (position, sequence) in sequences.iter().enumerate() {
+        let is_last = position + 1 == sequences.len();
+        let file = disk.open(&file_name(*sequence)).map_err(io)?;
+        let mut bytes = vec![0; usize::try_from(file.len().map_err(io)?).unwrap_or(usize::MAX)];
+        file.read_at(0, &mut bytes).map_err(io)?;
+        let path = disk.location().join(file_name(*sequence)).display().to_string();
+        let end = match replay(&bytes, &path, *sequence, is_last, &mut shards)? {
+            Replayed::Whole(end) => end,
+            // A segment whose header was never flushed holds nothing; the one before is the tail.
+            Replayed::NeverBegun => {
+                warn!(file = path, "removing a log segment that a crash left without a header");
+                disk.remove(&file_name(*sequence)).map_err(io)?;
+                break;
+            }
+        };
+        let segment = Segment { sequence: *sequence, file };
+        if is_last
+            && (end as usize) < bytes.len()
+            && bytes[end as usize..].iter().any(|byte| *byte != 0)
+        {
+            warn!(
+                file = path,
+                byte_offset = end,
+                "cutting a torn tail: what a crash left unfinished was never acknowledged"
+            );
+            segment.file.truncate(end).map_err(io)?;
+            segment.file.flush().map_err(io)?;
+        }
+        index.segments.push(segment.clone());
+        tail = Some(Tail { segment, end_byte_offset: end });
+    }
+    for (shard, found) in shards {
+        index.shards.insert(shard, found.close(disk)?);
+    }
+    Ok(Recovered { index, tail })
+}
+
+enum Replayed {
+    /// Where the next record goes.
+    Whole(u64),
+    NeverBegun,
+}
+
+fn replay(
+    bytes: &[u8],
+    path: &str,
+    sequence: u64,
+    is_last: bool,
+    shards: &mut BTreeMap<ShardId, ShardFound>,
+) -> Result<Replayed, LogError> {
+    let damaged = |byte_offset: usize, what: String| LogError::Damaged {
+        file: path.to_owned(),
+        byte_offset: byte_offset as u64,
+        what,
+    };
+    match segment_version(bytes) {
+        Some(FORMAT_VERSION) if bytes.len() >= SEGMENT_HEADER_BYTES => {}
+        Some(version) => {
+            return Err(LogError::UnknownVersion {
+                file: path.to_owned(),
+                version,
+                known: FORMAT_VERSION,
+            });
+        }
+        None if is_last && flushed_upto(bytes, 0).is_none() => return Ok(Replayed::NeverBegun),
+        None => return Err(damaged(0, "this is no log segment".to_owned())),
+    }
+    let mut place = SEGMENT_HEADER_BYTES;
+    loop {
+        let broken = match Record::decode(&bytes[place..]) {
+            Decoded::Record(record, used) => {
+                take(record, sequence, place as u64, shards);
+                place += used;
+                continue;
+            }
+            Decoded::End => "space was reserved here, and records follow it".to_owned(),
+            Decoded::Broken(what) => what,
+        };
+        let rest = &bytes[place..];
+        let clean_end = rest.iter().all(|byte| *byte == 0);
+        if clean_end {
+            return Ok(Replayed::Whole(place as u64));
+        }
+        if !is_last {
+            return Err(damaged(place, broken));
+        }
+        return match flushed_upto(bytes, place) {
+            Some(flushed) if flushed > place as u64 => Err(damaged(place, broken)),
+            _ => Ok(Replayed::Whole(place as u64)),
+        };
+    }
+}
+
+/// The furthest flush recorded after `place`, found by looking for its records at every byte.
+///
+/// Damage behind that flush is damage to acknowledged entries, whatever it did to lengths.
+fn flushed_upto(bytes: &[u8], place: usize) -> Option<u64> {
+    /// Length field of a flush record: kind and offset.
+    const FLUSH_LENGTH: [u8; 4] = 9u32.to_le_bytes();
+    let mut furthest = None;
+    for at in place..bytes.len().saturating_sub(FLUSH_LENGTH.len()) {
+        if bytes[at..at + FLUSH_LENGTH.len()] == FLUSH_LENGTH
+            && let Decoded::Record(Record::Flushed { byte_offset }, _) = Record::decode(&bytes[at..])
+            // One that an entry merely carries, or of an older use of the space, cannot be ahead
+            // of its own place.
+            && byte_offset <= at as u64
+        {
+            furthest = furthest.max(Some(byte_offset));
+        }
+    }
+    furthest
+}
+
+fn take(record: Record, sequence: u64, place: u64, shards: &mut BTreeMap<ShardId, ShardFound>) {
+    match record {
+        Record::Entry { shard, id, payload } => {
+            let byte_offset = place + (RECORD_HEADER_BYTES + ENTRY_HEADER_BYTES) as u64;
+            let placed = Placed {
+                term: id.term,
+                payload_bytes: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+                payload: None,
+                location: Some(Location { segment: sequence, byte_offset }),
+            };
+            shards.entry(shard).or_default().entries.insert(id.index, placed);
+        }
+        Record::Meta { shard, key, value } => {
+            shards.entry(shard).or_default().metas.insert(key, value);
+        }
+        Record::Truncate { shard, last } => {
+            shards.entry(shard).or_default().entries.split_off(&last.next());
+        }
+        Record::Purge { shard, upto } => {
+            let found = shards.entry(shard).or_default();
+            found.entries = found.entries.split_off(&upto.index.next());
+            if found.purged.is_none_or(|purged| purged.index < upto.index) {
+                found.purged = Some(upto);
+            }
+        }
+        Record::Flushed { .. } => {}
+    }
+}
+
+impl ShardFound {
+    /// The shard's index, if no entry is missing.
+    fn close(self, disk: &Arc<dyn Disk>) -> Result<ShardIndex, LogError> {
+        let first = self.purged.map_or(LogIndex(0), |purged| purged.index.next());
+        let mut next = first;
+        for index in self.entries.keys() {
+            if *index != next {
+                return Err(LogError::Damaged {
+                    file: disk.location().display().to_string(),
+                    byte_offset: 0,
+                    what: format!("entries {next} to {} are missing", index.0.saturating_sub(1)),
+                });
+            }
+            next = next.next();
+        }
+        let entries: VecDeque<Placed> = self.entries.into_values().collect();
+        Ok(ShardIndex { purged: self.purged, entries, metas: self.metas, evicted_count: 0 })
+    }
+}

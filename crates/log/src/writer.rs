@@ -1,0 +1,380 @@
+//! The one thread that writes: everything that has arrived becomes one write and one flush.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proteus_env::{Clock, SystemClock};
+use proteus_types::{EntryId, LogIndex, ShardId};
+use tracing::{error, warn};
+
+use crate::index::{Location, Segment};
+use crate::log::{Done, LogEntry, Shared};
+use crate::record::{
+    ENTRY_HEADER_BYTES, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES, segment_header,
+};
+use crate::{MetaKey, recovery};
+
+/// Most bytes in one write: what a small command behind it waits for.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Buffers larger than this are given back after a bulk append.
+const BUFFER_KEPT_BYTES_MAX: usize = 1024 * 1024;
+
+pub(crate) enum Request {
+    Append { shard: ShardId, entries: Vec<LogEntry>, done: Done },
+    Meta { shard: ShardId, key: MetaKey, value: Bytes, done: Done },
+    Truncate { shard: ShardId, last: LogIndex, done: Done },
+    Purge { shard: ShardId, upto: EntryId, done: Done },
+}
+
+impl Request {
+    fn size_bytes(&self) -> usize {
+        match self {
+            Request::Append { entries, .. } => {
+                entries.iter().map(|entry| entry.payload.len()).sum()
+            }
+            Request::Meta { value, .. } => value.len(),
+            Request::Truncate { .. } | Request::Purge { .. } => 0,
+        }
+    }
+}
+
+/// Where the last segment ends.
+pub(crate) struct Tail {
+    pub(crate) segment: Segment,
+    pub(crate) end_byte_offset: u64,
+}
+
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    segment: Segment,
+    /// Where the next record goes.
+    end_byte_offset: u64,
+    /// Bytes before this are on stable storage.
+    flushed_byte_offset: u64,
+    /// The same, as the segment's newest record of it says.
+    recorded_byte_offset: u64,
+    /// The file is this long, in zeros from `end_byte_offset` on.
+    reserved_byte_offset: u64,
+    buffer: Vec<u8>,
+    clock: SystemClock,
+    last_flush: Duration,
+}
+
+/// An entry's place, to be entered in the index once it is written.
+struct Place {
+    shard: ShardId,
+    index: LogIndex,
+    byte_offset: u64,
+}
+
+impl Writer {
+    /// A writer at the tail that recovery found, or in a first segment.
+    pub(crate) fn open(shared: Arc<Shared>, tail: Option<Tail>) -> io::Result<Writer> {
+        let clock = SystemClock::new();
+        let (tail, fresh) = match tail {
+            Some(tail) => (tail, false),
+            None => (create_segment(&shared, 1)?, true),
+        };
+        let last_flush = clock.elapsed();
+        let mut writer = Writer {
+            shared,
+            reserved_byte_offset: tail.segment.file.len()?,
+            segment: tail.segment,
+            end_byte_offset: tail.end_byte_offset,
+            flushed_byte_offset: tail.end_byte_offset,
+            recorded_byte_offset: 0,
+            buffer: Vec::new(),
+            clock,
+            last_flush,
+        };
+        if !fresh {
+            // What recovery kept of an unflushed tail was read from the page cache, perhaps; from
+            // here on it counts, so it must be on the disk.
+            writer.segment.file.flush()?;
+        }
+        writer.reserve();
+        Ok(writer)
+    }
+
+    pub(crate) fn run(mut self) {
+        loop {
+            let (requests, closing) = self.wait();
+            if !requests.is_empty()
+                && let Err(failure) = self.write(requests)
+            {
+                error!(error = %failure, location = %self.shared.disk.location().display(), "the log cannot be written; this node stops accepting writes");
+                return self.refuse_all(&failure);
+            }
+            if self.flush_is_due() && self.flush().is_err() {
+                return self.refuse_all(&io::Error::other("the log's flush failed"));
+            }
+            if closing {
+                // Nobody is left to hear of a failure; recovery will tell.
+                let _ = self.flush();
+                return;
+            }
+        }
+    }
+
+    /// Takes what has arrived, up to a batch; or nothing, if it is time to flush or to end.
+    fn wait(&self) -> (Vec<Request>, bool) {
+        let mut queue = self.shared.queue.lock();
+        while queue.requests.is_empty() && !queue.closing {
+            match self.shared.options.flush_interval {
+                Some(interval) if self.end_byte_offset > self.flushed_byte_offset => {
+                    if self.shared.arrived.wait_for(&mut queue, interval).timed_out() {
+                        break;
+                    }
+                }
+                _ => self.shared.arrived.wait(&mut queue),
+            }
+        }
+        let mut requests = Vec::new();
+        let mut batch_bytes = 0;
+        while let Some(request) = queue.requests.front() {
+            batch_bytes += request.size_bytes();
+            if batch_bytes > BATCH_BYTES_MAX && !requests.is_empty() {
+                break;
+            }
+            requests.extend(queue.requests.pop_front());
+        }
+        let closing = queue.closing && queue.requests.is_empty();
+        (requests, closing)
+    }
+
+    fn write(&mut self, requests: Vec<Request>) -> io::Result<()> {
+        self.maybe_roll();
+        self.buffer.clear();
+        if self.recorded_byte_offset < self.flushed_byte_offset {
+            self.record_flush();
+        }
+        let mut places = Vec::new();
+        let mut dones = Vec::with_capacity(requests.len());
+        let mut purges = false;
+        for request in requests {
+            purges |= matches!(request, Request::Purge { .. });
+            dones.push(self.encode(request, &mut places));
+        }
+        let written = self.write_buffer().and_then(|()| match self.shared.options.flush_interval {
+            None => self.flush_data(),
+            Some(_) => Ok(()),
+        });
+        if let Err(failure) = written {
+            for done in dones {
+                done(Err(io::Error::new(failure.kind(), failure.to_string())));
+            }
+            return Err(failure);
+        }
+        self.enter(&places);
+        for done in dones {
+            done(Ok(()));
+        }
+        if purges {
+            self.remove_unneeded();
+        }
+        self.maybe_record_flush_when_idle();
+        self.reserve();
+        Ok(())
+    }
+
+    fn encode(&mut self, request: Request, places: &mut Vec<Place>) -> Done {
+        match request {
+            Request::Append { shard, entries, done } => {
+                for entry in entries {
+                    let start = self.end_byte_offset + self.buffer.len() as u64;
+                    let byte_offset = start + (RECORD_HEADER_BYTES + ENTRY_HEADER_BYTES) as u64;
+                    places.push(Place { shard, index: entry.id.index, byte_offset });
+                    Record::Entry { shard, id: entry.id, payload: entry.payload }
+                        .encode(&mut self.buffer);
+                }
+                done
+            }
+            Request::Meta { shard, key, value, done } => {
+                Record::Meta { shard, key, value }.encode(&mut self.buffer);
+                done
+            }
+            Request::Truncate { shard, last, done } => {
+                Record::Truncate { shard, last }.encode(&mut self.buffer);
+                done
+            }
+            Request::Purge { shard, upto, done } => {
+                Record::Purge { shard, upto }.encode(&mut self.buffer);
+                done
+            }
+        }
+    }
+
+    fn write_buffer(&mut self) -> io::Result<()> {
+        self.segment.file.write_at(self.end_byte_offset, &self.buffer)?;
+        self.end_byte_offset += self.buffer.len() as u64;
+        self.reserved_byte_offset = self.reserved_byte_offset.max(self.end_byte_offset);
+        if self.buffer.capacity() > BUFFER_KEPT_BYTES_MAX {
+            self.buffer = Vec::new();
+        }
+        Ok(())
+    }
+
+    fn flush_data(&mut self) -> io::Result<()> {
+        self.segment.file.flush()?;
+        self.flushed_byte_offset = self.end_byte_offset;
+        self.last_flush = self.clock.elapsed();
+        Ok(())
+    }
+
+    fn flush_is_due(&self) -> bool {
+        match self.shared.options.flush_interval {
+            Some(interval) => {
+                self.end_byte_offset > self.flushed_byte_offset
+                    && self.clock.elapsed().saturating_sub(self.last_flush) >= interval
+            }
+            None => false,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.end_byte_offset > self.flushed_byte_offset {
+            self.flush_data()?;
+        }
+        Ok(())
+    }
+
+    /// Queues a record that all before it is flushed: what recovery may rely on being whole.
+    fn record_flush(&mut self) {
+        self.recorded_byte_offset = self.flushed_byte_offset;
+        Record::Flushed { byte_offset: self.flushed_byte_offset }.encode(&mut self.buffer);
+    }
+
+    /// With nothing else to do, writes that record at once, so that damage to the last acknowledged
+    /// entry of an idle log is recognised too. It is a hint: it needs no flush of its own.
+    fn maybe_record_flush_when_idle(&mut self) {
+        let idle = self.shared.queue.lock().requests.is_empty();
+        if idle && self.recorded_byte_offset < self.flushed_byte_offset {
+            self.buffer.clear();
+            self.record_flush();
+            let recorded = self.recorded_byte_offset;
+            if self.write_buffer().is_ok() {
+                // The record itself is not flushed, and must not ask for another.
+                self.recorded_byte_offset = recorded.max(self.flushed_byte_offset);
+            }
+        }
+    }
+
+    fn enter(&self, places: &[Place]) {
+        let mut index = self.shared.index.lock();
+        for place in places {
+            let location =
+                Location { segment: self.segment.sequence, byte_offset: place.byte_offset };
+            // An entry may have been truncated or purged while it was being written.
+            if let Some(shard) = index.shards.get_mut(&place.shard)
+                && let Some(position) = shard.position(place.index)
+                && let Some(placed) = shard.entries.get_mut(position)
+            {
+                placed.location = Some(location);
+            }
+        }
+        index.evict_to(self.shared.options.cache_bytes_max);
+    }
+
+    fn maybe_roll(&mut self) {
+        if self.end_byte_offset < self.shared.options.segment_bytes {
+            return;
+        }
+        if let Err(failure) = self.roll() {
+            warn!(error = %failure, "cannot begin a new log segment; the current one grows instead");
+        }
+    }
+
+    /// Begins a new segment. It repeats every shard's small facts, so that older segments can go.
+    fn roll(&mut self) -> io::Result<()> {
+        self.flush()?;
+        let end_byte_offset = self.end_byte_offset;
+        let next = create_segment(&self.shared, self.segment.sequence + 1)?;
+        // The zeros behind the last record are of no more use.
+        self.segment.file.truncate(end_byte_offset)?;
+        self.segment = next.segment;
+        self.end_byte_offset = next.end_byte_offset;
+        self.flushed_byte_offset = next.end_byte_offset;
+        self.recorded_byte_offset = 0;
+        self.reserved_byte_offset = self.segment.file.len()?;
+        Ok(())
+    }
+
+    /// Keeps reserved space ahead of the tail. Failing to is no error yet: [`crate::Log::admit`]
+    /// stops new entries before the space in hand is used up.
+    fn reserve(&mut self) {
+        let ahead_bytes = self.shared.options.reserve_bytes;
+        if self.reserved_byte_offset - self.end_byte_offset < ahead_bytes / 2 {
+            let wanted = self.end_byte_offset + ahead_bytes;
+            if self.segment.file.reserve(wanted).is_ok() {
+                self.reserved_byte_offset = wanted;
+            }
+        }
+        let left = self.reserved_byte_offset - self.end_byte_offset;
+        self.shared.queue.lock().reserved_left_bytes = i64::try_from(left / 2).unwrap_or(i64::MAX);
+    }
+
+    fn remove_unneeded(&self) {
+        let mut index = self.shared.index.lock();
+        let needed =
+            index.oldest_needed().unwrap_or(self.segment.sequence).min(self.segment.sequence);
+        let unneeded: Vec<Segment> =
+            index.segments.iter().filter(|segment| segment.sequence < needed).cloned().collect();
+        index.segments.retain(|segment| segment.sequence >= needed);
+        drop(index);
+        for segment in unneeded {
+            // A file that stays is found and removed by a later purge or start.
+            if let Err(failure) = self.shared.disk.remove(&recovery::file_name(segment.sequence)) {
+                warn!(error = %failure, segment = segment.sequence, "cannot remove a purged log segment");
+            }
+        }
+    }
+
+    /// Ends after a failure: whatever arrives until the last handle is dropped is refused.
+    fn refuse_all(self, failure: &io::Error) {
+        loop {
+            let mut queue = self.shared.queue.lock();
+            while queue.requests.is_empty() && !queue.closing {
+                self.shared.arrived.wait(&mut queue);
+            }
+            let requests = std::mem::take(&mut queue.requests);
+            let closing = queue.closing;
+            drop(queue);
+            for request in requests {
+                let (Request::Append { done, .. }
+                | Request::Meta { done, .. }
+                | Request::Truncate { done, .. }
+                | Request::Purge { done, .. }) = request;
+                done(Err(io::Error::new(failure.kind(), failure.to_string())));
+            }
+            if closing {
+                return;
+            }
+        }
+    }
+}
+
+/// A new segment with a header and the small facts of every shard, durable.
+fn create_segment(shared: &Shared, sequence: u64) -> io::Result<Tail> {
+    let file = shared.disk.open(&recovery::file_name(sequence))?;
+    let mut head = segment_header().to_vec();
+    let mut index = shared.index.lock();
+    for (shard, shard_index) in &index.shards {
+        for (key, value) in &shard_index.metas {
+            Record::Meta { shard: *shard, key: *key, value: value.clone() }.encode(&mut head);
+        }
+        if let Some(upto) = shard_index.purged {
+            Record::Purge { shard: *shard, upto }.encode(&mut head);
+        }
+    }
+    debug_assert!(head.len() >= SEGMENT_HEADER_BYTES);
+    file.truncate(0)?;
+    file.write_at(0, &head)?;
+    file.flush()?;
+    shared.disk.flush_directory()?;
+    let segment = Segment { sequence, file };
+    index.segments.push(segment.clone());
+    Ok(Tail { segment, end_byte_offset: head.len() as u64 })
+}

@@ -1,0 +1,131 @@
+//! Framing plain records, for producers that are not Kafka clients.
+
+use bytes::Bytes;
+
+use super::{BATCH_HEADER_BYTES, MAGIC, NO_PRODUCER_ID};
+
+/// A record to be framed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NewRecord {
+    /// What it is about.
+    pub key: Option<Bytes>,
+    /// What it says; `None` is a tombstone.
+    pub value: Option<Bytes>,
+    /// Names and values beside the record.
+    pub headers: Vec<(Bytes, Option<Bytes>)>,
+}
+
+/// Frames `records` as one uncompressed batch with one timestamp and no producer, ready for
+/// [`Op::Append`](crate::Op::Append). `None` if there are no records, or more than a batch's 32-bit
+/// length can hold.
+pub fn frame_batch(records: &[NewRecord], timestamp_ms: i64) -> Option<Bytes> {
+    let record_count = i32::try_from(records.len()).ok().filter(|count| *count > 0)?;
+    let mut batch = Vec::with_capacity(BATCH_HEADER_BYTES + records.len() * 64);
+    batch.extend_from_slice(&0i64.to_be_bytes());
+    batch.extend_from_slice(&0i32.to_be_bytes());
+    batch.extend_from_slice(&(-1i32).to_be_bytes());
+    batch.push(MAGIC as u8);
+    batch.extend_from_slice(&0u32.to_be_bytes());
+    batch.extend_from_slice(&0i16.to_be_bytes());
+    batch.extend_from_slice(&(record_count - 1).to_be_bytes());
+    batch.extend_from_slice(&timestamp_ms.to_be_bytes());
+    batch.extend_from_slice(&timestamp_ms.to_be_bytes());
+    batch.extend_from_slice(&NO_PRODUCER_ID.to_be_bytes());
+    batch.extend_from_slice(&(-1i16).to_be_bytes());
+    batch.extend_from_slice(&(-1i32).to_be_bytes());
+    batch.extend_from_slice(&record_count.to_be_bytes());
+    let mut body = Vec::new();
+    for (offset_delta, record) in (0i64..).zip(records) {
+        body.clear();
+        put_record(&mut body, offset_delta, record);
+        put_varint(&mut batch, body.len() as i64);
+        batch.extend_from_slice(&body);
+    }
+    let batch_length = i32::try_from(batch.len() - 12).ok()?;
+    batch[8..12].copy_from_slice(&batch_length.to_be_bytes());
+    let crc = crc32c::crc32c(&batch[21..]);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    Some(Bytes::from(batch))
+}
+
+/// The partition of `key` among `partition_count`, as the Java client's default partitioner chooses
+/// it (murmur2). Partition 0 for a record without key.
+pub fn partition_of_key(key: Option<&[u8]>, partition_count: u32) -> u32 {
+    match key {
+        Some(key) if partition_count > 0 => (murmur2(key) & 0x7FFF_FFFF) % partition_count,
+        _ => 0,
+    }
+}
+
+fn put_record(body: &mut Vec<u8>, offset_delta: i64, record: &NewRecord) {
+    body.push(0);
+    put_varint(body, 0);
+    put_varint(body, offset_delta);
+    put_bytes(body, record.key.as_deref());
+    put_bytes(body, record.value.as_deref());
+    put_varint(body, record.headers.len() as i64);
+    for (name, value) in &record.headers {
+        put_bytes(body, Some(name));
+        put_bytes(body, value.as_deref());
+    }
+}
+
+fn put_bytes(into: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    match bytes {
+        None => put_varint(into, -1),
+        Some(bytes) => {
+            put_varint(into, bytes.len() as i64);
+            into.extend_from_slice(bytes);
+        }
+    }
+}
+
+/// Zigzag, seven bits a byte, least significant first.
+pub(super) fn put_varint(into: &mut Vec<u8>, value: i64) {
+    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
+    while rest >= 0x80 {
+        into.push((rest as u8 & 0x7F) | 0x80);
+        rest >>= 7;
+    }
+    into.push(rest as u8);
+}
+
+/// MurmurHash2, 32 bits, with the seed that the Java client uses.
+fn murmur2(data: &[u8]) -> u32 {
+    const SEED: u32 = 0x9747_B28C;
+    const M: u32 = 0x5BD1_E995;
+    let mut hash = SEED ^ data.len() as u32;
+    let mut words = data.chunks_exact(4);
+    for word in &mut words {
+        let mut k = u32::from_le_bytes([word[0], word[1], word[2], word[3]]).wrapping_mul(M);
+        k ^= k >> 24;
+        hash = hash.wrapping_mul(M) ^ k.wrapping_mul(M);
+    }
+    let tail = words.remainder();
+    if !tail.is_empty() {
+        let tail = tail.iter().rev().fold(0u32, |sum, byte| (sum << 8) | u32::from(*byte));
+        hash = (hash ^ tail).wrapping_mul(M);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(M);
+    hash ^ (hash >> 15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn murmur2_gives_the_values_of_the_java_client() {
+        // From the Java client's own UtilsTest.
+        let expected: [(&[u8], i32); 4] = [
+            (b"21", -973932308),
+            (b"foobar", -790332482),
+            (b"a-little-bit-long-string", -985981536),
+            (b"abc", 479470107),
+        ];
+        for (key, hash) in expected {
+            assert_eq!(murmur2(key) as i32, hash, "{}", key.escape_ascii());
+        }
+    }
+}

@@ -1,0 +1,102 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn bytes_option() -> impl Strategy<Value = Option<Bytes>> {
+    proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from))
+}
+
+fn record() -> impl Strategy<Value = NewRecord> {
+    let headers = proptest::collection::vec(
+        (proptest::collection::vec(any::<u8>(), 0..8).prop_map(Bytes::from), bytes_option()),
+        0..3,
+    );
+    (bytes_option(), bytes_option(), headers).prop_map(|(key, value, headers)| NewRecord {
+        key,
+        value,
+        headers,
+    })
+}
+
+proptest! {
+    #[test]
+    fn framed_records_come_back(
+        records in proptest::collection::vec(record(), 1..20),
+        timestamp_ms in 0..i64::MAX / 2,
+        base_offset in 0..i64::MAX / 2,
+    ) {
+        let batch = frame_batch(&records, timestamp_ms).unwrap();
+        let header = BatchHeader::parse_checked(&batch).unwrap();
+        prop_assert_eq!(header.record_count as usize, records.len());
+        let decoded: Result<Vec<Record>, BatchError> =
+            decode_records(&batch, base_offset).unwrap().collect();
+        let decoded = decoded.unwrap();
+        prop_assert_eq!(decoded.len(), records.len());
+        for ((offset, new), record) in (base_offset..).zip(&records).zip(&decoded) {
+            prop_assert_eq!(record.offset, offset);
+            prop_assert_eq!(record.timestamp_ms, timestamp_ms);
+            prop_assert_eq!(&record.key, &new.key);
+            prop_assert_eq!(&record.value, &new.value);
+            prop_assert_eq!(&record.headers, &new.headers);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_refused_or_decoded(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let bytes = Bytes::from(bytes);
+        let _ = BatchHeader::parse_checked(&bytes);
+        let _ = split_batches(&bytes);
+        let _ = decode_records(&bytes, 0).map(Iterator::count);
+    }
+
+    #[test]
+    fn damaged_batches_are_refused(place in 0usize..200, bit in 0u32..8) {
+        let batch = batch_of(&["one", "two", "three"]);
+        let place = place % batch.len();
+        let mut damaged = batch.to_vec();
+        damaged[place] ^= 1 << bit;
+        // What the broker assigns is outside the checksum.
+        let is_assigned = place < 8 || (12..16).contains(&place);
+        prop_assert_eq!(BatchHeader::parse_checked(&damaged).is_ok(), is_assigned);
+        let _ = decode_records(&Bytes::from(damaged), 0).map(Iterator::count);
+    }
+}
+
+fn batch_of(values: &[&str]) -> Bytes {
+    let records: Vec<NewRecord> = values
+        .iter()
+        .map(|value| NewRecord {
+            value: Some(Bytes::copy_from_slice(value.as_bytes())),
+            ..NewRecord::default()
+        })
+        .collect();
+    frame_batch(&records, 7).unwrap()
+}
+
+#[test]
+fn old_formats_are_named() {
+    let mut batch = batch_of(&["x"]).to_vec();
+    batch[16] = 1;
+    assert_eq!(BatchHeader::parse(&batch), Err(BatchError::Magic(1)));
+}
+
+#[test]
+fn concatenated_batches_are_split() {
+    let (one, two) = (batch_of(&["a"]), batch_of(&["b", "c"]));
+    let both = Bytes::from([&one[..], &two[..]].concat());
+    assert_eq!(split_batches(&both), Ok(vec![one, two]));
+    assert!(split_batches(&both.slice(..both.len() - 1)).is_err());
+    assert!(split_batches(&both.slice(..5)).is_err());
+}
+
+#[test]
+fn what_the_broker_assigns_is_outside_the_checksum() {
+    let mut bytes = BytesMut::new();
+    put_batch(&mut bytes, 1234, 5, &batch_of(&["a"]));
+    assert_eq!(BatchHeader::parse_checked(&bytes).unwrap().base_offset, 1234);
+}
+
+#[test]
+fn nothing_makes_no_batch() {
+    assert_eq!(frame_batch(&[], 0), None);
+}

@@ -1,0 +1,399 @@
+//! What readers may ask. Each function reads at one moment and touches no more than it says.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use proteus_store::{Direction, Read, StoreError, prefix_end};
+
+use crate::batch::{BatchHeader, decode_records};
+use crate::stored::{self, StoredOffset, StoredPartition, StoredTopic};
+use crate::{BATCH_BYTES_MAX, BATCH_BYTES_MAX_DEFAULT, TopicId, keys, settings};
+
+/// A topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Its id.
+    pub topic_id: TopicId,
+    /// Its name.
+    pub name: String,
+    /// Partitions are numbered from 0 to below this.
+    pub partition_count: u32,
+    /// Settings by name; those not set have their defaults.
+    pub config: BTreeMap<String, String>,
+    /// Milliseconds since the Unix epoch.
+    pub created_at_ms: u64,
+}
+
+/// A partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionInfo {
+    /// First offset that may be read, inclusive.
+    pub log_start_offset: i64,
+    /// First offset not yet there: the end, exclusive, of what may be read.
+    pub high_watermark: i64,
+    /// Of all batches kept.
+    pub bytes: u64,
+}
+
+/// A batch and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredBatch {
+    /// Offset of its first record.
+    pub base_offset: i64,
+    /// As its producer sent it; see [`put_batch`](crate::batch::put_batch).
+    pub bytes: Bytes,
+}
+
+/// A group's committed offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommittedOffset {
+    /// Offset of the next record to consume.
+    pub offset: i64,
+    /// Leader epoch of the last record consumed; -1 if unknown.
+    pub leader_epoch: i32,
+    /// The consumer's own note.
+    pub metadata: String,
+}
+
+/// How much [`read_batches`] returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadLimit {
+    /// Whole batches that together have at most so many bytes.
+    Bytes(usize),
+    /// Likewise, but the first batch whatever its length, so that a reader always gets on.
+    BytesOrFirst(usize),
+}
+
+/// The topic called `name`.
+///
+/// # Errors
+/// If the store fails.
+pub fn topic_by_name(state: &dyn Read, name: &str) -> Result<Option<TopicInfo>, StoreError> {
+    let key = keys::topic_by_name(name);
+    let Some(value) = state.get(&key)? else {
+        return Ok(None);
+    };
+    topic(state, stored::decode_topic_id(&key, &value)?)
+}
+
+/// The topic with this id.
+///
+/// # Errors
+/// If the store fails.
+pub fn topic(state: &dyn Read, topic_id: TopicId) -> Result<Option<TopicInfo>, StoreError> {
+    let stored: Option<StoredTopic> = stored::get(state, &keys::topic(topic_id))?;
+    Ok(stored.map(|stored| TopicInfo {
+        topic_id,
+        name: stored.name,
+        partition_count: stored.partition_count,
+        config: stored.config,
+        created_at_ms: stored.created_at_ms,
+    }))
+}
+
+/// All topics, by name.
+///
+/// # Errors
+/// If the store fails.
+pub fn topics(state: &dyn Read) -> Result<Vec<TopicInfo>, StoreError> {
+    let mut ids = Vec::new();
+    let mut damaged = None;
+    state.scan_prefix(&keys::topics_by_name(), &mut |key, value| {
+        match stored::decode_topic_id(key, value) {
+            Ok(topic_id) => ids.push(topic_id),
+            Err(error) => damaged = Some(error),
+        }
+        ControlFlow::Continue(())
+    })?;
+    if let Some(error) = damaged {
+        return Err(error);
+    }
+    let mut topics = Vec::with_capacity(ids.len());
+    for topic_id in ids {
+        topics.extend(topic(state, topic_id)?);
+    }
+    Ok(topics)
+}
+
+/// One partition; `None` if there is no such topic or partition.
+///
+/// # Errors
+/// If the store fails.
+pub fn partition(
+    state: &dyn Read,
+    topic_id: TopicId,
+    partition: u32,
+) -> Result<Option<PartitionInfo>, StoreError> {
+    // A deleted topic's partitions remain until they are swept.
+    if state.get(&keys::topic(topic_id))?.is_none() {
+        return Ok(None);
+    }
+    let stored: Option<StoredPartition> =
+        stored::get(state, &keys::partition(topic_id, partition))?;
+    Ok(stored.map(|stored| PartitionInfo {
+        log_start_offset: stored.log_start_offset,
+        high_watermark: stored.next_offset,
+        bytes: stored.bytes,
+    }))
+}
+
+/// Batches of a partition from the one that holds `offset` on, as `limit` says. Empty if `offset` is
+/// at or after the end. Records before `offset` in the first batch are the reader's to skip.
+///
+/// # Errors
+/// If the store fails.
+pub fn read_batches(
+    state: &dyn Read,
+    topic_id: TopicId,
+    partition: u32,
+    offset: i64,
+    limit: ReadLimit,
+) -> Result<Vec<StoredBatch>, StoreError> {
+    let (bytes_max, takes_first) = match limit {
+        ReadLimit::Bytes(bytes_max) => (bytes_max, false),
+        ReadLimit::BytesOrFirst(bytes_max) => (bytes_max, true),
+    };
+    let mut batches: Vec<StoredBatch> = Vec::new();
+    let mut bytes = 0usize;
+    let mut damaged = None;
+    let start = first_batch_key(state, topic_id, partition, offset)?;
+    let end = keys::batch(topic_id, partition, i64::MAX);
+    state.scan(&start, &end, Direction::Ascending, &mut |key, value| {
+        let fits = bytes.saturating_add(value.len()) <= bytes_max;
+        let is_first = takes_first && batches.is_empty();
+        if !fits && !is_first {
+            return ControlFlow::Break(());
+        }
+        match (keys::batch_base_offset(key), BatchHeader::parse(value)) {
+            (Some(base_offset), Ok(header)) => {
+                // Where the batch that held the offset was deleted, the next one follows.
+                if base_offset + i64::from(header.record_count) > offset {
+                    bytes += value.len();
+                    batches.push(StoredBatch { base_offset, bytes: value.clone() });
+                }
+                ControlFlow::Continue(())
+            }
+            _ => {
+                damaged = Some(StoreError::corrupt(key, "not a record batch"));
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    damaged.map_or(Ok(batches), Err)
+}
+
+/// Key of the last batch that begins at or before `offset`, or of where it would stand.
+fn first_batch_key(
+    state: &dyn Read,
+    topic_id: TopicId,
+    partition: u32,
+    offset: i64,
+) -> Result<Vec<u8>, StoreError> {
+    let mut first = keys::batch(topic_id, partition, offset);
+    let start = keys::batch(topic_id, partition, 0);
+    let end = keys::batch(topic_id, partition, offset.saturating_add(1));
+    state.scan(&start, &end, Direction::Descending, &mut |key, _| {
+        first = key.to_vec();
+        ControlFlow::Break(())
+    })?;
+    Ok(first)
+}
+
+/// The first record, by offset, that is at or after `timestamp_ms`: its offset and timestamp. `None`
+/// if there is none. Decompresses one batch at most.
+///
+/// # Errors
+/// If the store fails.
+pub fn offset_at_time(
+    state: &dyn Read,
+    topic_id: TopicId,
+    partition: u32,
+    timestamp_ms: i64,
+) -> Result<Option<(i64, i64)>, StoreError> {
+    let start = keys::time(topic_id, partition, timestamp_ms, 0);
+    time_entry(state, topic_id, partition, &start, Direction::Ascending, timestamp_ms)
+}
+
+/// The newest record, by timestamp: its offset and timestamp. `None` if the partition is empty.
+///
+/// # Errors
+/// If the store fails.
+pub fn offset_of_newest(
+    state: &dyn Read,
+    topic_id: TopicId,
+    partition: u32,
+) -> Result<Option<(i64, i64)>, StoreError> {
+    let start = keys::time(topic_id, partition, i64::MIN, 0);
+    time_entry(state, topic_id, partition, &start, Direction::Descending, i64::MIN)
+}
+
+/// The batch of the first time entry in `direction`, and in it the first record at or after
+/// `timestamp_ms`, or, descending, the newest.
+fn time_entry(
+    state: &dyn Read,
+    topic_id: TopicId,
+    partition: u32,
+    start: &[u8],
+    direction: Direction,
+    timestamp_ms: i64,
+) -> Result<Option<(i64, i64)>, StoreError> {
+    let mut entry = None;
+    state.scan(start, &keys::time_end(topic_id, partition), direction, &mut |key, _| {
+        entry = keys::time_parts(key);
+        ControlFlow::Break(())
+    })?;
+    let Some((max_timestamp_ms, base_offset)) = entry else {
+        return Ok(None);
+    };
+    let wanted_ms = match direction {
+        Direction::Ascending => timestamp_ms,
+        Direction::Descending => max_timestamp_ms,
+    };
+    let key = keys::batch(topic_id, partition, base_offset);
+    let Some(batch) = state.get(&key)? else {
+        return Ok(None);
+    };
+    // Records that cannot be read are their producer's doing; the batch's own start stands for them.
+    let found = decode_records(&batch, base_offset).ok().and_then(|mut records| {
+        records.find_map(|record| {
+            let record = record.ok()?;
+            (record.timestamp_ms >= wanted_ms).then_some((record.offset, record.timestamp_ms))
+        })
+    });
+    Ok(Some(found.unwrap_or((base_offset, max_timestamp_ms))))
+}
+
+/// What a group committed for a partition.
+///
+/// # Errors
+/// If the store fails.
+pub fn committed_offset(
+    state: &dyn Read,
+    group: &str,
+    topic_id: TopicId,
+    partition: u32,
+) -> Result<Option<CommittedOffset>, StoreError> {
+    let stored: Option<StoredOffset> =
+        stored::get(state, &keys::offset(group, topic_id, partition))?;
+    Ok(stored.map(|stored| CommittedOffset {
+        offset: stored.offset,
+        leader_epoch: stored.leader_epoch,
+        metadata: stored.metadata,
+    }))
+}
+
+/// All partitions for which a group committed an offset.
+///
+/// # Errors
+/// If the store fails.
+pub fn committed_partitions(
+    state: &dyn Read,
+    group: &str,
+) -> Result<Vec<(TopicId, u32)>, StoreError> {
+    let mut partitions = Vec::new();
+    each_offset(state, &keys::offsets_of_group(group), &mut |key, _| {
+        if let Some((_, topic_id, partition)) = keys::offset_parts(key) {
+            partitions.push((topic_id, partition));
+        }
+    })?;
+    Ok(partitions)
+}
+
+/// Groups that have committed offsets, at most `count_max`, by name.
+///
+/// # Errors
+/// If the store fails.
+pub fn groups(state: &dyn Read, count_max: usize) -> Result<Vec<String>, StoreError> {
+    let mut groups: Vec<String> = Vec::new();
+    let mut start = keys::offsets();
+    let end = prefix_end(&start);
+    while groups.len() < count_max {
+        let mut found = None;
+        state.scan(&start, &end, Direction::Ascending, &mut |key, _| {
+            found = keys::offset_parts(key);
+            ControlFlow::Break(())
+        })?;
+        let Some((group, _, _)) = found else {
+            break;
+        };
+        start = prefix_end(&keys::offsets_of_group(&group));
+        groups.push(group);
+    }
+    Ok(groups)
+}
+
+/// Calls `visit` with the key and topic of each committed offset under `prefix`.
+pub(crate) fn each_offset(
+    state: &dyn Read,
+    prefix: &[u8],
+    visit: &mut dyn FnMut(&[u8], TopicId),
+) -> Result<(), StoreError> {
+    state.scan_prefix(prefix, &mut |key, _| {
+        if let Some((_, topic_id, _)) = keys::offset_parts(key) {
+            visit(key, topic_id);
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+/// A topic's settings, with their meaning and defaults.
+#[derive(Debug, Clone, Copy)]
+pub struct ConfigReader<'a>(pub &'a BTreeMap<String, String>);
+
+impl ConfigReader<'_> {
+    fn number(&self, name: &str) -> Option<i64> {
+        self.0.get(name)?.parse().ok()
+    }
+
+    fn deletes(&self) -> bool {
+        let policy = self.0.get(settings::CLEANUP_POLICY);
+        policy.is_none_or(|policy| policy.split(',').any(|part| part.trim() == "delete"))
+    }
+
+    /// Milliseconds that a batch is kept; `None`: for good.
+    pub fn retention_ms(&self) -> Option<u64> {
+        let retention_ms = self.number(settings::RETENTION_MS)?;
+        u64::try_from(retention_ms).ok().filter(|_| self.deletes())
+    }
+
+    /// Bytes that a partition keeps; `None`: all.
+    pub fn retention_bytes(&self) -> Option<u64> {
+        let retention_bytes = self.number(settings::RETENTION_BYTES)?;
+        u64::try_from(retention_bytes).ok().filter(|_| self.deletes())
+    }
+
+    /// Whether anything is ever deleted by itself.
+    pub fn has_retention(&self) -> bool {
+        self.retention_ms().is_some() || self.retention_bytes().is_some()
+    }
+
+    /// Longest batch, in bytes.
+    pub fn batch_bytes_max(&self) -> usize {
+        self.number(settings::MAX_MESSAGE_BYTES)
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .unwrap_or(BATCH_BYTES_MAX_DEFAULT)
+            .min(BATCH_BYTES_MAX)
+    }
+
+    /// What is wrong with a setting that the machine heeds, if anything.
+    pub fn problem(&self) -> Option<String> {
+        let numbers =
+            [settings::RETENTION_MS, settings::RETENTION_BYTES, settings::MAX_MESSAGE_BYTES];
+        for name in numbers {
+            if let Some(value) = self.0.get(name)
+                && value.parse::<i64>().is_err()
+            {
+                return Some(format!("{name} is a whole number, not '{value}'"));
+            }
+        }
+        if self.number(settings::MAX_MESSAGE_BYTES).is_some_and(|bytes| bytes < 0) {
+            return Some(format!("{} must not be negative", settings::MAX_MESSAGE_BYTES));
+        }
+        let policy = self.0.get(settings::CLEANUP_POLICY)?;
+        let is_known = policy.split(',').all(|part| matches!(part.trim(), "delete" | "compact"));
+        (!is_known).then(|| {
+            format!("{} is delete, compact or both, not '{policy}'", settings::CLEANUP_POLICY)
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! The values under this machine's keys: a version byte, then the value in postcard.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use proteus_store::{Read, StoreError};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::TopicId;
+
+/// Version of every value below.
+const FORMAT_VERSION: u8 = 1;
+
+/// Batches that a producer may send again and be told where they stand; Kafka clients keep at most
+/// so many in flight.
+pub(crate) const PRODUCER_BATCHES_MAX: usize = 5;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredTopic {
+    pub name: String,
+    pub partition_count: u32,
+    pub config: BTreeMap<String, String>,
+    pub created_at_ms: u64,
+}
+
+/// log_start_offset ≤ next_offset. Batches below the log start may remain for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredPartition {
+    /// First offset that may be read, inclusive.
+    pub log_start_offset: i64,
+    /// First offset not yet there.
+    pub next_offset: i64,
+    /// Of all batches kept.
+    pub bytes: u64,
+    /// Newest timestamp of all batches ever appended; `i64::MIN` before the first.
+    pub max_timestamp_ms: i64,
+    /// When retention looks at the partition next; 0 if nothing is to be retained.
+    pub retention_due_at_ms: u64,
+}
+
+impl StoredPartition {
+    pub(crate) fn empty() -> StoredPartition {
+        StoredPartition {
+            log_start_offset: 0,
+            next_offset: 0,
+            bytes: 0,
+            max_timestamp_ms: i64::MIN,
+            retention_due_at_ms: 0,
+        }
+    }
+}
+
+/// What is known of a producer in one partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredProducer {
+    pub epoch: i16,
+    /// The newest last; never empty; at most [`PRODUCER_BATCHES_MAX`].
+    pub batches: VecDeque<ProducedBatch>,
+    pub last_append_at_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProducedBatch {
+    /// Inclusive, as is the last.
+    pub first_sequence: i32,
+    pub last_sequence: i32,
+    pub base_offset: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredOffset {
+    pub offset: i64,
+    pub leader_epoch: i32,
+    pub metadata: String,
+    pub committed_at_ms: u64,
+}
+
+pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
+    // Encoding plain data into a growing buffer has no way to fail.
+    Bytes::from(postcard::to_extend(value, vec![FORMAT_VERSION]).expect("plain data encodes"))
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, StoreError> {
+    match value.split_first() {
+        Some((&FORMAT_VERSION, rest)) => postcard::from_bytes(rest)
+            .map_err(|error| StoreError::corrupt(key, format!("not readable: {error}"))),
+        Some((version, _)) => Err(StoreError::corrupt(
+            key,
+            format!("version {version} of the format, but this binary reads {FORMAT_VERSION}"),
+        )),
+        None => Err(StoreError::corrupt(key, "empty")),
+    }
+}
+
+pub(crate) fn get<T: DeserializeOwned>(
+    state: &dyn Read,
+    key: &[u8],
+) -> Result<Option<T>, StoreError> {
+    state.get(key)?.map(|value| decode(key, &value)).transpose()
+}
+
+/// The topic id under a topic's name.
+pub(crate) fn decode_topic_id(key: &[u8], value: &[u8]) -> Result<TopicId, StoreError> {
+    decode::<TopicId>(key, value)
+}

@@ -1,0 +1,175 @@
+//! What faces may read of the tree.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use proteus_machine::key::take_u64;
+use proteus_store::{Direction, Read, StoreError, prefix_end};
+
+use crate::record::{self, BUILT_IN};
+use crate::{Session, SessionId, Stat};
+
+/// The stat of the znode at `path`; `None` if there is none.
+///
+/// # Errors
+/// If the store fails.
+pub fn stat(read: &dyn Read, path: &str) -> Result<Option<Stat>, StoreError> {
+    Ok(record::node(read, path)?.map(|node| node.stat()))
+}
+
+/// Data and stat of the znode at `path`; the data is `None` where a client set null.
+///
+/// # Errors
+/// If the store fails.
+pub fn data(read: &dyn Read, path: &str) -> Result<Option<(Option<Bytes>, Stat)>, StoreError> {
+    let Some(node) = record::node(read, path)? else {
+        return Ok(None);
+    };
+    let data = if node.has_data { Some(record::data(read, path)?) } else { None };
+    Ok(Some((data, node.stat())))
+}
+
+/// Names of the children of the znode at `path`, sorted, and its stat.
+///
+/// # Errors
+/// If the store fails.
+pub fn children(read: &dyn Read, path: &str) -> Result<Option<(Vec<String>, Stat)>, StoreError> {
+    let Some(node) = record::node(read, path)? else {
+        return Ok(None);
+    };
+    let built_in = record::built_in_children(path).unwrap_or_default();
+    let mut names: Vec<String> = Vec::with_capacity(node.child_count as usize);
+    let prefix = record::children_prefix(path);
+    let mut damaged = None;
+    read.scan_prefix(&prefix, &mut |key, _| match name_after(key, prefix.len()) {
+        Ok(name) => {
+            names.push(name);
+            ControlFlow::Continue(())
+        }
+        Err(error) => {
+            damaged = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    if let Some(error) = damaged {
+        return Err(error);
+    }
+    if !built_in.is_empty() {
+        let mut all: BTreeSet<String> = names.into_iter().collect();
+        all.extend(built_in.iter().map(|name| (*name).to_owned()));
+        names = all.into_iter().collect();
+    }
+    Ok(Some((names, node.stat())))
+}
+
+/// What is known of `session`; `None` if it was closed, expired, or never was.
+///
+/// # Errors
+/// If the store fails.
+pub fn session(read: &dyn Read, session: SessionId) -> Result<Option<Session>, StoreError> {
+    record::session(read, session)
+}
+
+/// At most `count_max` sessions in the order of their ids, from the first after `after`.
+///
+/// # Errors
+/// If the store fails.
+pub fn sessions(
+    read: &dyn Read,
+    after: Option<SessionId>,
+    count_max: usize,
+) -> Result<Vec<(SessionId, Session)>, StoreError> {
+    let prefix = record::sessions_prefix();
+    let start = match after {
+        Some(session) => {
+            let mut after = record::session_key(session).to_vec();
+            after.push(0);
+            after
+        }
+        None => prefix.clone(),
+    };
+    let mut found = Ok(Vec::new());
+    read.scan(&start, &prefix_end(&prefix), Direction::Ascending, &mut |key, value| {
+        let entry = match take_u64(key.get(prefix.len()..).unwrap_or_default()) {
+            Some((id, [])) => record::decode_session(key, value)
+                .map(|session| (SessionId(id.cast_signed()), session)),
+            _ => Err(StoreError::corrupt(key, "not the key of a session")),
+        };
+        push_or_fail(&mut found, entry, count_max)
+    })?;
+    found
+}
+
+/// Paths of the ephemerals of `session`, sorted.
+///
+/// # Errors
+/// If the store fails.
+pub fn ephemerals(read: &dyn Read, session: SessionId) -> Result<Vec<String>, StoreError> {
+    let prefix = record::ephemerals_prefix(session);
+    let mut found = Ok(Vec::new());
+    read.scan_prefix(&prefix, &mut |key, _| {
+        push_or_fail(&mut found, name_after(key, prefix.len()), usize::MAX)
+    })?;
+    found
+}
+
+/// Containers whose last child has been gone long enough at `now_ms`, with the time they were due.
+pub(crate) fn containers_due(
+    read: &dyn Read,
+    now_ms: u64,
+    count_max: usize,
+) -> Result<Vec<(u64, String)>, StoreError> {
+    let start = record::containers_from(0);
+    let end = record::containers_from(now_ms.saturating_add(1));
+    let mut found = Ok(Vec::new());
+    read.scan(&start, &end, Direction::Ascending, &mut |key, _| {
+        let entry = match take_u64(key.get(2..).unwrap_or_default()) {
+            Some((due_ms, _)) => name_after(key, 10).map(|path| (due_ms, path)),
+            None => Err(StoreError::corrupt(key, "not the key of a container")),
+        };
+        push_or_fail(&mut found, entry, count_max)
+    })?;
+    found
+}
+
+/// How many znodes there are.
+///
+/// # Errors
+/// If the store fails.
+pub fn node_count(read: &dyn Read) -> Result<u64, StoreError> {
+    let mut count = record::stored_count(read)?;
+    for (path, _) in BUILT_IN {
+        if read.get(&record::node_key(path))?.is_none() {
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+fn name_after(key: &[u8], prefix_bytes: usize) -> Result<String, StoreError> {
+    let name = key.get(prefix_bytes..).unwrap_or_default();
+    String::from_utf8(name.to_vec()).map_err(|error| StoreError::corrupt(key, error.to_string()))
+}
+
+fn push_or_fail<T>(
+    found: &mut Result<Vec<T>, StoreError>,
+    entry: Result<T, StoreError>,
+    count_max: usize,
+) -> ControlFlow<()> {
+    match (found.as_mut(), entry) {
+        (Ok(entries), Ok(entry)) if entries.len() < count_max => {
+            entries.push(entry);
+            if entries.len() < count_max {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        }
+        (_, Err(error)) => {
+            *found = Err(error);
+            ControlFlow::Break(())
+        }
+        _ => ControlFlow::Break(()),
+    }
+}

@@ -1,0 +1,240 @@
+//! Keys and values of the tree in the ordered key space.
+//!
+//! ```text
+//!   10 01 path                      → node record (everything of a znode but its data)
+//!   10 02 path                      → data, if it has any
+//!   10 03 string(parent) name       → child entry, empty: listing is one prefix scan
+//!   10 04 session:u64               → session record
+//!   10 05 session:u64 path          → ephemeral of the session, empty
+//!   10 06 due_ms:u64 path           → container that became empty, empty
+//!   10 07                           → count of znodes stored
+//! ```
+//! Every value begins with a version byte; an "empty" value is that byte alone. Data stands apart
+//! from the node record, so that creating a child does not rewrite its parent's data.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use proteus_machine::key::KeyBuilder;
+use proteus_store::{Read, StoreError};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::{Session, SessionId, Stat, Zxid};
+
+pub(crate) const SPACE: u8 = 0x10;
+
+const NODE: u8 = 1;
+const DATA: u8 = 2;
+const CHILD: u8 = 3;
+const SESSION: u8 = 4;
+const EPHEMERAL: u8 = 5;
+const CONTAINER_DUE: u8 = 6;
+const NODE_COUNT: u8 = 7;
+
+/// Version of every value's format.
+const VERSION: u8 = 1;
+
+/// What ZooKeeper writes into `ephemeralOwner` of a container: the smallest 64-bit integer.
+const CONTAINER_OWNER: i64 = i64::MIN;
+
+/// How long a znode lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Lifetime {
+    /// Until deleted.
+    Persistent,
+    /// As long as the session.
+    Ephemeral(SessionId),
+    /// Until its last child has been gone for a while.
+    Container,
+}
+
+/// Everything of a znode but its data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeRecord {
+    pub(crate) created_zxid: Zxid,
+    pub(crate) modified_zxid: Zxid,
+    pub(crate) children_zxid: Zxid,
+    pub(crate) created_ms: u64,
+    pub(crate) modified_ms: u64,
+    pub(crate) data_version: i32,
+    pub(crate) acl_version: i32,
+    /// Children ever created: the counter that names sequential children. Wraps, as ZooKeeper's.
+    pub(crate) created_count: i32,
+    /// Children that exist now.
+    pub(crate) child_count: u32,
+    pub(crate) data_bytes: u32,
+    /// Whether there is a value under the data key. ZooKeeper tells null from empty data.
+    pub(crate) has_data: bool,
+    pub(crate) lifetime: Lifetime,
+}
+
+impl NodeRecord {
+    /// A znode that exists without having been created: the root and ZooKeeper's own.
+    fn built_in(child_count: u32) -> NodeRecord {
+        NodeRecord {
+            created_zxid: Zxid(0),
+            modified_zxid: Zxid(0),
+            children_zxid: Zxid(0),
+            created_ms: 0,
+            modified_ms: 0,
+            data_version: 0,
+            acl_version: 0,
+            created_count: 0,
+            child_count,
+            data_bytes: 0,
+            has_data: false,
+            lifetime: Lifetime::Persistent,
+        }
+    }
+
+    /// The record in ZooKeeper's terms. `cversion` counts creations and deletions of children:
+    /// every child ever created counts once, and once more if it is gone.
+    pub(crate) fn stat(&self) -> Stat {
+        let child_count = i32::try_from(self.child_count).unwrap_or(i32::MAX);
+        Stat {
+            czxid: self.created_zxid,
+            mzxid: self.modified_zxid,
+            pzxid: self.children_zxid,
+            ctime_ms: i64::try_from(self.created_ms).unwrap_or(i64::MAX),
+            mtime_ms: i64::try_from(self.modified_ms).unwrap_or(i64::MAX),
+            version: self.data_version,
+            cversion: self.created_count.wrapping_mul(2).wrapping_sub(child_count),
+            aversion: self.acl_version,
+            ephemeral_owner: match self.lifetime {
+                Lifetime::Persistent => 0,
+                Lifetime::Ephemeral(session) => session.0,
+                Lifetime::Container => CONTAINER_OWNER,
+            },
+            data_length: i32::try_from(self.data_bytes).unwrap_or(i32::MAX),
+            num_children: child_count,
+        }
+    }
+}
+
+/// Znodes that exist in every tree, with their built-in children. As in ZooKeeper, they cannot be
+/// deleted.
+pub(crate) const BUILT_IN: [(&str, &[&str]); 4] = [
+    ("/", &["zookeeper"]),
+    ("/zookeeper", &["config", "quota"]),
+    ("/zookeeper/config", &[]),
+    ("/zookeeper/quota", &[]),
+];
+
+/// Built-in children of `path`; `None` if the znode itself is not built in.
+pub(crate) fn built_in_children(path: &str) -> Option<&'static [&'static str]> {
+    BUILT_IN.iter().find(|(name, _)| *name == path).map(|(_, children)| *children)
+}
+
+pub(crate) fn node_key(path: &str) -> Bytes {
+    KeyBuilder::new(SPACE, NODE).raw(path.as_bytes()).build()
+}
+
+pub(crate) fn data_key(path: &str) -> Bytes {
+    KeyBuilder::new(SPACE, DATA).raw(path.as_bytes()).build()
+}
+
+/// What the keys of all children of `parent` begin with.
+pub(crate) fn children_prefix(parent: &str) -> Vec<u8> {
+    KeyBuilder::new(SPACE, CHILD).string(parent.as_bytes()).into_vec()
+}
+
+pub(crate) fn child_key(parent: &str, name: &str) -> Bytes {
+    KeyBuilder::new(SPACE, CHILD).string(parent.as_bytes()).raw(name.as_bytes()).build()
+}
+
+pub(crate) fn sessions_prefix() -> Vec<u8> {
+    KeyBuilder::new(SPACE, SESSION).into_vec()
+}
+
+pub(crate) fn session_key(session: SessionId) -> Bytes {
+    KeyBuilder::new(SPACE, SESSION).u64(session.0.cast_unsigned()).build()
+}
+
+pub(crate) fn ephemerals_prefix(session: SessionId) -> Vec<u8> {
+    KeyBuilder::new(SPACE, EPHEMERAL).u64(session.0.cast_unsigned()).into_vec()
+}
+
+pub(crate) fn ephemeral_key(session: SessionId, path: &str) -> Bytes {
+    KeyBuilder::new(SPACE, EPHEMERAL).u64(session.0.cast_unsigned()).raw(path.as_bytes()).build()
+}
+
+/// Start of the keys of containers that became due at or after `due_ms`.
+pub(crate) fn containers_from(due_ms: u64) -> Vec<u8> {
+    KeyBuilder::new(SPACE, CONTAINER_DUE).u64(due_ms).into_vec()
+}
+
+pub(crate) fn container_key(due_ms: u64, path: &str) -> Bytes {
+    KeyBuilder::new(SPACE, CONTAINER_DUE).u64(due_ms).raw(path.as_bytes()).build()
+}
+
+pub(crate) fn node_count_key() -> Bytes {
+    KeyBuilder::new(SPACE, NODE_COUNT).build()
+}
+
+/// The value of keys that say all there is to say.
+pub(crate) fn marker() -> Bytes {
+    Bytes::from_static(&[VERSION])
+}
+
+pub(crate) fn encode(value: &impl Serialize) -> Bytes {
+    // Encoding plain data into a growing buffer has no way to fail.
+    Bytes::from(postcard::to_extend(value, vec![VERSION]).expect("plain data encodes"))
+}
+
+pub(crate) fn encode_data(data: &[u8]) -> Bytes {
+    let mut value = BytesMut::with_capacity(1 + data.len());
+    value.put_u8(VERSION);
+    value.put_slice(data);
+    value.freeze()
+}
+
+fn decode<T: DeserializeOwned>(key: &[u8], value: &Bytes) -> Result<T, StoreError> {
+    let encoded = strip_version(key, value)?;
+    postcard::from_bytes(&encoded).map_err(|error| StoreError::corrupt(key, error.to_string()))
+}
+
+fn strip_version(key: &[u8], value: &Bytes) -> Result<Bytes, StoreError> {
+    match value.first() {
+        Some(&VERSION) => Ok(value.slice(1..)),
+        Some(version) => Err(StoreError::corrupt(
+            key,
+            format!("format version {version}, but this binary reads {VERSION}"),
+        )),
+        None => Err(StoreError::corrupt(key, "no bytes")),
+    }
+}
+
+/// The record of the znode at `path`.
+pub(crate) fn node(read: &dyn Read, path: &str) -> Result<Option<NodeRecord>, StoreError> {
+    let key = node_key(path);
+    match read.get(&key)? {
+        Some(value) => decode(&key, &value).map(Some),
+        None => Ok(built_in_children(path).map(|children| {
+            NodeRecord::built_in(u32::try_from(children.len()).unwrap_or(u32::MAX))
+        })),
+    }
+}
+
+/// The data under `path`, which must have some.
+pub(crate) fn data(read: &dyn Read, path: &str) -> Result<Bytes, StoreError> {
+    let key = data_key(path);
+    match read.get(&key)? {
+        Some(value) => strip_version(&key, &value),
+        None => Err(StoreError::corrupt(&key, "the znode has data, but it is not here")),
+    }
+}
+
+/// The session's record.
+pub(crate) fn session(read: &dyn Read, session: SessionId) -> Result<Option<Session>, StoreError> {
+    let key = session_key(session);
+    read.get(&key)?.map(|value| decode(&key, &value)).transpose()
+}
+
+pub(crate) fn decode_session(key: &[u8], value: &Bytes) -> Result<Session, StoreError> {
+    decode(key, value)
+}
+
+/// Znodes stored, which leaves out those built in that were never touched.
+pub(crate) fn stored_count(read: &dyn Read) -> Result<u64, StoreError> {
+    let key = node_count_key();
+    Ok(read.get(&key)?.map(|value| decode(&key, &value)).transpose()?.unwrap_or(0))
+}

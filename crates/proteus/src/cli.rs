@@ -1,0 +1,218 @@
+//! The command line.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing::{error, info};
+
+use crate::config::{Config, ConfigError};
+use crate::server::{OpenFace, Server};
+
+const ABOUT: &str =
+    "One process that speaks ZooKeeper, Kafka, Redis and PostgreSQL over one replicated log";
+
+const EXAMPLES: &str = "\
+Examples:
+  proteus start                          run a node on ./proteus-data, loopback, standard ports
+  proteus start --port-offset 20000      the same, every port 20000 higher
+  proteus demo                           run the main job on real data and check what every face says
+  proteus config --port-offset 7         show the effective configuration and where each value comes from
+
+Every setting can come from a flag, an environment variable PROTEUS_<KEY>, or a TOML file given with
+--config; a flag wins over a variable, a variable over the file.";
+
+/// The command and its subcommands.
+#[derive(Parser)]
+#[command(name = "proteus", version, about = ABOUT, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node until Ctrl-C or SIGTERM.
+    ///
+    /// Prints a table of the open faces, each with its address and a line to try it with. Stops
+    /// cleanly on Ctrl-C and SIGTERM; what was acknowledged survives any other end, too.
+    Start(Settings),
+    /// Print the effective configuration and where each value comes from.
+    Config(Settings),
+}
+
+/// Settings that override the file and the environment.
+#[derive(Args, Default)]
+struct Settings {
+    /// TOML file with settings [env: PROTEUS_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the node keeps its data [default: ./proteus-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Address that every face listens on [default: 127.0.0.1]
+    #[arg(long, value_name = "IP")]
+    listen: Option<String>,
+    /// Added to every face's standard port [default: 0]
+    #[arg(long, value_name = "N")]
+    port_offset: Option<String>,
+    /// Faces to open, separated by commas [default: all]
+    #[arg(long, value_name = "NAMES")]
+    faces: Option<String>,
+    /// flushed: acknowledged means on stable storage; relaxed: flushed within a second [default: flushed]
+    #[arg(long, value_name = "MODE")]
+    durability: Option<String>,
+    /// Disk space that writes leave free, in MiB [default: 128]
+    #[arg(long, value_name = "MIB")]
+    disk_reserve_mib: Option<String>,
+    /// Connections that each face holds at once [default: 20000]
+    #[arg(long, value_name = "N")]
+    connections_max: Option<String>,
+    /// Accounts as user:password, separated by commas; better set in the file or environment
+    #[arg(long, value_name = "LIST")]
+    users: Option<String>,
+    /// error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+impl Settings {
+    fn resolve(&self) -> Result<Config, ConfigError> {
+        let given = [
+            ("data_dir", &self.data_dir),
+            ("listen", &self.listen),
+            ("port_offset", &self.port_offset),
+            ("faces", &self.faces),
+            ("durability", &self.durability),
+            ("disk_reserve_mib", &self.disk_reserve_mib),
+            ("connections_max", &self.connections_max),
+            ("users", &self.users),
+            ("log_level", &self.log_level),
+            ("log_format", &self.log_format),
+        ];
+        let flags: BTreeMap<&'static str, String> =
+            given.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect();
+        let environment = |name: &str| std::env::var(name).ok();
+        let file = self.config.clone().or_else(|| environment("PROTEUS_CONFIG").map(PathBuf::from));
+        Config::resolve(&flags, &environment, file.as_deref())
+    }
+}
+
+/// Runs the command line and says how it ended.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Config(settings) => settings
+            .resolve()
+            .map_err(|error| error.to_string())
+            .and_then(|config| print(&format!("{}\n", config.render()))),
+        Command::Start(settings) => start(&settings),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            // Whether anybody reads stderr is not ours to know.
+            let _ = writeln!(std::io::stderr(), "proteus: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes to stdout; a reader that has gone away is no reason to panic.
+fn print(text: &str) -> Result<(), String> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| error.to_string())
+}
+
+fn start(settings: &Settings) -> Result<(), String> {
+    let config = settings.resolve().map_err(|error| error.to_string())?;
+    start_logging(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?;
+    runtime.block_on(run(&config))
+}
+
+async fn run(config: &Config) -> Result<(), String> {
+    let server = Server::start(config).await.map_err(|error| error.to_string())?;
+    print(&table(&server, config))?;
+    let stop = tokio::select! {
+        signal = stop_signal() => signal.map_err(|error| error.to_string()),
+        reason = server.failed() => Err(format!("the node stopped: {reason}")),
+    };
+    match &stop {
+        Ok(signal) => info!(signal, "stopping"),
+        Err(reason) => error!(reason, "stopping"),
+    }
+    server.stop().await;
+    stop.map(|_| ())
+}
+
+async fn stop_signal() -> std::io::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "Ctrl-C",
+    })
+}
+
+/// What is open and how to try it.
+fn table(server: &Server, config: &Config) -> String {
+    let mut text =
+        format!("Proteus {} on {}\n\n", env!("CARGO_PKG_VERSION"), config.data_directory.display());
+    text.push_str("  face       address                try it\n");
+    for OpenFace { name, address, try_it } in &server.faces {
+        text.push_str(&format!("  {name:<10} {:<22} {try_it}\n", address.to_string()));
+    }
+    for (name, why) in &server.closed {
+        text.push_str(&format!("  {name:<10} {:<22} {why}\n", "not open"));
+    }
+    text.push_str("\nCtrl-C stops it.\n");
+    text
+}
+
+/// Logs go to stderr: readable on a terminal, JSON on request.
+fn start_logging(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::new(format!(
+        "{},openraft=warn,fjall=warn,lsm_tree=warn",
+        config.log_level
+    ));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // A second call, as in tests, keeps the first logger.
+    let _ = if config.log_json {
+        builder.json().try_init()
+    } else {
+        builder.with_target(false).try_init()
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config::KEYS;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_offers_every_key() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        let start = command.find_subcommand("start").unwrap();
+        for key in KEYS {
+            let flag = key.name.replace('_', "-");
+            let offered = start.get_arguments().any(|argument| argument.get_long() == Some(&flag));
+            assert!(offered, "no flag for {}", key.name);
+        }
+    }
+}

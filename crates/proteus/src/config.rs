@@ -1,0 +1,408 @@
+//! Configuration: one definition per key, four places it may come from.
+//!
+//! A flag overrides an environment variable, which overrides the configuration file, which overrides
+//! the built-in default. Every value remembers where it came from; an unusable one is refused with
+//! its key, itself and what is accepted.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proteus_face::Accounts;
+
+/// One key.
+pub struct Key {
+    /// As in the file and in `proteus config`; the flag has dashes, the variable capitals.
+    pub name: &'static str,
+    /// Its value when nobody says otherwise.
+    pub default: &'static str,
+    /// What is accepted, for error messages and help.
+    pub accepts: &'static str,
+    /// What it does.
+    pub help: &'static str,
+}
+
+/// All keys, in the order in which `proteus config` prints them.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "data_dir",
+        default: "./proteus-data",
+        accepts: "a directory",
+        help: "Where the node keeps its data",
+    },
+    Key {
+        name: "listen",
+        default: "127.0.0.1",
+        accepts: "an IP address, such as 127.0.0.1, 0.0.0.0 or ::1",
+        help: "Address that every face listens on",
+    },
+    Key {
+        name: "port_offset",
+        default: "0",
+        accepts: "a number from 0 to 50000",
+        help: "Added to every face's standard port",
+    },
+    Key {
+        name: "faces",
+        default: "all",
+        accepts: "all, or a comma-separated list of zookeeper, kafka, redis, postgres, http",
+        help: "Faces to open",
+    },
+    Key {
+        name: "durability",
+        default: "flushed",
+        accepts: "flushed (acknowledged means on stable storage) or relaxed (flushed within a second)",
+        help: "What an acknowledged write means",
+    },
+    Key {
+        name: "disk_reserve_mib",
+        default: "128",
+        accepts: "a number of MiB from 0 to 1000000",
+        help: "Disk space that writes leave free; below it they are refused and reads go on",
+    },
+    Key {
+        name: "connections_max",
+        default: "20000",
+        accepts: "a number from 1 to 1000000",
+        help: "Connections that each face holds at once",
+    },
+    Key {
+        name: "users",
+        default: "",
+        accepts: "nothing, or user:password pairs separated by commas",
+        help: "Accounts; without any, everyone is admitted",
+    },
+    Key {
+        name: "log_level",
+        default: "info",
+        accepts: "error, warn, info, debug or trace",
+        help: "How much is logged to stderr",
+    },
+    Key { name: "log_format", default: "text", accepts: "text or json", help: "How it is logged" },
+];
+
+/// Prefix of environment variables.
+const VARIABLE_PREFIX: &str = "PROTEUS_";
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody said otherwise.
+    Default,
+    /// This file.
+    File(PathBuf),
+    /// This environment variable.
+    Variable(String),
+    /// This flag.
+    Flag(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Default => write!(f, "default"),
+            Source::File(path) => write!(f, "file {}", path.display()),
+            Source::Variable(name) => write!(f, "environment {name}"),
+            Source::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A value cannot be used.
+    #[error("{key} = {value:?} (from {origin}) cannot be used; accepted is {accepts}")]
+    Unusable {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// Where that came from.
+        origin: Source,
+        /// What would be accepted.
+        accepts: &'static str,
+    },
+    /// The file names a key that is not there.
+    #[error("{file} sets {key:?}, which is no key; there are {known}")]
+    UnknownKey {
+        /// The file.
+        file: PathBuf,
+        /// The key.
+        key: String,
+        /// All keys.
+        known: String,
+    },
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {file}: {message}")]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        message: String,
+    },
+}
+
+/// A key's value and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// As text.
+    pub value: String,
+    /// Where from.
+    pub source: Source,
+}
+
+/// The effective configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Every key's value, as text, and its origin.
+    pub settings: BTreeMap<&'static str, Setting>,
+    /// Where the node keeps its data.
+    pub data_directory: PathBuf,
+    /// Address that every face listens on.
+    pub listen: IpAddr,
+    /// Added to every standard port.
+    pub port_offset: u16,
+    /// Names of the faces to open; `None` for all.
+    pub faces: Option<Vec<String>>,
+    /// `None`: acknowledged means on stable storage.
+    pub flush_interval: Option<Duration>,
+    /// Disk space that writes leave free, in bytes.
+    pub disk_reserve_bytes: u64,
+    /// Connections that each face holds at once.
+    pub connections_max: usize,
+    /// Who may connect.
+    pub accounts: Accounts,
+    /// Log level.
+    pub log_level: String,
+    /// Whether logs are JSON.
+    pub log_json: bool,
+}
+
+/// Faces there are, in the order in which they are shown.
+pub const FACES: &[&str] = &["zookeeper", "kafka", "redis", "postgres", "http"];
+
+impl Config {
+    /// The effective configuration from `flags` (by key), `environment`, and the file, if any.
+    ///
+    /// # Errors
+    /// If the file cannot be read or a value cannot be used.
+    pub fn resolve(
+        flags: &BTreeMap<&'static str, String>,
+        environment: &dyn Fn(&str) -> Option<String>,
+        file: Option<&Path>,
+    ) -> Result<Config, ConfigError> {
+        let from_file = match file {
+            Some(file) => read_file(file)?,
+            None => BTreeMap::new(),
+        };
+        let mut settings = BTreeMap::new();
+        for key in KEYS {
+            let variable = format!("{VARIABLE_PREFIX}{}", key.name.to_uppercase());
+            let setting = if let Some(value) = flags.get(key.name) {
+                let flag = format!("--{}", key.name.replace('_', "-"));
+                Setting { value: value.clone(), source: Source::Flag(flag) }
+            } else if let Some(value) = environment(&variable) {
+                Setting { value, source: Source::Variable(variable) }
+            } else if let (Some(value), Some(file)) = (from_file.get(key.name), file) {
+                Setting { value: value.clone(), source: Source::File(file.to_owned()) }
+            } else {
+                Setting { value: key.default.to_owned(), source: Source::Default }
+            };
+            settings.insert(key.name, setting);
+        }
+        Config::interpret(settings)
+    }
+
+    fn interpret(settings: BTreeMap<&'static str, Setting>) -> Result<Config, ConfigError> {
+        let reader = Reader { settings: &settings };
+        Ok(Config {
+            data_directory: reader
+                .parse("data_dir", |value| (!value.is_empty()).then(|| PathBuf::from(value)))?,
+            listen: reader.parse("listen", |value| value.parse().ok())?,
+            port_offset: reader.parse("port_offset", |value| {
+                value.parse().ok().filter(|offset| *offset <= 50_000)
+            })?,
+            faces: reader.parse("faces", parse_faces)?,
+            flush_interval: reader.parse("durability", |value| match value {
+                "flushed" => Some(None),
+                "relaxed" => Some(Some(Duration::from_secs(1))),
+                _ => None,
+            })?,
+            disk_reserve_bytes: reader.parse("disk_reserve_mib", |value| {
+                let mib: u64 = value.parse().ok()?;
+                (mib <= 1_000_000).then_some(mib << 20)
+            })?,
+            connections_max: reader.parse("connections_max", |value| {
+                value.parse().ok().filter(|count| (1..=1_000_000).contains(count))
+            })?,
+            accounts: reader.parse("users", parse_users)?,
+            log_level: reader.parse("log_level", |value| {
+                let levels = ["error", "warn", "info", "debug", "trace"];
+                levels.contains(&value).then(|| value.to_owned())
+            })?,
+            log_json: reader.parse("log_format", |value| match value {
+                "text" => Some(false),
+                "json" => Some(true),
+                _ => None,
+            })?,
+            settings,
+        })
+    }
+
+    /// A table of every key, its value and where that came from. Passwords are not shown.
+    pub fn render(&self) -> String {
+        let mut lines = Vec::new();
+        for key in KEYS {
+            let setting = &self.settings[key.name];
+            let value = match key.name {
+                "users" if !setting.value.is_empty() => "(set)",
+                _ => &setting.value,
+            };
+            lines.push(format!("{:<18}{:<24}{}", key.name, value, setting.source));
+        }
+        lines.join("\n")
+    }
+}
+
+struct Reader<'a> {
+    settings: &'a BTreeMap<&'static str, Setting>,
+}
+
+impl Reader<'_> {
+    fn parse<T>(
+        &self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, ConfigError> {
+        let setting = &self.settings[name];
+        parse(setting.value.trim()).ok_or_else(|| ConfigError::Unusable {
+            key: name,
+            // A password in an error message would end up in a log.
+            value: if name == "users" { "(not shown)".to_owned() } else { setting.value.clone() },
+            origin: setting.source.clone(),
+            accepts: KEYS.iter().find(|key| key.name == name).map_or("", |key| key.accepts),
+        })
+    }
+}
+
+fn parse_faces(value: &str) -> Option<Option<Vec<String>>> {
+    if value == "all" {
+        return Some(None);
+    }
+    let names: Vec<String> = value.split(',').map(|name| name.trim().to_owned()).collect();
+    names.iter().all(|name| FACES.contains(&name.as_str())).then_some(Some(names))
+}
+
+fn parse_users(value: &str) -> Option<Accounts> {
+    let mut passwords = BTreeMap::new();
+    for pair in value.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let (user, password) = pair.split_once(':')?;
+        if user.is_empty() || password.is_empty() {
+            return None;
+        }
+        passwords.insert(user.to_owned(), password.to_owned());
+    }
+    Some(Accounts::new(passwords))
+}
+
+fn read_file(file: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
+    let failed = |message: String| ConfigError::File { file: file.to_owned(), message };
+    let text = proteus_env::disk::read_text(file).map_err(|error| failed(error.to_string()))?;
+    let table: toml::Table =
+        text.parse().map_err(|error: toml::de::Error| failed(error.to_string()))?;
+    let mut values = BTreeMap::new();
+    for (key, value) in table {
+        if !KEYS.iter().any(|known| known.name == key) {
+            let known: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+            return Err(ConfigError::UnknownKey {
+                file: file.to_owned(),
+                key,
+                known: known.join(", "),
+            });
+        }
+        let text = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Array(items) => {
+                let items: Vec<String> = items
+                    .iter()
+                    .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
+                    .collect();
+                items.join(",")
+            }
+            other => other.to_string(),
+        };
+        values.insert(key, text);
+    }
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(
+        flags: &[(&'static str, &str)],
+        environment: &[(&str, &str)],
+        file: Option<&str>,
+    ) -> Result<Config, ConfigError> {
+        let flags = flags.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+        let environment: BTreeMap<String, String> = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("proteus.toml");
+        if let Some(text) = file {
+            let disk = proteus_env::disk::RealDisk::open(directory.path()).unwrap();
+            let written = proteus_env::disk::Disk::open(&disk, "proteus.toml").unwrap();
+            written.write_at(0, text.as_bytes()).unwrap();
+        }
+        Config::resolve(
+            &flags,
+            &|name| environment.get(name).cloned(),
+            file.map(|_| path.as_path()),
+        )
+    }
+
+    #[test]
+    fn flag_over_variable_over_file_over_default() {
+        let file = Some("port_offset = 1\nlisten = \"::1\"\nfaces = [\"redis\", \"http\"]\n");
+        let variables = [("PROTEUS_PORT_OFFSET", "2"), ("PROTEUS_LOG_LEVEL", "debug")];
+        let config = resolve(&[("port_offset", "3")], &variables, file).unwrap();
+        assert_eq!(config.port_offset, 3);
+        assert_eq!(config.settings["port_offset"].source, Source::Flag("--port-offset".to_owned()));
+        assert_eq!(config.listen, "::1".parse::<IpAddr>().unwrap());
+        assert!(matches!(config.settings["listen"].source, Source::File(_)));
+        assert_eq!(config.log_level, "debug");
+        assert_eq!(config.faces, Some(vec!["redis".to_owned(), "http".to_owned()]));
+        assert_eq!(config.settings["durability"].source, Source::Default);
+        assert_eq!(resolve(&[], &variables, file).unwrap().port_offset, 2);
+    }
+
+    #[test]
+    fn an_unusable_value_names_key_value_origin_and_what_is_accepted() {
+        let refused =
+            resolve(&[], &[("PROTEUS_PORT_OFFSET", "many")], None).unwrap_err().to_string();
+        for part in ["port_offset", "many", "PROTEUS_PORT_OFFSET", "0 to 50000"] {
+            assert!(refused.contains(part), "{refused}");
+        }
+        let unknown = resolve(&[], &[], Some("prot_offset = 1")).unwrap_err().to_string();
+        assert!(unknown.contains("prot_offset") && unknown.contains("port_offset"), "{unknown}");
+    }
+
+    #[test]
+    fn passwords_are_never_shown() {
+        let config = resolve(&[("users", "ann:secret")], &[], None).unwrap();
+        assert!(!config.render().contains("secret"));
+        let refused = resolve(&[("users", "ann-secret")], &[], None).unwrap_err().to_string();
+        assert!(!refused.contains("ann-secret"));
+    }
+
+    #[test]
+    fn every_default_is_usable() {
+        resolve(&[], &[], None).unwrap();
+    }
+}

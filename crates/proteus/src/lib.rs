@@ -1,0 +1,9 @@
+//! Proteus as a library: configuration, the server, the demo. The binary is a thin shell around it.
+//!
+//! This is the only crate that knows every face; nothing imports it.
+//!
+//! Reading order: [`cli`], [`config`], [`server`].
+
+pub mod cli;
+pub mod config;
+pub mod server;
