@@ -69,7 +69,7 @@ async fn run(shared: Weak<Shared>) {
                     late_ms = late.as_millis(),
                     "the process stood still; sessions get that time"
                 );
-                shared.sessions.extend(late);
+                shared.sessions.extend(late, now);
             }
         }
         if let Err(error) = load(&shared) {

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 const EVENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Memory kept for the next replies once a queue has been sent; what a large reply took is freed.
-const KEPT_BYTES_MAX: usize = 64 * 1024;
+const KEPT_BYTES_MAX: usize = 16 * 1024;
 
 /// Why the server closes a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

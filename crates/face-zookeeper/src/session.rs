@@ -30,7 +30,7 @@ use crate::outbox::{Closing, Outbox};
 use crate::reads::{self, WatchSink};
 use crate::sessions::LiveSession;
 use crate::translate::{self, Plan, WriteShape};
-use crate::watches::{TooManyWatches, WATCHES_PER_CONNECTION_MAX, WatchKind};
+use crate::watches::{TooManyWatches, WATCH_BYTES_PER_CONNECTION_MAX, WatchKind};
 
 /// Requests of one connection not yet answered; ZooKeeper's `globalOutstandingLimit`, but for each
 /// connection. Reading pauses beyond it.
@@ -387,7 +387,7 @@ impl Conversation<'_> {
         }
         if watching.refused.is_some() {
             self.failure = Some(ConnectionError::Limit(format!(
-                "more than {WATCHES_PER_CONNECTION_MAX} watches"
+                "watches of more than {WATCH_BYTES_PER_CONNECTION_MAX} bytes"
             )));
         }
         self.last_zxid = last_zxid;
@@ -400,7 +400,10 @@ impl Conversation<'_> {
     fn answered(&mut self, code: i32, bytes: usize, since: Duration, told: ErrorCode) {
         self.unanswered_count -= 1;
         self.unanswered_bytes -= bytes;
-        let took = self.shared.clock.elapsed().saturating_sub(since);
+        let now = self.shared.clock.elapsed();
+        // A client that waits for our answer is not silent, even while nothing is read from it.
+        self.session.hear(now);
+        let took = now.saturating_sub(since);
         self.shared.meter(code).observe(took, told != ErrorCode::OK);
     }
 }

@@ -127,10 +127,13 @@ impl Sessions {
         }
     }
 
-    /// Gives every session more time: this process did not run for so long, and could not hear.
-    pub(crate) fn extend(&self, by: Duration) {
+    /// Gives every session more time: this process did not run for so long, and could not hear. None
+    /// gets more than its timeout from `now`.
+    pub(crate) fn extend(&self, by: Duration, now: Duration) {
         for session in self.live.lock().values() {
-            session.heard_ms.fetch_add(millis(by), Ordering::Relaxed);
+            let heard_ms = session.heard_ms.load(Ordering::Relaxed);
+            let extended_ms = heard_ms.saturating_add(millis(by)).min(millis(now));
+            session.heard_ms.fetch_max(extended_ms, Ordering::Relaxed);
         }
     }
 }
@@ -168,7 +171,16 @@ mod tests {
     fn time_in_which_the_process_stood_still_does_not_count() {
         let sessions = Sessions::default();
         sessions.on_opened(ID, 4_000, at(0));
-        sessions.extend(at(60_000));
+        sessions.extend(at(60_000), at(60_500));
+        assert_eq!(sessions.expire(at(63_999)), []);
+        assert_eq!(sessions.expire(at(64_000)), [ID]);
+    }
+
+    #[test]
+    fn nobody_is_heard_in_the_future() {
+        let sessions = Sessions::default();
+        sessions.on_opened(ID, 4_000, at(59_000));
+        sessions.extend(at(60_000), at(60_000));
         assert_eq!(sessions.expire(at(63_999)), []);
         assert_eq!(sessions.expire(at(64_000)), [ID]);
     }

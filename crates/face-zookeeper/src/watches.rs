@@ -11,8 +11,11 @@ use proteus_kernel_api::tree::{self, Change};
 use crate::codec::reply::{self, EventType};
 use crate::outbox::Outbox;
 
-/// Most watches of one connection. What they cost is memory of ours, some hundred bytes each.
-pub(crate) const WATCHES_PER_CONNECTION_MAX: usize = 1 << 20;
+/// Most memory that the watches of one connection may take, in bytes: about a million of them.
+pub(crate) const WATCH_BYTES_PER_CONNECTION_MAX: usize = 256 * 1024 * 1024;
+
+/// What a watch takes beyond its path, in bytes: its places in two tables.
+const WATCH_OVERHEAD_BYTES: usize = 192;
 
 /// What a watch waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,7 +56,18 @@ struct Table {
     child: HashMap<Arc<str>, Watchers>,
     persistent: HashMap<Arc<str>, Watchers>,
     recursive: HashMap<Arc<str>, Watchers>,
-    by_connection: HashMap<u64, HashSet<(WatchKind, Arc<str>)>>,
+    by_connection: HashMap<u64, Own>,
+}
+
+/// The watches of one connection.
+#[derive(Default)]
+struct Own {
+    watches: HashSet<(WatchKind, Arc<str>)>,
+    bytes: usize,
+}
+
+fn cost(path: &str) -> usize {
+    path.len() + WATCH_OVERHEAD_BYTES
 }
 
 impl Watches {
@@ -71,10 +85,11 @@ impl Watches {
             None => Arc::from(path),
         };
         let own = table.by_connection.entry(connection_id).or_default();
-        if own.len() >= WATCHES_PER_CONNECTION_MAX {
+        if own.bytes + cost(&path) > WATCH_BYTES_PER_CONNECTION_MAX {
             return Err(TooManyWatches);
         }
-        if own.insert((kind, path.clone())) {
+        if own.watches.insert((kind, path.clone())) {
+            own.bytes += cost(&path);
             table.of_kind(kind).entry(path).or_default().insert(connection_id, outbox.clone());
         }
         Ok(())
@@ -83,7 +98,8 @@ impl Watches {
     /// Forgets the watches of a connection that has ended.
     pub(crate) fn forget(&self, connection_id: u64) {
         let mut table = self.table.lock();
-        for (kind, path) in table.by_connection.remove(&connection_id).unwrap_or_default() {
+        let own = table.by_connection.remove(&connection_id).unwrap_or_default();
+        for (kind, path) in own.watches {
             if let Entry::Occupied(mut entry) = table.of_kind(kind).entry(path) {
                 entry.get_mut().remove(&connection_id);
                 if entry.get().is_empty() {
@@ -95,7 +111,7 @@ impl Watches {
 
     /// How many watches are set.
     pub(crate) fn count(&self) -> usize {
-        self.table.lock().by_connection.values().map(HashSet::len).sum()
+        self.table.lock().by_connection.values().map(|own| own.watches.len()).sum()
     }
 
     /// Fires the watches that wait for `change`.
@@ -172,8 +188,11 @@ impl Table {
 
     fn disown(&mut self, connection_id: u64, key: &(WatchKind, Arc<str>)) {
         if let Entry::Occupied(mut own) = self.by_connection.entry(connection_id) {
-            own.get_mut().remove(key);
-            if own.get().is_empty() {
+            let connection = own.get_mut();
+            if connection.watches.remove(key) {
+                connection.bytes -= cost(&key.1);
+            }
+            if connection.watches.is_empty() {
                 own.remove();
             }
         }

@@ -101,3 +101,16 @@ fn monitor(shared: &Shared) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_is_in_the_support_table() {
+        let table = include_str!("../../../docs/faces/zookeeper.md");
+        for word in ANSWERED.into_iter().chain(REFUSED) {
+            assert!(table.contains(&format!("`{word}`")), "{word}");
+        }
+    }
+}

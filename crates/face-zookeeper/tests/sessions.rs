@@ -3,13 +3,15 @@
 mod served;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use proteus_env::ManualClock;
 use proteus_face::Accounts;
 use proteus_face_zookeeper::codec::{ConnectRequest, Request};
 use proteus_testkit::memory_kernel;
-use served::{PATIENCE, Raw, connect, create, fresh, get, open, serve, serve_over, serve_with};
+use served::{PATIENCE, Raw, connect, create, fresh, get, open, serve, serve_at, serve_with};
 use zookeeper_client as zk;
 
 #[tokio::test]
@@ -59,64 +61,77 @@ async fn a_session_resumes_with_its_password_and_leaves_its_old_connection() {
 }
 
 #[tokio::test]
-async fn a_silent_session_expires_with_its_ephemerals() {
-    let served = serve();
+async fn pings_keep_a_session_alive_and_silence_ends_it() {
+    let clock = Arc::new(ManualClock::at(1_000));
+    let served = serve_at(memory_kernel(), Accounts::default(), clock.clone());
     let observer = connect(&served).await;
-    let (mut silent, greeted) = Raw::connect(served.address, &fresh(300)).await;
-    assert_eq!(silent.ask(create("/e", 1)).await.error, 0);
+    let (mut raw, greeted) = Raw::connect(served.address, &fresh(1_000)).await;
+    assert_eq!(raw.ask(create("/e", 1)).await.error, 0);
+    for _ in 0..5 {
+        clock.advance(Duration::from_millis(800));
+        raw.request(-2, &[Request::Ping]).await;
+        assert_eq!(raw.reply().await.xid, -2);
+        // The observer is heard as well, by any request.
+        assert!(observer.check_stat("/e").await.expect("a read").is_some());
+    }
     let (_, gone) = observer.check_and_watch_stat("/e").await.expect("a read");
+    pass_time_until_gone(&clock, &observer, "/e").await;
     assert_eq!(gone.changed().await.event_type, zk::EventType::NodeDeleted);
-    assert!(silent.frame().await.is_none(), "its connection ends");
-    let resume =
-        ConnectRequest { session_id: greeted.session_id, password: greeted.password, ..fresh(300) };
+    assert!(raw.frame().await.is_none(), "its connection ends");
+    let resume = ConnectRequest {
+        session_id: greeted.session_id,
+        password: greeted.password,
+        ..fresh(1_000)
+    };
     let (_raw, answer) = Raw::connect(served.address, &resume).await;
     assert_eq!((answer.session_id, answer.timeout_ms), (0, 0));
 }
 
-#[tokio::test]
-async fn pings_keep_a_session_alive() {
-    let served = serve();
-    let (mut raw, _) = Raw::connect(served.address, &fresh(400)).await;
-    assert_eq!(raw.ask(create("/e", 1)).await.error, 0);
-    for _ in 0..10 {
-        proteus_env::task::sleep(Duration::from_millis(100)).await;
-        raw.request(-2, &[Request::Ping]).await;
-        assert_eq!(raw.reply().await.xid, -2);
+/// Moves the clock in steps, while the observer keeps its own session by asking.
+async fn pass_time_until_gone(clock: &ManualClock, observer: &zk::Client, path: &str) {
+    for _ in 0..1_000 {
+        clock.advance(Duration::from_millis(100));
+        if observer.check_stat(path).await.expect("a read").is_none() {
+            return;
+        }
+        proteus_env::task::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(raw.ask(get("/e", false)).await.error, 0);
+    panic!("{path} outlives its session");
 }
 
 /// A new face over the same kernel is what a restarted process is: znodes and sessions are there,
 /// what was soft is gone.
 #[tokio::test]
 async fn sessions_outlive_a_restart_and_expire_after_it() {
-    let kernel = memory_kernel();
-    let before = serve_over(kernel.clone());
+    let (kernel, clock) = (memory_kernel(), Arc::new(ManualClock::at(1_000)));
+    let before = serve_at(kernel.clone(), Accounts::default(), clock.clone());
     let cluster = before.address.to_string();
     let connector = zk::Client::connector().with_detached();
     let client = connector.connect(&cluster).await.expect("a served face");
     client.create("/kept", b"", &open(zk::CreateMode::Ephemeral)).await.expect("free");
-    let (mut doomed, _) = Raw::connect(before.address, &fresh(300)).await;
+    let (mut doomed, _) = Raw::connect(before.address, &fresh(1_000)).await;
     assert_eq!(doomed.ask(create("/lost", 1)).await.error, 0);
     let session = client.into_session();
     before.shutdown_handle.request();
     before.serving.stopped().await;
 
-    let after = serve_over(kernel);
+    let after = serve_at(kernel, Accounts::default(), clock.clone());
     let cluster = after.address.to_string();
     let connector = zk::Client::connector().with_session(session.clone());
     let client = connector.connect(&cluster).await.expect("a served face");
     assert_eq!(client.session_id(), session.id());
     let stat = client.check_stat("/kept").await.expect("a read").expect("kept");
     assert_eq!(stat.ephemeral_owner, session.id().0);
-    if let (Some(_), gone) = client.check_and_watch_stat("/lost").await.expect("a read") {
-        assert_eq!(gone.changed().await.event_type, zk::EventType::NodeDeleted);
-    }
-    drop(client);
+    let (stat, lost) = client.check_and_watch_stat("/lost").await.expect("a read");
+    assert!(stat.is_some(), "the session has its full timeout again");
+    pass_time_until_gone(&clock, &client, "/lost").await;
+    assert_eq!(lost.changed().await.event_type, zk::EventType::NodeDeleted);
+
     let observer = connect(&after).await;
-    if let (Some(_), gone) = observer.check_and_watch_stat("/kept").await.expect("a read") {
-        assert_eq!(gone.changed().await.event_type, zk::EventType::NodeDeleted);
-    }
+    let (stat, gone) = observer.check_and_watch_stat("/kept").await.expect("a read");
+    assert!(stat.is_some());
+    drop(client);
+    assert_eq!(gone.changed().await.event_type, zk::EventType::NodeDeleted, "it was closed");
 }
 
 #[tokio::test]

@@ -115,7 +115,9 @@ async fn multi_happens_entirely_or_not_at_all() {
     reader.add_get_data("/missing").expect("a path");
     let results = reader.commit().await.expect("independent reads");
     assert!(matches!(&results[0], zk::MultiReadResult::Data { data, .. } if data == b"2"));
-    assert!(matches!(&results[1], zk::MultiReadResult::Children { children } if children == &["b"]));
+    assert!(
+        matches!(&results[1], zk::MultiReadResult::Children { children } if children == &["b"])
+    );
     assert!(matches!(&results[2], zk::MultiReadResult::Error { err: zk::Error::NoNode }));
 }
 

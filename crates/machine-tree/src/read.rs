@@ -26,7 +26,14 @@ pub fn data(read: &dyn Read, path: &str) -> Result<Option<(Option<Bytes>, Stat)>
     let Some(node) = record::node(read, path)? else {
         return Ok(None);
     };
-    let data = if node.has_data { Some(record::data(read, path)?) } else { None };
+    let data = if node.has_data {
+        Some(record::data(read, path)?)
+    } else if node.data_version == 0 && record::built_in_children(path).is_some() {
+        // ZooKeeper's own znodes begin with empty data, not null.
+        Some(Bytes::new())
+    } else {
+        None
+    };
     Ok(Some((data, node.stat())))
 }
 

@@ -65,27 +65,26 @@ fn watcher_type() -> impl Strategy<Value = WatcherType> {
 fn request() -> impl Strategy<Value = Request> {
     let watched = || (text(), any::<bool>());
     let versioned = || (text(), any::<i32>());
-    let simple =
-        prop_oneof![
-            create().prop_map(Request::Create),
-            versioned().prop_map(|(path, version)| Request::Delete { path, version }),
-            versioned().prop_map(|(path, version)| Request::Check { path, version }),
-            watched().prop_map(|(path, watch)| Request::Exists { path, watch }),
-            watched().prop_map(|(path, watch)| Request::GetData { path, watch }),
-            (watched(), any::<bool>()).prop_map(|((path, watch), with_stat)| {
-                Request::GetChildren { path, watch, with_stat }
-            }),
-            (text(), data(), any::<i32>()).prop_map(|(path, data, version)| Request::SetData {
-                path,
-                data,
-                version
-            }),
-            (text(), acl(), any::<i32>()).prop_map(|(path, acl, version)| Request::SetAcl {
-                path,
-                acl,
-                version
-            }),
-        ];
+    let simple = prop_oneof![
+        create().prop_map(Request::Create),
+        versioned().prop_map(|(path, version)| Request::Delete { path, version }),
+        versioned().prop_map(|(path, version)| Request::Check { path, version }),
+        watched().prop_map(|(path, watch)| Request::Exists { path, watch }),
+        watched().prop_map(|(path, watch)| Request::GetData { path, watch }),
+        (watched(), any::<bool>()).prop_map(|((path, watch), with_stat)| {
+            Request::GetChildren { path, watch, with_stat }
+        }),
+        (text(), data(), any::<i32>()).prop_map(|(path, data, version)| Request::SetData {
+            path,
+            data,
+            version
+        }),
+        (text(), acl(), any::<i32>()).prop_map(|(path, acl, version)| Request::SetAcl {
+            path,
+            acl,
+            version
+        }),
+    ];
     let others = prop_oneof![
         text().prop_map(|path| Request::GetAcl { path }),
         text().prop_map(|path| Request::Sync { path }),

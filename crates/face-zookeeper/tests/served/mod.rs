@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use proteus_env::net::TcpStream;
-use proteus_env::{SystemClock, net, task};
+use proteus_env::{Clock, SystemClock, net, task};
 use proteus_face::{Accounts, Metrics};
 use proteus_face_zookeeper::codec::request::Acl;
 use proteus_face_zookeeper::codec::{ConnectRequest, CreateRequest, Request, take_frame};
@@ -29,11 +29,16 @@ pub fn serve_over(kernel: Arc<dyn Kernel>) -> ServedFace {
 }
 
 pub fn serve_with(kernel: Arc<dyn Kernel>, accounts: Accounts) -> ServedFace {
-    let clock = Arc::new(SystemClock::new());
+    serve_at(kernel, accounts, Arc::new(SystemClock::new()))
+}
+
+/// Sessions expire by `clock`. It may be moved by up to a second at once: what is more looks as if
+/// the process had stood still, which does not count.
+pub fn serve_at(kernel: Arc<dyn Kernel>, accounts: Accounts, clock: Arc<dyn Clock>) -> ServedFace {
     // Short sessions, so that expiry can be seen.
     let options = ZookeeperOptions { session_timeout_ms_min: 100, ..ZookeeperOptions::default() };
     let metrics = Metrics::default();
-    serve_face(Arc::new(ZookeeperFace::new(kernel, clock, &metrics, accounts, options)))
+    serve_face(Arc::new(ZookeeperFace::new(kernel, clock, metrics, accounts, options)))
 }
 
 pub async fn connect(served: &ServedFace) -> zk::Client {
