@@ -17,7 +17,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Arc::new(SystemClock::new()),
         &metrics,
         Accounts::default(),
-        PostgresOptions::default(),
+        &PostgresOptions::default(),
     )?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     eprintln!("{}", face.try_it(address));

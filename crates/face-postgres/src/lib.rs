@@ -20,23 +20,16 @@ use std::sync::Arc;
 use proteus_env::Clock;
 use proteus_face::{Accounts, Connection, Face, Meter, Metrics, Serving};
 use proteus_kernel_api::Kernel;
-use proteus_sql::{Engine, EngineOptions, NoTopics, SqlError, TopicReader};
+use proteus_sql::{Engine, EngineOptions, KernelTopics, SqlError};
 
 /// The protocol's name in configuration, metrics and logs.
 const NAME: &str = "postgres";
 
-/// What the face offers and where its limits are.
+/// Where the face's limits are.
+#[derive(Debug, Clone, Default)]
 pub struct PostgresOptions {
     /// Limits of the SQL engine.
     pub engine: EngineOptions,
-    /// Reads topics for SQL.
-    pub topics: Arc<dyn TopicReader>,
-}
-
-impl Default for PostgresOptions {
-    fn default() -> PostgresOptions {
-        PostgresOptions { engine: EngineOptions::default(), topics: Arc::new(NoTopics) }
-    }
 }
 
 /// The face.
@@ -67,9 +60,10 @@ impl PostgresFace {
         clock: Arc<dyn Clock>,
         metrics: &Metrics,
         accounts: Accounts,
-        options: PostgresOptions,
+        options: &PostgresOptions,
     ) -> Result<PostgresFace, SqlError> {
-        let engine = Engine::new(kernel, options.topics, &options.engine)?;
+        let topics = Arc::new(KernelTopics::new(kernel.clone()));
+        let engine = Engine::new(kernel, topics, &options.engine)?;
         let meter = |request| metrics.meter(NAME, request);
         let meters = Meters {
             query: meter("query"),
@@ -123,7 +117,7 @@ mod tests {
             clock,
             &metrics,
             Accounts::default(),
-            PostgresOptions::default(),
+            &PostgresOptions::default(),
         );
         let bytes = face.ok().map(|face| face.budget_refusal()).unwrap_or_default();
         let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize;

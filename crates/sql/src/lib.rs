@@ -41,11 +41,11 @@ mod value_text;
 
 pub use engine::{Engine, EngineOptions, RowStream};
 pub use error::{SqlError, sqlstate};
-pub use procedures::{Procedure, Procedures};
+pub use procedures::{Calls, Procedure, Procedures};
 pub use session::{Execution, Prepared, SqlSession, TransactionStatus};
 pub use settings::{REPORTED, Settings};
 pub use system::{type_modifier, type_oid, type_size};
-pub use topics::{NoTopics, TopicReader, TopicRecord};
+pub use topics::{KernelTopics, TopicReader, TopicRecord};
 pub use transaction::CrossFace;
 pub use types::ResultColumn;
 pub use value_text::{format_value, parse_value};

@@ -14,6 +14,7 @@ use crate::insert;
 use crate::mutate;
 use crate::names;
 use crate::point;
+use crate::procedures::Calls;
 use crate::rewrite;
 use crate::settings::{self, Settings};
 use crate::statement::{Changed, Context, parse};
@@ -583,7 +584,12 @@ fn call(context: &mut Context<'_>, function: &ast::Function) -> Result<(), SqlEr
         arguments.push(value);
     }
     let procedures = &context.engine.procedures;
-    procedures.call(&name, &arguments, &mut context.transaction.cross_face)
+    let mut calls = Calls {
+        cross_face: &mut context.transaction.cross_face,
+        kernel: context.engine.kernel.as_ref(),
+        now_ms: context.now_ms,
+    };
+    procedures.call(&name, &arguments, &mut calls)
 }
 
 /// A number stays a number; everything else is as text.

@@ -13,6 +13,9 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use proteus_kernel_api::Kernel;
+use proteus_kernel_api::topic::batch::{BatchError, BatchHeader, decode_records};
+use proteus_kernel_api::topic::read::{self, ReadLimit, TopicInfo};
 use proteus_kernel_api::table::{Column, ColumnType, Definition, Row, Source, TableId, TableInfo, Value};
 
 use crate::batch::batch_of;
@@ -66,21 +69,77 @@ pub trait TopicReader: Send + Sync + 'static {
     ) -> Result<(Vec<TopicRecord>, i64), SqlError>;
 }
 
-/// A node without topics.
-#[derive(Debug, Clone, Copy)]
-pub struct NoTopics;
+/// The topics of a kernel.
+pub struct KernelTopics {
+    kernel: Arc<dyn Kernel>,
+}
 
-impl TopicReader for NoTopics {
-    fn exists(&self, _topic: &str) -> Result<bool, SqlError> {
-        Ok(false)
+impl KernelTopics {
+    /// Reads the topics of `kernel`.
+    pub fn new(kernel: Arc<dyn Kernel>) -> KernelTopics {
+        KernelTopics { kernel }
+    }
+
+    fn topic(&self, name: &str) -> Result<TopicInfo, SqlError> {
+        let found = self.kernel.read(|view| read::topic_by_name(view.state, name))?;
+        found.ok_or_else(|| SqlError::undefined_table(name))
+    }
+}
+
+impl TopicReader for KernelTopics {
+    fn exists(&self, topic: &str) -> Result<bool, SqlError> {
+        Ok(self.kernel.read(|view| read::topic_by_name(view.state, topic))?.is_some())
     }
 
     fn partitions(&self, topic: &str) -> Result<Vec<(i64, i64)>, SqlError> {
-        Err(SqlError::undefined_table(topic))
+        let topic = self.topic(topic)?;
+        let mut ends = Vec::new();
+        for number in 0..topic.partition_count {
+            let found =
+                self.kernel.read(|view| read::partition(view.state, topic.topic_id, number))?;
+            let end = found.map(|info| (info.log_start_offset, info.high_watermark));
+            ends.push(end.unwrap_or((0, 0)));
+        }
+        Ok(ends)
     }
 
-    fn read(&self, topic: &str, _: usize, _: i64, _: usize) -> Result<(Vec<TopicRecord>, i64), SqlError> {
-        Err(SqlError::undefined_table(topic))
+    fn read(
+        &self,
+        topic: &str,
+        partition: usize,
+        offset: i64,
+        bytes_max: usize,
+    ) -> Result<(Vec<TopicRecord>, i64), SqlError> {
+        let topic_id = self.topic(topic)?.topic_id;
+        let number = u32::try_from(partition).unwrap_or(u32::MAX);
+        let limit = ReadLimit::BytesOrFirst(bytes_max);
+        let batches = self
+            .kernel
+            .read(|view| read::read_batches(view.state, topic_id, number, offset, limit))?;
+        let mut records = Vec::new();
+        let mut next = offset;
+        for stored in batches {
+            // Decompressing happens here, after the kernel's lock was given back.
+            let damaged = |error: BatchError| {
+                let message = format!("topic \"{topic}\", offset {}: {error}", stored.base_offset);
+                SqlError::new(crate::error::sqlstate::INTERNAL, message)
+            };
+            let header = BatchHeader::parse(&stored.bytes).map_err(damaged)?;
+            next = stored.base_offset + i64::from(header.record_count);
+            if header.is_control() {
+                continue;
+            }
+            for record in decode_records(&stored.bytes, stored.base_offset).map_err(damaged)? {
+                let record = record.map_err(damaged)?;
+                records.push(TopicRecord {
+                    offset: record.offset,
+                    timestamp_ms: record.timestamp_ms,
+                    key: record.key.map(|bytes| bytes.to_vec()),
+                    value: record.value.map(|bytes| bytes.to_vec()),
+                });
+            }
+        }
+        Ok((records, next))
     }
 }
 

@@ -17,10 +17,21 @@ mod zookeeper;
 
 use std::collections::BTreeMap;
 
+use proteus_kernel_api::Kernel;
 use proteus_kernel_api::table::Value;
 
 use crate::error::{SqlError, sqlstate};
 use crate::transaction::CrossFace;
+
+/// What a call adds to, and may look at.
+pub struct Calls<'a> {
+    /// The checks and ops of the transaction.
+    pub cross_face: &'a mut CrossFace,
+    /// To resolve names.
+    pub kernel: &'a dyn Kernel,
+    /// Time of the statement, in milliseconds since the Unix epoch.
+    pub now_ms: u64,
+}
 
 /// A procedure that adds to a transaction.
 pub trait Procedure: Send + Sync + 'static {
@@ -34,7 +45,7 @@ pub trait Procedure: Send + Sync + 'static {
     ///
     /// # Errors
     /// 22023 if the arguments are not those of the procedure.
-    fn call(&self, arguments: &[Value], transaction: &mut CrossFace) -> Result<(), SqlError>;
+    fn call(&self, arguments: &[Value], calls: &mut Calls<'_>) -> Result<(), SqlError>;
 }
 
 /// The procedures that there are.
@@ -65,7 +76,7 @@ impl Procedures {
         &self,
         name: &str,
         arguments: &[Value],
-        transaction: &mut CrossFace,
+        calls: &mut Calls<'_>,
     ) -> Result<(), SqlError> {
         let procedure = self.by_name.get(name).ok_or_else(|| {
             let message = format!("procedure {name} does not exist");
@@ -73,7 +84,7 @@ impl Procedures {
             SqlError::new(sqlstate::UNDEFINED_FUNCTION, message)
                 .hint(format!("There are: {}.", names.join(", ")))
         })?;
-        procedure.call(arguments, transaction)
+        procedure.call(arguments, calls)
     }
 
     /// Names and parameters of all procedures.
@@ -87,7 +98,7 @@ impl Procedures {
 struct Function {
     name: &'static str,
     parameters: &'static str,
-    body: fn(&mut Arguments<'_>, &mut CrossFace) -> Result<(), SqlError>,
+    body: fn(&mut Arguments<'_>, &mut Calls<'_>) -> Result<(), SqlError>,
 }
 
 impl Procedure for Function {
@@ -99,9 +110,9 @@ impl Procedure for Function {
         self.parameters
     }
 
-    fn call(&self, arguments: &[Value], transaction: &mut CrossFace) -> Result<(), SqlError> {
+    fn call(&self, arguments: &[Value], calls: &mut Calls<'_>) -> Result<(), SqlError> {
         let mut arguments = Arguments { procedure: self, values: arguments, next: 0 };
-        (self.body)(&mut arguments, transaction)?;
+        (self.body)(&mut arguments, calls)?;
         if arguments.is_empty() { Ok(()) } else { Err(arguments.mismatch("too many arguments")) }
     }
 }
@@ -157,6 +168,15 @@ impl Arguments<'_> {
         String::from_utf8(bytes).map_err(|_| self.mismatch("an argument is not UTF-8"))
     }
 
+    /// As [`Arguments::int`], or `None` for null.
+    fn optional_int(&mut self) -> Result<Option<i64>, SqlError> {
+        if self.values.get(self.next).is_some_and(Value::is_null) {
+            self.next += 1;
+            return Ok(None);
+        }
+        self.int().map(Some)
+    }
+
     fn int(&mut self) -> Result<i64, SqlError> {
         match self.take()? {
             Value::Int(value) => Ok(value),
@@ -175,9 +195,12 @@ mod tests {
     #[test]
     fn unknown_procedures_and_wrong_arguments_are_refused() {
         let procedures = Procedures::default();
-        let mut transaction = CrossFace::default();
+        let kernel = proteus_testkit::memory_kernel();
+        let mut cross_face = CrossFace::default();
+        let mut calls =
+            Calls { cross_face: &mut cross_face, kernel: kernel.as_ref(), now_ms: 0 };
         let mut call = |name: &str, arguments: &[Value]| {
-            procedures.call(name, arguments, &mut transaction).map_err(|error| error.code)
+            procedures.call(name, arguments, &mut calls).map_err(|error| error.code)
         };
         assert_eq!(call("redis.flushall", &[]), Err(sqlstate::UNDEFINED_FUNCTION));
         for signature in procedures.signatures() {

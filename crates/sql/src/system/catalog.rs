@@ -378,6 +378,11 @@ pub fn object_texts(scope: &QueryScope) -> Result<Vec<(i64, i64, String)>, SqlEr
         if !table.definition.has_row_ids() {
             let oid = PRIMARY_KEY_OIDS_START + table_oid(table);
             texts.push((oid, 0, index_definition(table)));
+            for (number, index) in (1i64..).zip(&table.definition.primary_key) {
+                if let Some(column) = table.definition.columns.get(*index as usize) {
+                    texts.push((oid, number, column.name.clone()));
+                }
+            }
             texts.push((oid, -1, format!("PRIMARY KEY ({})", key_columns(table))));
         }
     }

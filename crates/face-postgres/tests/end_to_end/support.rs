@@ -31,7 +31,7 @@ fn serve_with(accounts: Accounts) -> Served {
     let clock = Arc::new(SystemClock::new());
     let options = PostgresOptions::default();
     let face =
-        PostgresFace::new(kernel.clone(), clock, &Metrics::default(), accounts, options).unwrap();
+        PostgresFace::new(kernel.clone(), clock, &Metrics::default(), accounts, &options).unwrap();
     Served { face: serve_face(Arc::new(face)), kernel }
 }
 
