@@ -240,7 +240,16 @@ struct Portal {
     parameters: Vec<Value>,
     formats: Vec<i16>,
     running: Option<Running>,
-    is_finished: bool,
+    finished: Option<Finished>,
+}
+
+/// How a portal ended.
+#[derive(Clone, Copy)]
+enum Finished {
+    /// All its rows are read; asked again, it has none.
+    Rows(&'static str),
+    /// It has done what it does, once.
+    Done,
 }
 
 /// A result under way.
@@ -555,7 +564,7 @@ impl Session {
             parameters: values,
             formats: result_formats,
             running: None,
-            is_finished: false,
+            finished: None,
         };
         self.portals.insert(portal, bound);
         put_message(&mut self.socket.output, b'2', |_| {});
@@ -589,9 +598,17 @@ impl Session {
     async fn execute(&mut self, name: &str, rows_max: u32) -> Result<(), Failure> {
         // The portal is out of the map while it runs; an error ends it anyway.
         let mut portal = self.portals.remove(name).ok_or_else(|| no_portal(name))?;
-        if portal.is_finished {
-            let message = format!("portal \"{name}\" cannot be run");
-            return Err(SqlError::new("55000", message).into());
+        match portal.finished {
+            None => {}
+            Some(Finished::Rows(tag)) => {
+                put_complete(&mut self.socket.output, &format!("{tag} 0"));
+                self.portals.insert(name.to_owned(), portal);
+                return Ok(());
+            }
+            Some(Finished::Done) => {
+                let message = format!("portal \"{name}\" cannot be run again");
+                return Err(SqlError::new("55000", message).into());
+            }
         }
         if portal.running.is_none() {
             // Sync is next: the statement is a transaction by itself.
@@ -600,11 +617,11 @@ impl Session {
             match self.execute_statement(&portal.prepared, parameters, is_last).await? {
                 Execution::Empty => {
                     put_message(&mut self.socket.output, b'I', |_| {});
-                    portal.is_finished = true;
+                    portal.finished = Some(Finished::Done);
                 }
                 Execution::Done { tag, notice } => {
                     self.done(&tag, notice.as_ref());
-                    portal.is_finished = true;
+                    portal.finished = Some(Finished::Done);
                 }
                 Execution::Rows { columns, rows, tag } => {
                     portal.running = Some(Running::new(columns, rows, tag));
@@ -614,7 +631,7 @@ impl Session {
         if let Some(mut running) = portal.running.take() {
             if self.send_rows(&mut running, &portal.formats, rows_max).await? {
                 put_complete(&mut self.socket.output, &running.complete_tag());
-                portal.is_finished = true;
+                portal.finished = Some(Finished::Rows(running.tag));
             } else {
                 put_message(&mut self.socket.output, b's', |_| {});
                 portal.running = Some(running);

@@ -51,11 +51,6 @@ impl Snapshot {
         Snapshot { kernel, read_ts, writes }
     }
 
-    /// The kernel it reads from.
-    pub fn kernel(&self) -> &Arc<dyn Kernel> {
-        &self.kernel
-    }
-
     /// The rows under `keys`, and whether each was there at the read timestamp.
     ///
     /// # Errors
