@@ -25,7 +25,7 @@ pub fn rewrite(
         return Err(error);
     }
     if let ast::Statement::Query(query) = &mut statement {
-        name_columns(query);
+        name_columns(&mut query.body);
     }
     Ok(statement)
 }
@@ -234,7 +234,8 @@ fn catalog_subquery(expr: &Expr) -> Option<Expr> {
                 return single_expression(statement);
             }
             let is_empty = ["pg_collation", "pg_description", "pg_inherits", "pg_foreign_table", "pg_constraint"];
-            is_empty.iter().any(|name| has(name)).then(|| null_text())
+            let is_of_publications = query.to_string().contains("prattrs");
+            (is_of_publications || is_empty.iter().any(|name| has(name))).then(null_text)
         }
         // No constraint here is deferrable, and the catalogs' arrays are empty.
         Expr::Exists { subquery, negated } if subquery.to_string().contains("condeferr") => {
@@ -366,8 +367,16 @@ fn internal_name(column_type: proteus_kernel_api::table::ColumnType) -> String {
 }
 
 /// The query engine wants distinct names: gives one to each unnamed or repeated expression.
-fn name_columns(query: &mut Query) {
-    let SetExpr::Select(select) = query.body.as_mut() else { return };
+fn name_columns(body: &mut SetExpr) {
+    let select = match body {
+        SetExpr::Select(select) => select,
+        SetExpr::Query(query) => return name_columns(&mut query.body),
+        SetExpr::SetOperation { left, right, .. } => {
+            name_columns(left);
+            return name_columns(right);
+        }
+        _ => return,
+    };
     let mut seen = std::collections::BTreeSet::new();
     for (index, item) in select.projection.iter_mut().enumerate() {
         match item {
