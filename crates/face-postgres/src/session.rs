@@ -10,8 +10,8 @@ use proteus_env::{random, task};
 use proteus_face::{Connection, ConnectionError, Meter};
 use proteus_kernel_api::table::{ColumnType, Row, Value};
 use proteus_sql::{
-    Execution, Prepared, REPORTED, ResultColumn, RowStream, SqlError, SqlSession, TransactionStatus,
-    sqlstate, type_modifier, type_oid, type_size,
+    Execution, Prepared, REPORTED, ResultColumn, RowStream, SqlError, SqlSession,
+    TransactionStatus, sqlstate, type_modifier, type_oid, type_size,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -508,7 +508,8 @@ impl Session {
             return Err(SqlError::new(sqlstate::DUPLICATE_STATEMENT, message).into());
         }
         if self.statements.len() >= STATEMENTS_MAX {
-            let message = format!("a session can hold at most {STATEMENTS_MAX} prepared statements");
+            let message =
+                format!("a session can hold at most {STATEMENTS_MAX} prepared statements");
             return Err(SqlError::new(sqlstate::PROGRAM_LIMIT, message).into());
         }
         let mut parsed = self.sql.parse(query)?;

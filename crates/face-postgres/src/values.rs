@@ -34,7 +34,9 @@ pub fn format_at(codes: &[i16], index: usize) -> Result<Format, SqlError> {
     match code {
         0 => Ok(Format::Text),
         1 => Ok(Format::Binary),
-        _ => Err(SqlError::new(sqlstate::PROTOCOL_VIOLATION, format!("unknown format code {code}"))),
+        _ => {
+            Err(SqlError::new(sqlstate::PROTOCOL_VIOLATION, format!("unknown format code {code}")))
+        }
     }
 }
 
@@ -83,7 +85,10 @@ pub fn decode(
             parse_value(text, column_type)
         }
         Format::Binary => decode_binary(bytes, oid, column_type).ok_or_else(|| {
-            SqlError::new(sqlstate::INVALID_BINARY, format!("incorrect binary data for type oid {oid}"))
+            SqlError::new(
+                sqlstate::INVALID_BINARY,
+                format!("incorrect binary data for type oid {oid}"),
+            )
         }),
     }
 }
@@ -176,7 +181,9 @@ pub fn put_value(into: &mut BytesMut, value: &Value, column_type: ColumnType, fo
         Format::Text => match value {
             // The common kinds without a string of their own between.
             Value::Text(text) => into.put_slice(text.as_bytes()),
-            other => into.put_slice(format_value(other, column_type).unwrap_or_default().as_bytes()),
+            other => {
+                into.put_slice(format_value(other, column_type).unwrap_or_default().as_bytes())
+            }
         },
         Format::Binary => put_binary(into, value, column_type),
     }

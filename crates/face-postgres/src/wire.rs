@@ -109,9 +109,23 @@ pub enum Named {
 
 /// Names of all requests of the protocol, as in the support table.
 pub const REQUESTS: [&str; 17] = [
-    "SSLRequest", "GSSENCRequest", "CancelRequest", "StartupMessage", "PasswordMessage", "Query",
-    "Parse", "Bind", "Describe", "Close", "Execute", "Flush", "Sync", "Terminate", "CopyData/CopyDone/CopyFail",
-    "FunctionCall", "SASLInitialResponse/SASLResponse",
+    "SSLRequest",
+    "GSSENCRequest",
+    "CancelRequest",
+    "StartupMessage",
+    "PasswordMessage",
+    "Query",
+    "Parse",
+    "Bind",
+    "Describe",
+    "Close",
+    "Execute",
+    "Flush",
+    "Sync",
+    "Terminate",
+    "CopyData/CopyDone/CopyFail",
+    "FunctionCall",
+    "SASLInitialResponse/SASLResponse",
 ];
 
 /// Takes a startup message from the front of `buffer`; `None` if it is not complete.
@@ -122,7 +136,9 @@ pub fn decode_startup(buffer: &mut BytesMut) -> Result<Option<Startup>, Malforme
     let Some(head) = buffer.first_chunk::<4>() else { return Ok(None) };
     let length = u32::from_be_bytes(*head) as usize;
     if !(8..=STARTUP_BYTES_MAX).contains(&length) {
-        return Err(Malformed(format!("a startup message of {length} bytes; is this client for PostgreSQL?")));
+        return Err(Malformed(format!(
+            "a startup message of {length} bytes; is this client for PostgreSQL?"
+        )));
     }
     if buffer.len() < length {
         return Ok(None);
@@ -161,7 +177,9 @@ pub fn decode(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Request>
         return Err(Malformed(format!("unknown message type {:?}", char::from(kind))));
     }
     if !(4..=bytes_max).contains(&length) {
-        return Err(Malformed(format!("a message of {length} bytes, where {bytes_max} are accepted")));
+        return Err(Malformed(format!(
+            "a message of {length} bytes, where {bytes_max} are accepted"
+        )));
     }
     if buffer.len() <= length {
         return Ok(None);

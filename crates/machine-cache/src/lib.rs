@@ -310,9 +310,7 @@ impl Machine for Cache {
 
     fn apply(ctx: &mut Ctx<'_, Change>, op: &Op) -> Result<Reply, Abort<Refusal>> {
         match (op, apply::apply(ctx, op)?) {
-            (Op::OrRefuse(_), Reply::Error(error)) => {
-                Err(Abort::Refused(Refusal::Command(error)))
-            }
+            (Op::OrRefuse(_), Reply::Error(error)) => Err(Abort::Refused(Refusal::Command(error))),
             (_, reply) => Ok(reply),
         }
     }

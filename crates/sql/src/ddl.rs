@@ -28,10 +28,12 @@ pub async fn create_table(
         let message = format!("relation \"{name}\" already exists");
         return Err(SqlError::new(sqlstate::DUPLICATE_TABLE, message));
     }
-    if create.temporary || create.query.is_some() || create.like.is_some() || create.inherits.is_some() {
-        return Err(SqlError::unsupported(
-            "CREATE TABLE with TEMPORARY, AS, LIKE or INHERITS",
-        ));
+    if create.temporary
+        || create.query.is_some()
+        || create.like.is_some()
+        || create.inherits.is_some()
+    {
+        return Err(SqlError::unsupported("CREATE TABLE with TEMPORARY, AS, LIKE or INHERITS"));
     }
     let definition = definition(context, name, create)?;
     if let Some(fault) = definition.fault() {
@@ -129,7 +131,8 @@ fn default_of(
     column_type: ColumnType,
 ) -> Result<proteus_kernel_api::table::Value, SqlError> {
     // A function would be evaluated once, now, and not for each row.
-    let is_constant = !expr.to_string().contains('(') && !expr.to_string().to_uppercase().contains("CURRENT_");
+    let is_constant =
+        !expr.to_string().contains('(') && !expr.to_string().to_uppercase().contains("CURRENT_");
     if !is_constant {
         return Err(SqlError::unsupported(format!("a DEFAULT that is not a constant: {expr}")));
     }

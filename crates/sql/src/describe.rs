@@ -301,7 +301,8 @@ pub fn show(
     variable: &[ast::Ident],
     settings: &Settings,
 ) -> Result<(Vec<ResultColumn>, Vec<Row>), SqlError> {
-    let words: Vec<String> = variable.iter().map(|ident| names::fold(ident).to_lowercase()).collect();
+    let words: Vec<String> =
+        variable.iter().map(|ident| names::fold(ident).to_lowercase()).collect();
     let name = match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["transaction", "isolation", "level"] => "transaction_isolation".to_owned(),
         ["time", "zone"] => "timezone".to_owned(),

@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
-use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::catalog::TableProvider;
+use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::{ParamValues, Result as EngineResult, TableReference};
 use datafusion::datasource::provider_as_source;
@@ -143,7 +143,11 @@ impl QueryScope {
         Ok(tables)
     }
 
-    fn provider(&self, schema: Option<&str>, name: &str) -> Result<Arc<dyn TableProvider>, SqlError> {
+    fn provider(
+        &self,
+        schema: Option<&str>,
+        name: &str,
+    ) -> Result<Arc<dyn TableProvider>, SqlError> {
         if let Some(found) = system::table(schema, name, self)? {
             return Ok(found);
         }

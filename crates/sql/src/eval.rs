@@ -188,7 +188,10 @@ fn literal(value: &ast::Value, scope: &dyn Scope) -> Evaluated {
             let number = text.strip_prefix('$').and_then(|n| n.parse().ok());
             let found = number.and_then(|number| scope.parameter(number));
             let (value, column_type) = found.ok_or_else(|| {
-                SqlError::new(sqlstate::UNDEFINED_PARAMETER, format!("there is no parameter {text}"))
+                SqlError::new(
+                    sqlstate::UNDEFINED_PARAMETER,
+                    format!("there is no parameter {text}"),
+                )
             })?;
             Ok(Datum::new(value, column_type))
         }
@@ -239,7 +242,8 @@ fn unary(op: &UnaryOperator, datum: Datum) -> Evaluated {
 /// Gives both sides one type, as PostgreSQL resolves operators; a literal takes the other's.
 fn unify(left: Datum, right: Datum) -> Evaluated<(Value, Value, ColumnType)> {
     let same_kind = |a: ColumnType, b: ColumnType| {
-        std::mem::discriminant(&a) == std::mem::discriminant(&b) && !matches!(a, ColumnType::Numeric { .. })
+        std::mem::discriminant(&a) == std::mem::discriminant(&b)
+            && !matches!(a, ColumnType::Numeric { .. })
     };
     let (a, b) = (left.column_type, right.column_type);
     if matches!(a, ColumnType::Json) || matches!(b, ColumnType::Json) {

@@ -82,10 +82,7 @@ fn read_only(name: &str) -> SqlError {
 ///
 /// # Errors
 /// 23505, 23502, 22xxx, and what is wrong with the statement.
-pub async fn insert(
-    context: &mut Context<'_>,
-    insert: &ast::Insert,
-) -> Result<Changed, SqlError> {
+pub async fn insert(context: &mut Context<'_>, insert: &ast::Insert) -> Result<Changed, SqlError> {
     let is_plain = insert.or.is_none()
         && !insert.ignore
         && !insert.overwrite
@@ -171,14 +168,17 @@ fn check_width(values: usize, columns: usize) -> Result<(), SqlError> {
     if values == columns {
         return Ok(());
     }
-    let which = if values > columns { "expressions than target columns" } else { "target columns than expressions" };
+    let which = if values > columns {
+        "expressions than target columns"
+    } else {
+        "target columns than expressions"
+    };
     Err(SqlError::new(sqlstate::SYNTAX_ERROR, format!("INSERT has more {which}")))
 }
 
 fn default_row(table: &TableInfo) -> Row {
-    let default = |column: &proteus_kernel_api::table::Column| {
-        column.default.clone().unwrap_or(Value::Null)
-    };
+    let default =
+        |column: &proteus_kernel_api::table::Column| column.default.clone().unwrap_or(Value::Null);
     table.definition.columns.iter().map(default).collect()
 }
 
@@ -353,10 +353,12 @@ fn resolve(
 ) -> Result<Option<Row>, SqlError> {
     let relations = vec![(name, table.as_ref(), existing), (EXCLUDED, table.as_ref(), excluded)];
     let scope = context.with_rows(relations);
-    let unsupported = |error| match error {
+    let unsupported = |error| {
+        match error {
         EvalError::Sql(error) => error,
         EvalError::Unsupported => SqlError::unsupported("this expression in ON CONFLICT DO UPDATE")
             .hint("Columns, excluded columns, parameters, literals, arithmetic, comparisons, COALESCE, GREATEST and LEAST are."),
+    }
     };
     if let Some(selection) = &update.selection
         && !holds(selection, &scope).map_err(unsupported)?

@@ -23,7 +23,7 @@ use crate::names;
 use crate::point;
 use crate::provider::ROW_KEY_COLUMN;
 use crate::returning::Returning;
-use crate::snapshot::Write;
+use crate::snapshot::{KeyedRow, Write};
 use crate::statement::{Changed, Context, parse};
 use crate::transaction::{WRITES_MAX, too_many_writes, unique_violation};
 use crate::types::{ResultColumn, coerce};
@@ -223,7 +223,7 @@ async fn find_rows(
     scope: &QueryScope,
     statement: ast::Statement,
     context: &Context<'_>,
-) -> Result<(Vec<ResultColumn>, Vec<(Vec<u8>, Row)>), SqlError> {
+) -> Result<(Vec<ResultColumn>, Vec<KeyedRow>), SqlError> {
     let statement = crate::rewrite::rewrite(statement, scope)?;
     let plan = scope.plan(statement, &context.parameter_types())?;
     let (columns, mut batches) = scope.run(plan, context.parameters).await?;
@@ -267,7 +267,7 @@ pub async fn update(context: &mut Context<'_>, update: &ast::Update) -> Result<C
 fn update_point(
     context: &Context<'_>,
     update: &Update<'_>,
-) -> Result<Option<Vec<(Vec<u8>, Row)>>, SqlError> {
+) -> Result<Option<Vec<KeyedRow>>, SqlError> {
     let target = &update.target;
     if !update.from.is_empty() {
         return Ok(None);
@@ -298,7 +298,7 @@ fn update_point(
 async fn update_query(
     context: &Context<'_>,
     update: &Update<'_>,
-) -> Result<Vec<(Vec<u8>, Row)>, SqlError> {
+) -> Result<Vec<KeyedRow>, SqlError> {
     let scope = context.query_scope();
     let (from, mut changes) = find_rows(&scope, update.query()?, context).await?;
     let columns = &update.target.table.definition.columns;
@@ -316,7 +316,7 @@ async fn update_query(
 fn store_changes(
     context: &mut Context<'_>,
     table: &Arc<TableInfo>,
-    changes: Vec<(Vec<u8>, Row)>,
+    changes: Vec<KeyedRow>,
     stored: &mut Vec<Row>,
 ) -> Result<(), SqlError> {
     let definition = &table.definition;
@@ -397,7 +397,7 @@ pub fn truncate(context: &mut Context<'_>, name: &ObjectName) -> Result<(), SqlE
 fn remove(
     context: &mut Context<'_>,
     table: &Arc<TableInfo>,
-    removed: Vec<(Vec<u8>, Row)>,
+    removed: Vec<KeyedRow>,
     returning: Option<Returning>,
 ) -> Result<Changed, SqlError> {
     let mut rows = Vec::with_capacity(removed.len());

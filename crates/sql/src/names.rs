@@ -53,9 +53,10 @@ pub fn own_table(name: &ObjectName) -> Result<String, SqlError> {
     let relation = relation(name)?;
     match relation.schema.as_deref() {
         None | Some(PUBLIC) => Ok(relation.name),
-        Some(schema) => {
-            Err(SqlError::new("3F000", format!("schema \"{schema}\" does not exist or is read-only")))
-        }
+        Some(schema) => Err(SqlError::new(
+            "3F000",
+            format!("schema \"{schema}\" does not exist or is read-only"),
+        )),
     }
 }
 

@@ -178,11 +178,16 @@ fn is_exact(expr: &Expr, constants: &dyn Scope, value: &Value, column_type: Colu
             ast::Value::Placeholder(_) => placeholder_number(expr)
                 .and_then(|number| constants.parameter(number))
                 .is_some_and(|(given, from)| {
-                    let same = std::mem::discriminant(&from) == std::mem::discriminant(&column_type);
-                    let both_integers = matches!((&given, value), (Value::Int(a), Value::Int(b)) if a == b);
+                    let same =
+                        std::mem::discriminant(&from) == std::mem::discriminant(&column_type);
+                    let both_integers =
+                        matches!((&given, value), (Value::Int(a), Value::Int(b)) if a == b);
                     let text = matches!(from, ColumnType::Text { .. });
                     let is_numeric = matches!(column_type, ColumnType::Numeric { .. });
-                    both_integers || ((same || text) && !is_numeric && coerce(given, from, column_type).is_ok())
+                    both_integers
+                        || ((same || text)
+                            && !is_numeric
+                            && coerce(given, from, column_type).is_ok())
                 }),
             ast::Value::Boolean(_) => column_type == ColumnType::Bool,
             _ => false,

@@ -85,7 +85,8 @@ impl TableProvider for RowsProvider {
         limit: Option<usize>,
     ) -> EngineResult<Arc<dyn ExecutionPlan>> {
         let (start, end) = key_range(filters, &self.table.definition);
-        let indexes = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let indexes =
+            projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         let schema = Arc::new(self.schema.project(&indexes)?);
         let stream = RowsStream {
             snapshot: self.snapshot.clone(),

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    self, BinaryOperator, Expr, Ident, ObjectName, Query, SelectItem, SetExpr, TableFactor, VisitMut,
-    VisitorMut,
+    self, BinaryOperator, Expr, Ident, ObjectName, Query, SelectItem, SetExpr, TableFactor,
+    VisitMut, VisitorMut,
 };
 
 use crate::engine::QueryScope;
@@ -95,7 +95,8 @@ impl Rewriter<'_> {
     /// A function over object ids becomes a CASE over those that there are.
     fn object_text(&self, name: &str, function: &ast::Function) -> Result<Expr, SqlError> {
         let ast::FunctionArguments::List(list) = &function.args else { return Ok(null_text()) };
-        let argument = |index: usize| list.args.get(index).map(ToString::to_string).unwrap_or_default();
+        let argument =
+            |index: usize| list.args.get(index).map(ToString::to_string).unwrap_or_default();
         let mut arms = String::new();
         for (oid, number, text) in crate::system::object_texts(self.scope)? {
             let text = text.replace('\'', "''");
@@ -103,7 +104,9 @@ impl Rewriter<'_> {
                 ("pg_column_default", 1..) => {
                     format!("{} = {oid} AND {} = {number}", argument(0), argument(1))
                 }
-                ("pg_get_indexdef", 0) if list.args.len() == 1 => format!("{} = {oid}", argument(0)),
+                ("pg_get_indexdef", 0) if list.args.len() == 1 => {
+                    format!("{} = {oid}", argument(0))
+                }
                 ("pg_get_indexdef", 0..) if list.args.len() > 1 => {
                     format!("{} = {oid} AND {} = {number}", argument(0), argument(1))
                 }
@@ -130,7 +133,11 @@ impl Rewriter<'_> {
         Some(text_literal(text))
     }
 
-    fn cast(&self, inner: &mut Expr, data_type: &mut ast::DataType) -> Result<Option<Expr>, SqlError> {
+    fn cast(
+        &self,
+        inner: &mut Expr,
+        data_type: &mut ast::DataType,
+    ) -> Result<Option<Expr>, SqlError> {
         let full_name = data_type.to_string().to_lowercase();
         let name = full_name.trim_start_matches("pg_catalog.").trim_matches('"');
         let plain = match name {
@@ -141,8 +148,8 @@ impl Rewriter<'_> {
                 ast::DataType::Text
             }
             "regtype" | "regproc" | "regprocedure" | "regoper" | "regnamespace" | "regrole"
-            | "name" | "char" | "text" | "int2vector" | "oidvector" | "xid" | "pg_lsn" | "citext"
-            | "json" | "jsonb" | "uuid" => ast::DataType::Text,
+            | "name" | "char" | "text" | "int2vector" | "oidvector" | "xid" | "pg_lsn"
+            | "citext" | "json" | "jsonb" | "uuid" => ast::DataType::Text,
             "text[]" | "_text" => return Ok(Some(take_expr(inner))),
             "oid" | "xid8" | "cid" | "int8" => ast::DataType::BigInt(None),
             "int4" => ast::DataType::Integer(None),
@@ -233,7 +240,13 @@ fn catalog_subquery(expr: &Expr) -> Option<Expr> {
                 let statement = crate::statement::parse(&format!("SELECT {call}")).ok()?.pop()?;
                 return single_expression(statement);
             }
-            let is_empty = ["pg_collation", "pg_description", "pg_inherits", "pg_foreign_table", "pg_constraint"];
+            let is_empty = [
+                "pg_collation",
+                "pg_description",
+                "pg_inherits",
+                "pg_foreign_table",
+                "pg_constraint",
+            ];
             let is_of_publications = query.to_string().contains("prattrs");
             (is_of_publications || is_empty.iter().any(|name| has(name))).then(null_text)
         }
@@ -391,10 +404,8 @@ fn name_columns(body: &mut SetExpr) {
                     *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
                 }
             }
-            SelectItem::ExprWithAlias { alias, .. } => {
-                if !seen.insert(names::fold(alias)) {
-                    *alias = Ident::with_quote('"', format!("__proteus_{index}"));
-                }
+            SelectItem::ExprWithAlias { alias, .. } if !seen.insert(names::fold(alias)) => {
+                *alias = Ident::with_quote('"', format!("__proteus_{index}"));
             }
             _ => {}
         }

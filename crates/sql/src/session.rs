@@ -85,8 +85,13 @@ enum State {
     Idle,
     /// Statements sent together without BEGIN: they commit together.
     Implicit(Transaction),
-    Explicit { transaction: Transaction, savepoints: Vec<(String, Transaction)> },
-    Failed { savepoints: Vec<(String, Transaction)> },
+    Explicit {
+        transaction: Transaction,
+        savepoints: Vec<(String, Transaction)>,
+    },
+    Failed {
+        savepoints: Vec<(String, Transaction)>,
+    },
 }
 
 /// One client's session.
@@ -161,7 +166,9 @@ impl SqlSession {
         given: &[Option<ColumnType>],
     ) -> Result<Prepared, SqlError> {
         let mut transaction = match &self.state {
-            State::Implicit(transaction) | State::Explicit { transaction, .. } => transaction.clone(),
+            State::Implicit(transaction) | State::Explicit { transaction, .. } => {
+                transaction.clone()
+            }
             State::Idle | State::Failed { .. } => Transaction::begin(self.engine.kernel.as_ref())?,
         };
         let context = self.context(&mut transaction, &[], 0, false);
@@ -593,14 +600,10 @@ fn call(context: &mut Context<'_>, function: &ast::Function) -> Result<(), SqlEr
 }
 
 /// A number stays a number; everything else is as text.
-fn literal_argument(
-    expr: &ast::Expr,
-    scope: &dyn crate::eval::Scope,
-) -> Result<Value, SqlError> {
+fn literal_argument(expr: &ast::Expr, scope: &dyn crate::eval::Scope) -> Result<Value, SqlError> {
     crate::eval::evaluate_value(expr, scope).map_err(|error| match error {
         EvalError::Sql(error) => error,
         EvalError::Unsupported => SqlError::unsupported(format!("argument {expr} of a CALL"))
             .hint("Arguments can be literals, parameters, and arithmetic and || over them."),
     })
 }
-

@@ -203,10 +203,11 @@ pub fn assignments(set: &ast::Set) -> Result<Vec<(String, String)>, SqlError> {
 /// 0A000 for SERIALIZABLE.
 pub fn isolation_of(modes: &[ast::TransactionMode]) -> Result<Vec<(String, String)>, SqlError> {
     for mode in modes {
-        if *mode == ast::TransactionMode::IsolationLevel(ast::TransactionIsolationLevel::Serializable) {
-            return Err(SqlError::unsupported("isolation level serializable").hint(
-                "Transactions have snapshot isolation, PostgreSQL's REPEATABLE READ.",
-            ));
+        if *mode
+            == ast::TransactionMode::IsolationLevel(ast::TransactionIsolationLevel::Serializable)
+        {
+            return Err(SqlError::unsupported("isolation level serializable")
+                .hint("Transactions have snapshot isolation, PostgreSQL's REPEATABLE READ."));
         }
     }
     Ok(Vec::new())

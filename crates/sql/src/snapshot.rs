@@ -23,6 +23,9 @@ pub struct Write {
     pub is_new_row_id: bool,
 }
 
+/// A row with its encoded key.
+pub type KeyedRow = (Vec<u8>, Row);
+
 /// Writes of one table by key, in key order.
 pub type Writes = BTreeMap<Vec<u8>, Write>;
 
@@ -110,7 +113,7 @@ impl Scan {
     ///
     /// # Errors
     /// As [`Snapshot::get_many`].
-    pub fn next_chunk(&mut self) -> Result<Option<Vec<(Vec<u8>, Row)>>, SqlError> {
+    pub fn next_chunk(&mut self) -> Result<Option<Vec<KeyedRow>>, SqlError> {
         let Some(start) = self.next.take() else { return Ok(None) };
         let (read_ts, end) = (self.snapshot.read_ts, self.end.as_deref());
         let chunk: Option<table::Chunk> = self.snapshot.kernel.read(|view| {
@@ -130,12 +133,7 @@ impl Scan {
 }
 
 /// Rows under the transaction's own writes from `start` (inclusive) to `end` (exclusive).
-fn merge(
-    rows: Vec<(Vec<u8>, Row)>,
-    writes: &Writes,
-    start: &[u8],
-    end: Option<&[u8]>,
-) -> Vec<(Vec<u8>, Row)> {
+fn merge(rows: Vec<KeyedRow>, writes: &Writes, start: &[u8], end: Option<&[u8]>) -> Vec<KeyedRow> {
     use std::ops::Bound;
     let is_empty = end.is_some_and(|end| end <= start);
     let upper = end.map_or(Bound::Unbounded, Bound::Excluded);

@@ -99,7 +99,10 @@ impl Context<'_> {
     }
 
     /// A scope with the columns of `relations` as well: name, columns' table, row.
-    pub fn with_rows<'b>(&'b self, relations: Vec<(&'b str, &'b TableInfo, &'b Row)>) -> RowScope<'b> {
+    pub fn with_rows<'b>(
+        &'b self,
+        relations: Vec<(&'b str, &'b TableInfo, &'b Row)>,
+    ) -> RowScope<'b> {
         RowScope { relations, parameters: self.parameters, now_ms: self.now_ms }
     }
 }

@@ -14,9 +14,11 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use proteus_kernel_api::Kernel;
+use proteus_kernel_api::table::{
+    Column, ColumnType, Definition, Row, Source, TableId, TableInfo, Value,
+};
 use proteus_kernel_api::topic::batch::{BatchError, BatchHeader, decode_records};
 use proteus_kernel_api::topic::read::{self, ReadLimit, TopicInfo};
-use proteus_kernel_api::table::{Column, ColumnType, Definition, Row, Source, TableId, TableInfo, Value};
 
 use crate::batch::batch_of;
 use crate::error::SqlError;
@@ -171,7 +173,11 @@ impl TopicProvider {
     }
 
     /// The topic with the columns of a declared table.
-    pub fn declared(reader: Arc<dyn TopicReader>, topic: &str, table: Arc<TableInfo>) -> TopicProvider {
+    pub fn declared(
+        reader: Arc<dyn TopicReader>,
+        topic: &str,
+        table: Arc<TableInfo>,
+    ) -> TopicProvider {
         TopicProvider::over(reader, topic, table, true)
     }
 
@@ -227,7 +233,8 @@ impl TableProvider for TopicProvider {
         _filters: &[Expr],
         limit: Option<usize>,
     ) -> EngineResult<Arc<dyn ExecutionPlan>> {
-        let indexes = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let indexes =
+            projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         let schema = Arc::new(self.schema.project(&indexes)?);
         let stream = TopicStream { source: self.source.clone(), indexes, schema: schema.clone() };
         let streams: Vec<Arc<dyn PartitionStream>> = vec![Arc::new(stream)];
@@ -359,7 +366,8 @@ mod tests {
     fn fields_of_another_type_are_null() {
         let json = serde_json::json!({"a": 1, "b": "2", "c": "x", "d": {"e": 1}, "t": "2024-01-01T00:00:00"});
         let field = |name: &str, column_type| {
-            let column = Column { name: name.to_owned(), column_type, not_null: false, default: None };
+            let column =
+                Column { name: name.to_owned(), column_type, not_null: false, default: None };
             json_field(&json, &column)
         };
         assert_eq!(field("a", ColumnType::Integer), Value::Int(1));

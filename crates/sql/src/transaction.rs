@@ -6,9 +6,7 @@ use std::sync::Arc;
 use proteus_kernel_api::table::{
     self, Definition, PutMode, Refusal as TableRefusal, RowKey, TableId, TableInfo,
 };
-use proteus_kernel_api::{
-    Check, CommitTs, Kernel, Minitransaction, Op, Outcome, Refusal,
-};
+use proteus_kernel_api::{Check, CommitTs, Kernel, Minitransaction, Op, Outcome, Refusal};
 
 use crate::error::{SqlError, sqlstate};
 use crate::snapshot::{Snapshot, Write, Writes};
@@ -119,9 +117,7 @@ impl Transaction {
     /// Remembers a table to be dropped.
     pub fn drop_table(&mut self, table: &Arc<TableInfo>) {
         self.forget_writes(table.id);
-        let created = |write: &CatalogWrite| {
-            matches!(write, CatalogWrite::Create(created) if created.id == table.id)
-        };
+        let created = |write: &CatalogWrite| matches!(write, CatalogWrite::Create(created) if created.id == table.id);
         if self.catalog.iter().any(created) {
             self.catalog.retain(|write| !created(write));
         } else {
@@ -247,7 +243,8 @@ fn push_write(
     has_row_ids: bool,
 ) {
     if write.is_based {
-        mini.checks.push(table::Check::RowUnchangedSince { table, key: key.clone(), read_ts }.into());
+        mini.checks
+            .push(table::Check::RowUnchangedSince { table, key: key.clone(), read_ts }.into());
     }
     let mode = if write.is_based { PutMode::Upsert } else { PutMode::InsertOnly };
     match write.row {
@@ -290,10 +287,9 @@ pub fn sql_error(refusal: &Refusal, names: &BTreeMap<TableId, Arc<TableInfo>>) -
             SqlError::new(sqlstate::SERIALIZATION_FAILURE, refusal.to_string())
         }
         TableRefusal::TableMissing(table) => SqlError::undefined_table(&name(table)),
-        TableRefusal::TableExists(table) => SqlError::new(
-            sqlstate::DUPLICATE_TABLE,
-            format!("relation \"{table}\" already exists"),
-        ),
+        TableRefusal::TableExists(table) => {
+            SqlError::new(sqlstate::DUPLICATE_TABLE, format!("relation \"{table}\" already exists"))
+        }
         TableRefusal::DefinitionInvalid(message) => {
             SqlError::new(sqlstate::INVALID_TABLE_DEFINITION, message.clone())
         }

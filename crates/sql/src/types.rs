@@ -105,7 +105,9 @@ pub fn arrow_type(column_type: ColumnType) -> DataType {
         ColumnType::Text { .. } | ColumnType::Json => DataType::Utf8,
         ColumnType::Bytea => DataType::Binary,
         ColumnType::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
-        ColumnType::TimestampTz => DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())),
+        ColumnType::TimestampTz => {
+            DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()))
+        }
         ColumnType::Date => DataType::Date32,
         ColumnType::Numeric { precision, scale } => {
             DataType::Decimal128(precision, scale.cast_signed())
@@ -207,8 +209,7 @@ fn fit_text(text: String, length_max: Option<u32>) -> Result<Value, SqlError> {
     if value.fits(ColumnType::Text { length_max }) {
         return Ok(value);
     }
-    let message =
-        format!("value too long for type {}", type_name(ColumnType::Text { length_max }));
+    let message = format!("value too long for type {}", type_name(ColumnType::Text { length_max }));
     Err(SqlError::new(sqlstate::STRING_TRUNCATION, message))
 }
 

@@ -115,7 +115,8 @@ fn format_timestamp(micros: i64) -> String {
 /// 22P02, 22003 or 22007 if the text is not such a value.
 pub fn parse_value(text: &str, column_type: ColumnType) -> Result<Value, SqlError> {
     let invalid = || {
-        let message = format!("invalid input syntax for type {}: \"{text}\"", type_name(column_type));
+        let message =
+            format!("invalid input syntax for type {}: \"{text}\"", type_name(column_type));
         SqlError::new(sqlstate::INVALID_TEXT, message)
     };
     let trimmed = text.trim();
@@ -142,11 +143,8 @@ pub fn parse_value(text: &str, column_type: ColumnType) -> Result<Value, SqlErro
             .and_then(|micros| i32::try_from(micros.div_euclid(MICROS_PER_DAY)).ok())
             .map(Value::Date)
             .ok_or_else(|| SqlError { code: sqlstate::INVALID_DATETIME, ..invalid() }),
-        ColumnType::Numeric { precision, scale } => {
-            parse_numeric(trimmed, precision, scale).map_err(|is_overflow| {
-                if is_overflow { out_of_range(column_type) } else { invalid() }
-            })
-        }
+        ColumnType::Numeric { precision, scale } => parse_numeric(trimmed, precision, scale)
+            .map_err(|is_overflow| if is_overflow { out_of_range(column_type) } else { invalid() }),
     }
 }
 
@@ -205,7 +203,7 @@ fn parse_float(text: &str) -> Option<f64> {
 fn parse_bytea(text: &str) -> Option<Vec<u8>> {
     if let Some(hex) = text.strip_prefix("\\x") {
         let digits: Vec<u8> = hex.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-        if digits.len() % 2 != 0 {
+        if !digits.len().is_multiple_of(2) {
             return None;
         }
         return digits
@@ -325,7 +323,8 @@ fn parse_time(text: &str) -> Option<i64> {
             (whole.parse::<i64>().ok()?, micros.parse::<i64>().ok()?)
         }
     };
-    let is_known = (0..=24).contains(&hours) && (0..60).contains(&minutes) && (0..=60).contains(&seconds);
+    let is_known =
+        (0..=24).contains(&hours) && (0..60).contains(&minutes) && (0..=60).contains(&seconds);
     let total = hours * 3600 + minutes * 60 + seconds - zone_seconds;
     is_known.then_some(total * MICROS_PER_SECOND + micros)
 }
@@ -434,8 +433,24 @@ mod tests {
 
     #[test]
     fn parsers_survive_any_text() {
-        for text in ["", "-", "é", "1-é-3", "0001-01-01 é", "2020-01-01 1:2:3.é", "+", "e", ".", "2020-01-01 00:00+é"] {
-            for column_type in [ColumnType::Date, ColumnType::TimestampTz, ColumnType::Bytea, ColumnType::Numeric { precision: 3, scale: 1 }] {
+        for text in [
+            "",
+            "-",
+            "é",
+            "1-é-3",
+            "0001-01-01 é",
+            "2020-01-01 1:2:3.é",
+            "+",
+            "e",
+            ".",
+            "2020-01-01 00:00+é",
+        ] {
+            for column_type in [
+                ColumnType::Date,
+                ColumnType::TimestampTz,
+                ColumnType::Bytea,
+                ColumnType::Numeric { precision: 3, scale: 1 },
+            ] {
                 let _ = parse_value(text, column_type);
             }
         }

@@ -50,12 +50,15 @@ async fn one_commit_spans_all_machines_or_none() {
     let again = "BEGIN; INSERT INTO t VALUES (2, 20); CALL redis.hset('latest', 'a', '9'); \
                  CALL kafka.check_offset('g', 'readings', 0, NULL); COMMIT";
     assert_eq!(code(client.batch_execute(again).await), "40001");
-    let refused = "BEGIN; INSERT INTO t VALUES (2, 20); CALL zookeeper.create('/done', 'y'); COMMIT";
+    let refused =
+        "BEGIN; INSERT INTO t VALUES (2, 20); CALL zookeeper.create('/done', 'y'); COMMIT";
     assert_eq!(code(client.batch_execute(refused).await), "P0001");
     client.batch_execute("CALL redis.set('text', 'x')").await.unwrap();
-    let wrong_type = "BEGIN; INSERT INTO t VALUES (2, 20); CALL redis.hincrby('text', 'f', 1); COMMIT";
+    let wrong_type =
+        "BEGIN; INSERT INTO t VALUES (2, 20); CALL redis.hincrby('text', 'f', 1); COMMIT";
     assert_eq!(code(client.batch_execute(wrong_type).await), "P0001");
-    let fenced = "BEGIN; INSERT INTO t VALUES (2, 20); CALL zookeeper.check_exists('/lock'); COMMIT";
+    let fenced =
+        "BEGIN; INSERT INTO t VALUES (2, 20); CALL zookeeper.check_exists('/lock'); COMMIT";
     assert_eq!(code(client.batch_execute(fenced).await), "40001");
     assert_eq!(client.query("SELECT * FROM t", &[]).await.unwrap().len(), 1);
     assert_eq!(hash_get(kernel, "latest", "a"), cache::Reply::Bulk(Bytes::from_static(b"1.5")));
@@ -70,7 +73,9 @@ async fn topics_are_read_as_tables() {
     let served = serve_postgres();
     let client = served.connect().await;
     create_topic(served.kernel.as_ref(), "readings").await;
-    for (key, value) in [("a", r#"{"sensor": "a", "value": 1.5}"#), ("b", r#"{"sensor": "b"}"#), ("a", "junk")] {
+    for (key, value) in
+        [("a", r#"{"sensor": "a", "value": 1.5}"#), ("b", r#"{"sensor": "b"}"#), ("a", "junk")]
+    {
         client.execute("CALL kafka.produce('readings', $1, $2)", &[&key, &value]).await.unwrap();
     }
     let rows = client
@@ -83,9 +88,19 @@ async fn topics_are_read_as_tables() {
         .batch_execute("CREATE TABLE typed (sensor text, value double precision) WITH (topic = 'readings', format = 'json')")
         .await
         .unwrap();
-    let rows = client.query("SELECT sensor, value FROM typed WHERE sensor IS NOT NULL ORDER BY sensor", &[]).await.unwrap();
-    assert_eq!((rows.len(), rows[0].get::<_, f64>(1), rows[1].get::<_, Option<f64>>(1)), (2, 1.5, None));
-    for sql in ["INSERT INTO typed VALUES ('x', 1)", "INSERT INTO readings VALUES (1)", "DELETE FROM typed"] {
+    let rows = client
+        .query("SELECT sensor, value FROM typed WHERE sensor IS NOT NULL ORDER BY sensor", &[])
+        .await
+        .unwrap();
+    assert_eq!(
+        (rows.len(), rows[0].get::<_, f64>(1), rows[1].get::<_, Option<f64>>(1)),
+        (2, 1.5, None)
+    );
+    for sql in [
+        "INSERT INTO typed VALUES ('x', 1)",
+        "INSERT INTO readings VALUES (1)",
+        "DELETE FROM typed",
+    ] {
         assert_eq!(code(client.batch_execute(sql).await), "42809", "{sql}");
     }
 }

@@ -53,7 +53,8 @@ async fn no_row_is_touched_that_where_does_not_select() {
             format!("DELETE FROM t WHERE {condition}"),
             format!("UPDATE t SET s = 'changed' WHERE {condition}"),
         ] {
-            let count = client.execute(sql.as_str(), &[]).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+            let count =
+                client.execute(sql.as_str(), &[]).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
             assert_eq!(count, 0, "{sql}");
         }
     }
@@ -91,11 +92,17 @@ async fn exactly_the_selected_rows_are_touched() {
         ("id BETWEEN 2 AND 3", &[2, 3]),
     ] {
         let (_served, client) = with_rows().await;
-        let updated = client.execute(format!("UPDATE t SET s = 'x' WHERE {condition}").as_str(), &[]).await;
+        let updated =
+            client.execute(format!("UPDATE t SET s = 'x' WHERE {condition}").as_str(), &[]).await;
         assert_eq!(updated.unwrap(), selected.len() as u64, "{condition}");
-        assert_eq!(ids(&client, "SELECT id FROM t WHERE s = 'x' ORDER BY id").await, selected, "{condition}");
+        assert_eq!(
+            ids(&client, "SELECT id FROM t WHERE s = 'x' ORDER BY id").await,
+            selected,
+            "{condition}"
+        );
         let (_served, client) = with_rows().await;
-        let deleted = client.execute(format!("DELETE FROM t WHERE {condition}").as_str(), &[]).await;
+        let deleted =
+            client.execute(format!("DELETE FROM t WHERE {condition}").as_str(), &[]).await;
         assert_eq!(deleted.unwrap(), selected.len() as u64, "{condition}");
         let left: Vec<i32> = (1..=4).filter(|id| !selected.contains(id)).collect();
         assert_eq!(ids(&client, "SELECT id FROM t ORDER BY id").await, left, "{condition}");
@@ -105,9 +112,24 @@ async fn exactly_the_selected_rows_are_touched() {
 #[tokio::test]
 async fn updates_compute_from_the_old_row() {
     let (_served, client) = with_rows().await;
-    assert_eq!(client.execute("UPDATE t SET v = v + $1, s = s || '!' WHERE id = $2", &[&5, &1]).await.unwrap(), 1);
-    assert_eq!(client.execute("UPDATE t SET v = u.v + 100 FROM u WHERE u.id = t.id", &[]).await.unwrap(), 2);
-    assert_eq!(client.execute("UPDATE t SET v = (SELECT max(v) FROM u) WHERE v IS NULL", &[]).await.unwrap(), 1);
+    assert_eq!(
+        client
+            .execute("UPDATE t SET v = v + $1, s = s || '!' WHERE id = $2", &[&5, &1])
+            .await
+            .unwrap(),
+        1
+    );
+    assert_eq!(
+        client.execute("UPDATE t SET v = u.v + 100 FROM u WHERE u.id = t.id", &[]).await.unwrap(),
+        2
+    );
+    assert_eq!(
+        client
+            .execute("UPDATE t SET v = (SELECT max(v) FROM u) WHERE v IS NULL", &[])
+            .await
+            .unwrap(),
+        1
+    );
     let rows = client.query("SELECT v FROM t ORDER BY id", &[]).await.unwrap();
     let values: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(values, [15, 120, 41, 141]);
@@ -115,7 +137,10 @@ async fn updates_compute_from_the_old_row() {
     assert_eq!(client.execute("UPDATE t SET id = id + 1", &[]).await.unwrap(), 4);
     assert_eq!(ids(&client, "SELECT id FROM t ORDER BY id").await, [2, 3, 4, 5]);
     assert_eq!(code(client.execute("UPDATE t SET id = 3 WHERE id = 2", &[]).await), "23505");
-    let rows = client.query("UPDATE t SET v = 0 WHERE id < 4 RETURNING id, v AS value", &[]).await.unwrap();
+    let rows = client
+        .query("UPDATE t SET v = 0 WHERE id < 4 RETURNING id, v AS value", &[])
+        .await
+        .unwrap();
     assert_eq!((rows.len(), rows[0].get::<_, i32>("value")), (2, 0));
 }
 
@@ -147,7 +172,8 @@ async fn conflicts_are_resolved_as_asked() {
         .await
         .unwrap();
     assert_eq!(rows.iter().map(|row| row.get::<_, i32>(1)).collect::<Vec<_>>(), [25, 1]);
-    let twice = "INSERT INTO u VALUES (11, 1), (11, 2) ON CONFLICT (id) DO UPDATE SET v = excluded.v";
+    let twice =
+        "INSERT INTO u VALUES (11, 1), (11, 2) ON CONFLICT (id) DO UPDATE SET v = excluded.v";
     assert_eq!(code(client.execute(twice, &[]).await), "21000");
     let other = "INSERT INTO u VALUES (11, 1) ON CONFLICT (v) DO NOTHING";
     assert_eq!(code(client.execute(other, &[]).await), "42P10");
@@ -158,8 +184,12 @@ async fn conflicts_are_resolved_as_asked() {
 #[tokio::test]
 async fn a_thousand_rows_go_in_with_one_prepared_statement() {
     let (_served, client) = with_rows().await;
-    client.batch_execute("CREATE TABLE many (id bigint PRIMARY KEY, v double precision)").await.unwrap();
-    let places: Vec<String> = (0..1000).map(|n| format!("(${}, ${})", n * 2 + 1, n * 2 + 2)).collect();
+    client
+        .batch_execute("CREATE TABLE many (id bigint PRIMARY KEY, v double precision)")
+        .await
+        .unwrap();
+    let places: Vec<String> =
+        (0..1000).map(|n| format!("(${}, ${})", n * 2 + 1, n * 2 + 2)).collect();
     let sql = format!("INSERT INTO many VALUES {}", places.join(", "));
     let statement = client.prepare(&sql).await.unwrap();
     let values: Vec<(i64, f64)> = (0..1000).map(|n| (n, n as f64 / 2.0)).collect();
@@ -168,6 +198,9 @@ async fn a_thousand_rows_go_in_with_one_prepared_statement() {
         .flat_map(|(id, v)| [id as &(dyn tokio_postgres::types::ToSql + Sync), v])
         .collect();
     assert_eq!(client.execute(&statement, &parameters).await.unwrap(), 1000);
-    let row = client.query_one("SELECT count(*), sum(v) FROM many WHERE id >= 10 AND id < 5000", &[]).await.unwrap();
+    let row = client
+        .query_one("SELECT count(*), sum(v) FROM many WHERE id >= 10 AND id < 5000", &[])
+        .await
+        .unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, f64>(1)), (990, 249_727.5));
 }

@@ -13,7 +13,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 async fn only_the_own_password_admits() {
     let served = serve_with_account("ann", "secret");
     let client = served.connect_as("ann", Some("secret")).await.unwrap();
-    assert_eq!(client.query_one("SELECT current_user", &[]).await.unwrap().get::<_, String>(0), "ann");
+    assert_eq!(
+        client.query_one("SELECT current_user", &[]).await.unwrap().get::<_, String>(0),
+        "ann"
+    );
     assert_eq!(code(served.connect_as("ann", Some("wrong")).await.map(drop)), "28P01");
     assert_eq!(code(served.connect_as("bob", Some("secret")).await.map(drop)), "28P01");
 }
@@ -37,7 +40,10 @@ async fn garbage_closes_its_own_connection_only() {
 async fn errors_have_their_sqlstate_and_the_session_goes_on() {
     let served = serve_postgres();
     let client = served.connect().await;
-    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text NOT NULL, n smallint)").await.unwrap();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text NOT NULL, n smallint)")
+        .await
+        .unwrap();
     for (sql, expected) in [
         ("SELEC 1", "42601"),
         ("SELECT * FROM missing", "42P01"),

@@ -24,7 +24,10 @@ async fn readings_are_aggregated() {
         .await
         .unwrap();
     assert_eq!(rows.len(), 2);
-    assert_eq!((rows[0].get::<_, &str>(0), rows[0].get::<_, i32>(1), rows[0].get::<_, f64>("avg")), ("a", 2, 2.5));
+    assert_eq!(
+        (rows[0].get::<_, &str>(0), rows[0].get::<_, i32>(1), rows[0].get::<_, f64>("avg")),
+        ("a", 2, 2.5)
+    );
     let rows = client
         .query(
             "WITH totals AS (SELECT sensor, sum(value) AS total, count(*) AS n FROM readings GROUP BY sensor)
@@ -36,13 +39,18 @@ async fn readings_are_aggregated() {
     assert_eq!(rows[0].get::<_, Option<f64>>(2), None);
     assert_eq!((rows[2].get::<_, f64>("total"), rows[2].get::<_, i64>("n")), (4.0, 2));
     let row = client
-        .query_one("SELECT value, hour AS h FROM readings WHERE hour = $2 AND sensor = $1", &[&"a", &2])
+        .query_one(
+            "SELECT value, hour AS h FROM readings WHERE hour = $2 AND sensor = $1",
+            &[&"a", &2],
+        )
         .await
         .unwrap();
     assert_eq!((row.get::<_, f64>("value"), row.get::<_, i32>("h")), (2.5, 2));
-    let missing = client.query_opt("SELECT * FROM readings WHERE sensor = 'z' AND hour = 1", &[]).await;
+    let missing =
+        client.query_opt("SELECT * FROM readings WHERE sensor = 'z' AND hour = 1", &[]).await;
     assert!(missing.unwrap().is_none());
-    let range = client.query("SELECT hour FROM readings WHERE sensor = 'a' AND hour > 1", &[]).await;
+    let range =
+        client.query("SELECT hour FROM readings WHERE sensor = 'a' AND hour > 1", &[]).await;
     assert_eq!(range.unwrap().len(), 1);
 }
 
@@ -88,7 +96,10 @@ async fn every_type_comes_back() {
         assert_eq!(text.get("j"), Some("2024-02-29"));
         assert_eq!(text.get("k"), Some("-12.35"));
     }
-    assert_eq!(code(client.execute("UPDATE kinds SET f = 'too long' WHERE id = 1", &[]).await), "22001");
+    assert_eq!(
+        code(client.execute("UPDATE kinds SET f = 'too long' WHERE id = 1", &[]).await),
+        "22001"
+    );
 }
 
 #[tokio::test]
@@ -122,7 +133,12 @@ async fn settings_and_session_values_are_answered() {
     assert_eq!(one("SELECT current_user").await, "proteus");
     assert_eq!(one("SHOW server_encoding").await, "UTF8");
     assert_eq!(one("SHOW TRANSACTION ISOLATION LEVEL").await, "repeatable read");
-    client.batch_execute("SET extra_float_digits = 3; SET application_name TO 'x'; SET search_path = public").await.unwrap();
+    client
+        .batch_execute(
+            "SET extra_float_digits = 3; SET application_name TO 'x'; SET search_path = public",
+        )
+        .await
+        .unwrap();
     assert_eq!(one("SHOW application_name").await, "x");
     assert_eq!(code(client.batch_execute("SET client_encoding = 'LATIN1'").await), "22023");
     assert_eq!(code(client.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE").await), "0A000");
@@ -136,6 +152,9 @@ async fn the_catalog_lists_tables() {
     let sql = "SELECT column_name FROM information_schema.columns WHERE table_name = $1 ORDER BY ordinal_position";
     let rows = client.query(sql, &[&"seen"]).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), ["id", "v"]);
-    let rows = client.query("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", &[]).await.unwrap();
+    let rows = client
+        .query("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", &[])
+        .await
+        .unwrap();
     assert_eq!(rows.len(), 1);
 }

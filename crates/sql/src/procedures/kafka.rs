@@ -33,7 +33,8 @@ fn topic(arguments: &mut Arguments<'_>, calls: &Calls<'_>) -> Result<TopicInfo, 
 fn partition(arguments: &mut Arguments<'_>, topic: &TopicInfo) -> Result<u32, SqlError> {
     let partition = u32::try_from(arguments.int()?).ok();
     partition.filter(|partition| *partition < topic.partition_count).ok_or_else(|| {
-        arguments.mismatch(&format!("topic {} has {} partitions", topic.name, topic.partition_count))
+        arguments
+            .mismatch(&format!("topic {} has {} partitions", topic.name, topic.partition_count))
     })
 }
 

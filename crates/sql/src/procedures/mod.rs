@@ -197,8 +197,7 @@ mod tests {
         let procedures = Procedures::default();
         let kernel = proteus_testkit::memory_kernel();
         let mut cross_face = CrossFace::default();
-        let mut calls =
-            Calls { cross_face: &mut cross_face, kernel: kernel.as_ref(), now_ms: 0 };
+        let mut calls = Calls { cross_face: &mut cross_face, kernel: kernel.as_ref(), now_ms: 0 };
         let mut call = |name: &str, arguments: &[Value]| {
             procedures.call(name, arguments, &mut calls).map_err(|error| error.code)
         };

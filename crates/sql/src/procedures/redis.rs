@@ -12,7 +12,11 @@ use crate::error::SqlError;
 pub(super) fn procedures() -> Vec<Box<dyn Procedure>> {
     let all = [
         Function { name: "redis.set", parameters: "key, value", body: set },
-        Function { name: "redis.hset", parameters: "key, field, value [, field, value …]", body: hset },
+        Function {
+            name: "redis.hset",
+            parameters: "key, field, value [, field, value …]",
+            body: hset,
+        },
         Function { name: "redis.hincrby", parameters: "key, field, increment", body: hincrby },
         Function { name: "redis.incrby", parameters: "key, increment", body: incrby },
         Function { name: "redis.del", parameters: "key [, key …]", body: del },
@@ -84,7 +88,8 @@ fn hdel(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlE
 
 fn expire(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlError> {
     let (key, in_ms) = (bytes(arguments)?, arguments.int()?);
-    let in_ms = u64::try_from(in_ms).map_err(|_| arguments.mismatch("milliseconds are negative"))?;
+    let in_ms =
+        u64::try_from(in_ms).map_err(|_| arguments.mismatch("milliseconds are negative"))?;
     let (expiry, condition) = (Expiry::InMs(in_ms), ExpireCondition::Always);
     add(calls, "redis.expire", &key.clone(), Op::SetExpiry { key, expiry, condition });
     Ok(())

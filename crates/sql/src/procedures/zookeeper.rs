@@ -53,8 +53,7 @@ fn delete(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), Sq
 /// lock gives its lock znode's: if the lock was lost and taken by another, nothing commits.
 fn check_exists(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlError> {
     let path = arguments.text()?;
-    let czxid =
-        if arguments.is_empty() { None } else { arguments.optional_int()?.map(Zxid) };
+    let czxid = if arguments.is_empty() { None } else { arguments.optional_int()?.map(Zxid) };
     let what = format!("zookeeper.check_exists('{path}')");
     calls.cross_face.check(Check::NodeExists { path, czxid, owner: None }, what);
     Ok(())

@@ -59,7 +59,9 @@ pub fn type_oid(column_type: ColumnType) -> u32 {
 /// The type modifier that says length, or precision and scale.
 pub fn type_modifier(column_type: ColumnType) -> i32 {
     match column_type {
-        ColumnType::Text { length_max: Some(max) } => i32::try_from(max).unwrap_or(i32::MAX - 4) + 4,
+        ColumnType::Text { length_max: Some(max) } => {
+            i32::try_from(max).unwrap_or(i32::MAX - 4) + 4
+        }
         ColumnType::Numeric { precision, scale } => {
             ((i32::from(precision) << 16) | i32::from(scale)) + 4
         }
@@ -112,7 +114,8 @@ pub fn relation_oid(name: &str, scope: &QueryScope) -> Result<Option<i64>, SqlEr
     if let Some(table) = scope.table(name)? {
         return Ok(Some(i64::from(table.id.0)));
     }
-    let system = [("pg_class", 1259), ("pg_type", 1247), ("pg_attribute", 1249), ("pg_namespace", 2615)];
+    let system =
+        [("pg_class", 1259), ("pg_type", 1247), ("pg_attribute", 1249), ("pg_namespace", 2615)];
     let known = system.iter().find(|(other, _)| *other == name).map(|(_, oid)| *oid);
     // Tools compare with the ids of catalogs that nothing here refers to.
     Ok(known.or_else(|| name.starts_with("pg_").then_some(0)))
@@ -172,25 +175,81 @@ fn with_key(tables: &[TableInfo]) -> impl Iterator<Item = &TableInfo> {
 
 fn pg_class(tables: &[TableInfo]) -> Content {
     let columns = vec![
-        ("oid", OID), ("relname", TEXT), ("relnamespace", OID), ("reltype", OID), ("reloftype", OID),
-        ("relowner", OID), ("relam", OID), ("relfilenode", OID), ("reltablespace", OID), ("relpages", INT),
-        ("reltuples", ColumnType::Real), ("relallvisible", INT), ("reltoastrelid", OID),
-        ("relhasindex", BOOL), ("relisshared", BOOL), ("relpersistence", TEXT), ("relkind", TEXT),
-        ("relnatts", SMALL), ("relchecks", SMALL), ("relhasoids", BOOL), ("relhasrules", BOOL),
-        ("relhastriggers", BOOL), ("relhassubclass", BOOL), ("relrowsecurity", BOOL),
-        ("relforcerowsecurity", BOOL), ("relispopulated", BOOL), ("relreplident", TEXT),
-        ("relispartition", BOOL), ("relrewrite", OID), ("relfrozenxid", OID), ("relacl", TEXT),
-        ("reloptions", TEXT), ("relpartbound", TEXT), ("tableoid", OID),
+        ("oid", OID),
+        ("relname", TEXT),
+        ("relnamespace", OID),
+        ("reltype", OID),
+        ("reloftype", OID),
+        ("relowner", OID),
+        ("relam", OID),
+        ("relfilenode", OID),
+        ("reltablespace", OID),
+        ("relpages", INT),
+        ("reltuples", ColumnType::Real),
+        ("relallvisible", INT),
+        ("reltoastrelid", OID),
+        ("relhasindex", BOOL),
+        ("relisshared", BOOL),
+        ("relpersistence", TEXT),
+        ("relkind", TEXT),
+        ("relnatts", SMALL),
+        ("relchecks", SMALL),
+        ("relhasoids", BOOL),
+        ("relhasrules", BOOL),
+        ("relhastriggers", BOOL),
+        ("relhassubclass", BOOL),
+        ("relrowsecurity", BOOL),
+        ("relforcerowsecurity", BOOL),
+        ("relispopulated", BOOL),
+        ("relreplident", TEXT),
+        ("relispartition", BOOL),
+        ("relrewrite", OID),
+        ("relfrozenxid", OID),
+        ("relacl", TEXT),
+        ("reloptions", TEXT),
+        ("relpartbound", TEXT),
+        ("tableoid", OID),
     ];
-    let row = |oid: i64, name: String, kind: &str, am: i64, column_count: usize, has_index: bool| {
-        let count = i64::try_from(column_count).unwrap_or(i64::MAX);
-        vec![
-            int(oid), text(name), int(NAMESPACE_PUBLIC), int(0), int(0), int(OWNER), int(am), int(oid),
-            int(0), int(0), Value::Float(-1.0), int(0), int(0), Value::Bool(has_index), no(), text("p"),
-            text(kind), int(count), int(0), no(), no(), no(), no(), no(), no(), Value::Bool(true),
-            text("d"), no(), int(0), int(0), Value::Null, Value::Null, Value::Null, int(1259),
-        ]
-    };
+    let row =
+        |oid: i64, name: String, kind: &str, am: i64, column_count: usize, has_index: bool| {
+            let count = i64::try_from(column_count).unwrap_or(i64::MAX);
+            vec![
+                int(oid),
+                text(name),
+                int(NAMESPACE_PUBLIC),
+                int(0),
+                int(0),
+                int(OWNER),
+                int(am),
+                int(oid),
+                int(0),
+                int(0),
+                Value::Float(-1.0),
+                int(0),
+                int(0),
+                Value::Bool(has_index),
+                no(),
+                text("p"),
+                text(kind),
+                int(count),
+                int(0),
+                no(),
+                no(),
+                no(),
+                no(),
+                no(),
+                no(),
+                Value::Bool(true),
+                text("d"),
+                no(),
+                int(0),
+                int(0),
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                int(1259),
+            ]
+        };
     let mut rows = Vec::new();
     for table in tables {
         let definition = &table.definition;
@@ -205,7 +264,14 @@ fn pg_class(tables: &[TableInfo]) -> Content {
         ));
         if has_key {
             let oid = PRIMARY_KEY_OIDS_START + table_oid(table);
-            rows.push(row(oid, key_name(table), "i", AM_BTREE, definition.primary_key.len(), false));
+            rows.push(row(
+                oid,
+                key_name(table),
+                "i",
+                AM_BTREE,
+                definition.primary_key.len(),
+                false,
+            ));
         }
     }
     (columns, rows)
@@ -213,21 +279,60 @@ fn pg_class(tables: &[TableInfo]) -> Content {
 
 fn pg_attribute(tables: &[TableInfo]) -> Content {
     let columns = vec![
-        ("attrelid", OID), ("attname", TEXT), ("atttypid", OID), ("attstattarget", INT), ("attlen", SMALL),
-        ("attnum", SMALL), ("attndims", INT), ("attcacheoff", INT), ("atttypmod", INT), ("attbyval", BOOL),
-        ("attstorage", TEXT), ("attalign", TEXT), ("attnotnull", BOOL), ("atthasdef", BOOL),
-        ("atthasmissing", BOOL), ("attidentity", TEXT), ("attgenerated", TEXT), ("attisdropped", BOOL),
-        ("attislocal", BOOL), ("attinhcount", INT), ("attcollation", OID), ("attcompression", TEXT),
-        ("attacl", TEXT), ("attoptions", TEXT), ("attfdwoptions", TEXT),
+        ("attrelid", OID),
+        ("attname", TEXT),
+        ("atttypid", OID),
+        ("attstattarget", INT),
+        ("attlen", SMALL),
+        ("attnum", SMALL),
+        ("attndims", INT),
+        ("attcacheoff", INT),
+        ("atttypmod", INT),
+        ("attbyval", BOOL),
+        ("attstorage", TEXT),
+        ("attalign", TEXT),
+        ("attnotnull", BOOL),
+        ("atthasdef", BOOL),
+        ("atthasmissing", BOOL),
+        ("attidentity", TEXT),
+        ("attgenerated", TEXT),
+        ("attisdropped", BOOL),
+        ("attislocal", BOOL),
+        ("attinhcount", INT),
+        ("attcollation", OID),
+        ("attcompression", TEXT),
+        ("attacl", TEXT),
+        ("attoptions", TEXT),
+        ("attfdwoptions", TEXT),
     ];
     let row = |relation: i64, number: usize, column: &Column| {
         let column_type = column.column_type;
         vec![
-            int(relation), text(&column.name), int(type_oid(column_type)), int(-1),
-            int(type_size(column_type)), int(i64::try_from(number).unwrap_or(i64::MAX)), int(0), int(-1),
-            int(type_modifier(column_type)), no(), text("p"), text("i"), Value::Bool(column.not_null),
-            Value::Bool(column.default.is_some()), no(), text(""), text(""), no(), Value::Bool(true),
-            int(0), int(0), text(""), Value::Null, Value::Null, Value::Null,
+            int(relation),
+            text(&column.name),
+            int(type_oid(column_type)),
+            int(-1),
+            int(type_size(column_type)),
+            int(i64::try_from(number).unwrap_or(i64::MAX)),
+            int(0),
+            int(-1),
+            int(type_modifier(column_type)),
+            no(),
+            text("p"),
+            text("i"),
+            Value::Bool(column.not_null),
+            Value::Bool(column.default.is_some()),
+            no(),
+            text(""),
+            text(""),
+            no(),
+            Value::Bool(true),
+            int(0),
+            int(0),
+            text(""),
+            Value::Null,
+            Value::Null,
+            Value::Null,
         ]
     };
     let mut rows = Vec::new();
@@ -280,20 +385,53 @@ fn key_positions(table: &TableInfo) -> String {
 
 fn pg_index(tables: &[TableInfo]) -> Content {
     let columns = vec![
-        ("indexrelid", OID), ("indrelid", OID), ("indnatts", SMALL), ("indnkeyatts", SMALL),
-        ("indisunique", BOOL), ("indnullsnotdistinct", BOOL), ("indisprimary", BOOL),
-        ("indisexclusion", BOOL), ("indimmediate", BOOL), ("indisclustered", BOOL), ("indisvalid", BOOL),
-        ("indcheckxmin", BOOL), ("indisready", BOOL), ("indislive", BOOL), ("indisreplident", BOOL),
-        ("indkey", TEXT), ("indcollation", TEXT), ("indclass", TEXT), ("indoption", TEXT),
-        ("indexprs", TEXT), ("indpred", TEXT),
+        ("indexrelid", OID),
+        ("indrelid", OID),
+        ("indnatts", SMALL),
+        ("indnkeyatts", SMALL),
+        ("indisunique", BOOL),
+        ("indnullsnotdistinct", BOOL),
+        ("indisprimary", BOOL),
+        ("indisexclusion", BOOL),
+        ("indimmediate", BOOL),
+        ("indisclustered", BOOL),
+        ("indisvalid", BOOL),
+        ("indcheckxmin", BOOL),
+        ("indisready", BOOL),
+        ("indislive", BOOL),
+        ("indisreplident", BOOL),
+        ("indkey", TEXT),
+        ("indcollation", TEXT),
+        ("indclass", TEXT),
+        ("indoption", TEXT),
+        ("indexprs", TEXT),
+        ("indpred", TEXT),
     ];
     let yes = || Value::Bool(true);
     let row = |table: &TableInfo| {
         let count = i64::try_from(table.definition.primary_key.len()).unwrap_or(i64::MAX);
         vec![
-            int(PRIMARY_KEY_OIDS_START + table_oid(table)), int(table_oid(table)), int(count), int(count),
-            yes(), no(), yes(), no(), yes(), no(), yes(), no(), yes(), yes(), no(),
-            text(key_positions(table)), text(""), text(""), text(""), Value::Null, Value::Null,
+            int(PRIMARY_KEY_OIDS_START + table_oid(table)),
+            int(table_oid(table)),
+            int(count),
+            int(count),
+            yes(),
+            no(),
+            yes(),
+            no(),
+            yes(),
+            no(),
+            yes(),
+            no(),
+            yes(),
+            yes(),
+            no(),
+            text(key_positions(table)),
+            text(""),
+            text(""),
+            text(""),
+            Value::Null,
+            Value::Null,
         ]
     };
     (columns, with_key(tables).map(row).collect())
@@ -308,20 +446,54 @@ fn key_columns(table: &TableInfo) -> String {
 
 fn pg_constraint(tables: &[TableInfo]) -> Content {
     let columns = vec![
-        ("oid", OID), ("conname", TEXT), ("connamespace", OID), ("contype", TEXT), ("condeferrable", BOOL),
-        ("condeferred", BOOL), ("convalidated", BOOL), ("conrelid", OID), ("contypid", OID),
-        ("conindid", OID), ("conparentid", OID), ("confrelid", OID), ("confupdtype", TEXT),
-        ("confdeltype", TEXT), ("confmatchtype", TEXT), ("conislocal", BOOL), ("coninhcount", INT),
-        ("connoinherit", BOOL), ("conkey", TEXT), ("confkey", TEXT), ("conbin", TEXT),
+        ("oid", OID),
+        ("conname", TEXT),
+        ("connamespace", OID),
+        ("contype", TEXT),
+        ("condeferrable", BOOL),
+        ("condeferred", BOOL),
+        ("convalidated", BOOL),
+        ("conrelid", OID),
+        ("contypid", OID),
+        ("conindid", OID),
+        ("conparentid", OID),
+        ("confrelid", OID),
+        ("confupdtype", TEXT),
+        ("confdeltype", TEXT),
+        ("confmatchtype", TEXT),
+        ("conislocal", BOOL),
+        ("coninhcount", INT),
+        ("connoinherit", BOOL),
+        ("conkey", TEXT),
+        ("confkey", TEXT),
+        ("conbin", TEXT),
         ("conperiod", BOOL),
     ];
     let row = |table: &TableInfo| {
         let oid = PRIMARY_KEY_OIDS_START + table_oid(table);
         vec![
-            int(oid), text(key_name(table)), int(NAMESPACE_PUBLIC), text("p"), no(), no(), Value::Bool(true),
-            int(table_oid(table)), int(0), int(oid), int(0), int(0), text(" "), text(" "), text(" "),
-            Value::Bool(true), int(0), Value::Bool(true),
-            text(format!("{{{}}}", key_positions(table).replace(' ', ","))), Value::Null, Value::Null, no(),
+            int(oid),
+            text(key_name(table)),
+            int(NAMESPACE_PUBLIC),
+            text("p"),
+            no(),
+            no(),
+            Value::Bool(true),
+            int(table_oid(table)),
+            int(0),
+            int(oid),
+            int(0),
+            int(0),
+            text(" "),
+            text(" "),
+            text(" "),
+            Value::Bool(true),
+            int(0),
+            Value::Bool(true),
+            text(format!("{{{}}}", key_positions(table).replace(' ', ","))),
+            Value::Null,
+            Value::Null,
+            no(),
         ]
     };
     (columns, with_key(tables).map(row).collect())
@@ -329,14 +501,26 @@ fn pg_constraint(tables: &[TableInfo]) -> Content {
 
 fn pg_tables(tables: &[TableInfo], user: &str) -> Content {
     let columns = vec![
-        ("schemaname", TEXT), ("tablename", TEXT), ("tableowner", TEXT), ("tablespace", TEXT),
-        ("hasindexes", BOOL), ("hasrules", BOOL), ("hastriggers", BOOL), ("rowsecurity", BOOL),
+        ("schemaname", TEXT),
+        ("tablename", TEXT),
+        ("tableowner", TEXT),
+        ("tablespace", TEXT),
+        ("hasindexes", BOOL),
+        ("hasrules", BOOL),
+        ("hastriggers", BOOL),
+        ("rowsecurity", BOOL),
     ];
     let row = |table: &TableInfo| {
         let has_key = !table.definition.has_row_ids();
         vec![
-            text(PUBLIC), text(&table.definition.name), text(user), Value::Null, Value::Bool(has_key),
-            no(), no(), no(),
+            text(PUBLIC),
+            text(&table.definition.name),
+            text(user),
+            Value::Null,
+            Value::Bool(has_key),
+            no(),
+            no(),
+            no(),
         ]
     };
     (columns, tables.iter().map(row).collect())
@@ -344,12 +528,21 @@ fn pg_tables(tables: &[TableInfo], user: &str) -> Content {
 
 fn pg_indexes(tables: &[TableInfo]) -> Content {
     let columns = vec![
-        ("schemaname", TEXT), ("tablename", TEXT), ("indexname", TEXT), ("tablespace", TEXT),
+        ("schemaname", TEXT),
+        ("tablename", TEXT),
+        ("indexname", TEXT),
+        ("tablespace", TEXT),
         ("indexdef", TEXT),
     ];
     let row = |table: &TableInfo| {
         let definition = index_definition(table);
-        vec![text(PUBLIC), text(&table.definition.name), text(key_name(table)), Value::Null, text(definition)]
+        vec![
+            text(PUBLIC),
+            text(&table.definition.name),
+            text(key_name(table)),
+            Value::Null,
+            text(definition),
+        ]
     };
     (columns, with_key(tables).map(row).collect())
 }
@@ -391,19 +584,59 @@ pub fn object_texts(scope: &QueryScope) -> Result<Vec<(i64, i64, String)>, SqlEr
 
 fn pg_type() -> Content {
     let columns = vec![
-        ("oid", OID), ("typname", TEXT), ("typnamespace", OID), ("typowner", OID), ("typlen", SMALL),
-        ("typbyval", BOOL), ("typtype", TEXT), ("typcategory", TEXT), ("typispreferred", BOOL),
-        ("typisdefined", BOOL), ("typdelim", TEXT), ("typrelid", OID), ("typsubscript", TEXT),
-        ("typelem", OID), ("typarray", OID), ("typinput", TEXT), ("typoutput", TEXT), ("typreceive", TEXT),
-        ("typnotnull", BOOL), ("typbasetype", OID), ("typtypmod", INT), ("typndims", INT),
-        ("typcollation", OID), ("typdefault", TEXT), ("typacl", TEXT),
+        ("oid", OID),
+        ("typname", TEXT),
+        ("typnamespace", OID),
+        ("typowner", OID),
+        ("typlen", SMALL),
+        ("typbyval", BOOL),
+        ("typtype", TEXT),
+        ("typcategory", TEXT),
+        ("typispreferred", BOOL),
+        ("typisdefined", BOOL),
+        ("typdelim", TEXT),
+        ("typrelid", OID),
+        ("typsubscript", TEXT),
+        ("typelem", OID),
+        ("typarray", OID),
+        ("typinput", TEXT),
+        ("typoutput", TEXT),
+        ("typreceive", TEXT),
+        ("typnotnull", BOOL),
+        ("typbasetype", OID),
+        ("typtypmod", INT),
+        ("typndims", INT),
+        ("typcollation", OID),
+        ("typdefault", TEXT),
+        ("typacl", TEXT),
     ];
     let row = |(oid, name, category): &(u32, &str, &str)| {
         vec![
-            int(*oid), text(*name), int(NAMESPACE_PG_CATALOG), int(OWNER), int(-1), no(), text("b"),
-            text(*category), no(), Value::Bool(true), text(","), int(0), text("-"), int(0), int(0),
-            text(format!("{name}in")), text(format!("{name}out")), text(format!("{name}recv")), no(),
-            int(0), int(-1), int(0), int(0), Value::Null, Value::Null,
+            int(*oid),
+            text(*name),
+            int(NAMESPACE_PG_CATALOG),
+            int(OWNER),
+            int(-1),
+            no(),
+            text("b"),
+            text(*category),
+            no(),
+            Value::Bool(true),
+            text(","),
+            int(0),
+            text("-"),
+            int(0),
+            int(0),
+            text(format!("{name}in")),
+            text(format!("{name}out")),
+            text(format!("{name}recv")),
+            no(),
+            int(0),
+            int(-1),
+            int(0),
+            int(0),
+            Value::Null,
+            Value::Null,
         ]
     };
     (columns, TYPES.iter().map(row).collect())
@@ -434,36 +667,87 @@ pub(crate) fn format_type(oid: i64, modifier: i64) -> String {
 
 fn pg_database(name: &str) -> Content {
     let columns = vec![
-        ("oid", OID), ("datname", TEXT), ("datdba", OID), ("encoding", INT), ("datlocprovider", TEXT),
-        ("datistemplate", BOOL), ("datallowconn", BOOL), ("datconnlimit", INT), ("datcollate", TEXT),
-        ("datctype", TEXT), ("daticulocale", TEXT), ("datlocale", TEXT), ("datcollversion", TEXT),
-        ("dattablespace", OID), ("datacl", TEXT),
+        ("oid", OID),
+        ("datname", TEXT),
+        ("datdba", OID),
+        ("encoding", INT),
+        ("datlocprovider", TEXT),
+        ("datistemplate", BOOL),
+        ("datallowconn", BOOL),
+        ("datconnlimit", INT),
+        ("datcollate", TEXT),
+        ("datctype", TEXT),
+        ("daticulocale", TEXT),
+        ("datlocale", TEXT),
+        ("datcollversion", TEXT),
+        ("dattablespace", OID),
+        ("datacl", TEXT),
     ];
     let row = vec![
-        int(DATABASE), text(name), int(OWNER), int(6), text("c"), no(), Value::Bool(true), int(-1),
-        text("C"), text("C"), Value::Null, Value::Null, Value::Null, int(1663), Value::Null,
+        int(DATABASE),
+        text(name),
+        int(OWNER),
+        int(6),
+        text("c"),
+        no(),
+        Value::Bool(true),
+        int(-1),
+        text("C"),
+        text("C"),
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        int(1663),
+        Value::Null,
     ];
     (columns, vec![row])
 }
 
 fn pg_roles(user: &str) -> Content {
     let columns = vec![
-        ("oid", OID), ("rolname", TEXT), ("rolsuper", BOOL), ("rolinherit", BOOL), ("rolcreaterole", BOOL),
-        ("rolcreatedb", BOOL), ("rolcanlogin", BOOL), ("rolreplication", BOOL), ("rolconnlimit", INT),
-        ("rolvaliduntil", ColumnType::TimestampTz), ("rolbypassrls", BOOL), ("usename", TEXT),
-        ("usesysid", OID), ("usesuper", BOOL),
+        ("oid", OID),
+        ("rolname", TEXT),
+        ("rolsuper", BOOL),
+        ("rolinherit", BOOL),
+        ("rolcreaterole", BOOL),
+        ("rolcreatedb", BOOL),
+        ("rolcanlogin", BOOL),
+        ("rolreplication", BOOL),
+        ("rolconnlimit", INT),
+        ("rolvaliduntil", ColumnType::TimestampTz),
+        ("rolbypassrls", BOOL),
+        ("usename", TEXT),
+        ("usesysid", OID),
+        ("usesuper", BOOL),
     ];
     let yes = || Value::Bool(true);
     let row = vec![
-        int(OWNER), text(user), yes(), yes(), yes(), yes(), yes(), no(), int(-1), Value::Null, no(),
-        text(user), int(OWNER), yes(),
+        int(OWNER),
+        text(user),
+        yes(),
+        yes(),
+        yes(),
+        yes(),
+        yes(),
+        no(),
+        int(-1),
+        Value::Null,
+        no(),
+        text(user),
+        int(OWNER),
+        yes(),
     ];
     (columns, vec![row])
 }
 
 fn pg_settings() -> Content {
-    let columns =
-        vec![("name", TEXT), ("setting", TEXT), ("unit", TEXT), ("category", TEXT), ("short_desc", TEXT)];
+    let columns = vec![
+        ("name", TEXT),
+        ("setting", TEXT),
+        ("unit", TEXT),
+        ("category", TEXT),
+        ("short_desc", TEXT),
+    ];
     let row = |(name, value): (&'static str, String)| {
         vec![text(name), text(value), Value::Null, text(""), text("")]
     };
@@ -485,8 +769,11 @@ pub(super) fn information_schema(
         ),
         "tables" => (
             vec![
-                ("table_catalog", TEXT), ("table_schema", TEXT), ("table_name", TEXT),
-                ("table_type", TEXT), ("is_insertable_into", TEXT),
+                ("table_catalog", TEXT),
+                ("table_schema", TEXT),
+                ("table_name", TEXT),
+                ("table_type", TEXT),
+                ("is_insertable_into", TEXT),
             ],
             scope
                 .tables()?
@@ -501,15 +788,22 @@ pub(super) fn information_schema(
         ),
         "columns" => (
             vec![
-                ("table_catalog", TEXT), ("table_schema", TEXT), ("table_name", TEXT),
-                ("column_name", TEXT), ("ordinal_position", INT), ("column_default", TEXT),
-                ("is_nullable", TEXT), ("data_type", TEXT), ("udt_name", TEXT),
+                ("table_catalog", TEXT),
+                ("table_schema", TEXT),
+                ("table_name", TEXT),
+                ("column_name", TEXT),
+                ("ordinal_position", INT),
+                ("column_default", TEXT),
+                ("is_nullable", TEXT),
+                ("data_type", TEXT),
+                ("udt_name", TEXT),
             ],
             scope.tables()?.iter().flat_map(|table| column_rows(table, &scope.database)).collect(),
         ),
-        "views" | "routines" => {
-            (vec![("table_catalog", TEXT), ("table_schema", TEXT), ("table_name", TEXT)], Vec::new())
-        }
+        "views" | "routines" => (
+            vec![("table_catalog", TEXT), ("table_schema", TEXT), ("table_name", TEXT)],
+            Vec::new(),
+        ),
         _ => return Ok(None),
     };
     Ok(Some(content))
@@ -518,7 +812,8 @@ pub(super) fn information_schema(
 fn column_rows(table: &TableInfo, database: &str) -> Vec<Row> {
     let row = |(index, column): (usize, &Column)| {
         let oid = type_oid(column.column_type);
-        let internal = TYPES.iter().find(|(other, ..)| *other == oid).map_or("", |(_, name, _)| name);
+        let internal =
+            TYPES.iter().find(|(other, ..)| *other == oid).map_or("", |(_, name, _)| name);
         let plain = type_name(column.column_type);
         let plain = plain.split('(').next().unwrap_or_default();
         vec![

@@ -8,7 +8,8 @@ use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::common::Result as EngineResult;
 use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility,
+    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature,
+    Volatility,
 };
 
 use super::catalog::format_type;
@@ -101,7 +102,8 @@ const FUNCTIONS: &[(&str, DataType, Body)] = &[
         let oids = ints(arguments.first())?;
         let modifiers = arguments.get(1).map(|array| ints(Some(array))).transpose()?;
         let name = |(index, oid): (usize, Option<i64>)| {
-            let modifier = modifiers.as_ref().filter(|m| m.is_valid(index)).map_or(-1, |m| m.value(index));
+            let modifier =
+                modifiers.as_ref().filter(|m| m.is_valid(index)).map_or(-1, |m| m.value(index));
             oid.map(|oid| format_type(oid, modifier))
         };
         Ok(Arc::new(oids.iter().enumerate().map(name).collect::<StringArray>()))
@@ -140,7 +142,9 @@ const FUNCTIONS: &[(&str, DataType, Body)] = &[
     ("txid_current", DataType::Int64, zeros),
     ("pg_size_pretty", DataType::Utf8, |arguments, _| {
         let sizes = ints(arguments.first())?;
-        Ok(Arc::new(sizes.iter().map(|size| size.map(|s| format!("{s} bytes"))).collect::<StringArray>()))
+        Ok(Arc::new(
+            sizes.iter().map(|size| size.map(|s| format!("{s} bytes"))).collect::<StringArray>(),
+        ))
     }),
     ("quote_ident", DataType::Utf8, |arguments, count| match arguments.first() {
         Some(text) => Ok(cast(text, &DataType::Utf8)?),
