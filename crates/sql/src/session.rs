@@ -140,8 +140,7 @@ impl SqlSession {
     pub fn parse(&mut self, sql: &str) -> Result<Vec<Parsed>, SqlError> {
         match parse_bounded(sql) {
             Ok((statements, is_deep)) => {
-                let parsed =
-                    |statement| Parsed { statement: Arc::new(statement), is_deep };
+                let parsed = |statement| Parsed { statement: Arc::new(statement), is_deep };
                 Ok(statements.into_iter().map(parsed).collect())
             }
             Err(error) => {
@@ -176,11 +175,7 @@ impl SqlSession {
         result
     }
 
-    fn describe(
-        &self,
-        parsed: Parsed,
-        given: &[Option<ColumnType>],
-    ) -> Result<Prepared, SqlError> {
+    fn describe(&self, parsed: Parsed, given: &[Option<ColumnType>]) -> Result<Prepared, SqlError> {
         let mut transaction = match &self.state {
             State::Implicit(transaction) | State::Explicit { transaction, .. } => {
                 transaction.clone()

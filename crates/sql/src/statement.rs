@@ -43,6 +43,10 @@ pub fn parse_bounded(sql: &str) -> Result<(Vec<ast::Statement>, bool), SqlError>
             .with_tokens(tokens)
             .parse_statements()
             .map_err(|error| syntax_error(error.to_string()))
+            .and_then(|statements| {
+                statements.iter().try_for_each(depth::check_relations)?;
+                Ok(statements)
+            })
     };
     let statements = if is_deep { depth::on_large_stack(parse) } else { parse() };
     statements.map(|statements| (statements, is_deep))

@@ -171,6 +171,8 @@ async fn deep_statements_are_answered_or_refused_and_end_nothing() {
     assert!(client.query(ors(300).as_str(), &[]).await.unwrap().is_empty());
     assert_eq!(code(client.query(sum(100_000).as_str(), &[]).await), "54001");
     assert_eq!(code(client.query(ors(100_000).as_str(), &[]).await), "54001");
+    let from = format!("SELECT 1 FROM t{}", ", t".repeat(50_000));
+    assert_eq!(code(client.query(from.as_str(), &[]).await), "54001");
     let nested = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
     assert_eq!(code(client.query(nested.as_str(), &[]).await), "42601");
     let list = format!("SELECT * FROM t WHERE v IN ({}1)", "1, ".repeat(20_000));
