@@ -210,10 +210,27 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     std::fs::read(path)
 }
 
+/// Removes a directory and all in it.
+///
+/// # Errors
+/// Those of the file system.
+pub fn remove_directory(path: &Path) -> io::Result<()> {
+    std::fs::remove_dir_all(path)
+}
+
 /// Resident memory of this process in bytes, where the operating system tells.
 pub fn resident_memory_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    status_bytes("/proc/self/status", "VmRSS:")
+}
+
+/// Highest resident memory of another process in bytes, where the operating system tells.
+pub fn peak_memory_bytes(process_id: u32) -> Option<u64> {
+    status_bytes(&format!("/proc/{process_id}/status"), "VmHWM:")
+}
+
+fn status_bytes(path: &str, field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(path).ok()?;
+    let line = status.lines().find(|line| line.starts_with(field))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib * 1024)
 }

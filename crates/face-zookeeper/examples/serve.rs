@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let face: Arc<dyn Face> = Arc::new(ZookeeperFace::new(
         memory_kernel(),
         clock,
-        metrics.clone(),
+        &metrics,
         Accounts::default(),
         ZookeeperOptions::default(),
     ));

@@ -85,3 +85,42 @@ fn of_tree(refusal: &tree::Refusal) -> ErrorCode {
         tree::Refusal::BadArguments { .. } => ErrorCode::BAD_ARGUMENTS,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_have_zookeepers_numbers() {
+        let path = || "/a".to_owned();
+        let session = tree::SessionId(1);
+        for (refusal, expected) in [
+            (tree::Refusal::NoNode { path: path() }, -101),
+            (tree::Refusal::BadVersion { path: path(), expected: 1, actual: 0 }, -103),
+            (tree::Refusal::NodeReplaced { path: path() }, -103),
+            (tree::Refusal::NoChildrenForEphemerals { path: path() }, -108),
+            (tree::Refusal::NodeExists { path: path() }, -110),
+            (tree::Refusal::NotEmpty { path: path() }, -111),
+            (tree::Refusal::SessionExpired { session }, -112),
+            (tree::Refusal::SessionExists { session }, -1),
+            (tree::Refusal::BadArguments { why: path() }, -8),
+        ] {
+            assert_eq!(of_refusal(&Refusal::Tree(refusal.clone())).0, expected, "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_surely_did_not_happen_is_answered() {
+        let why = || "why".to_owned();
+        let reply = |code| Answer::Reply(ErrorCode(code));
+        for (error, expected) in [
+            (KernelError::DiskFull(why()), reply(-1)),
+            (KernelError::TooLarge { bytes: 2, bytes_max: 1 }, reply(-8)),
+            (KernelError::Overloaded(why()), reply(-127)),
+            (KernelError::Unavailable(why()), Answer::Disconnect),
+            (KernelError::Stopped(why()), Answer::Disconnect),
+        ] {
+            assert_eq!(of_kernel(&error), expected, "{error}");
+        }
+    }
+}

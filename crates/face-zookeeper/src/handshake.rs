@@ -28,6 +28,10 @@ const RECEIVE_BYTES: usize = 4 * 1024;
 /// Draws of a session id before giving up. Two draws of 63 bits are never alike in practice.
 const DRAWS_MAX: usize = 3;
 
+/// Most sessions open at once. Each is durable and held in memory, and outlives its connection, so
+/// that the connection budget does not bound them.
+const SESSIONS_MAX: usize = 500_000;
+
 /// How a connection begins.
 enum Greeting {
     /// The client left.
@@ -162,6 +166,10 @@ fn negotiated(shared: &Shared, asked_ms: i32) -> u32 {
 type Attachable = (Arc<LiveSession>, SessionPassword);
 
 async fn create(shared: &Shared, timeout_ms: u32) -> Result<Attachable, ConnectionError> {
+    if shared.sessions.count() >= SESSIONS_MAX {
+        let why = format!("{SESSIONS_MAX} sessions are open; close some or let them expire");
+        return Err(ConnectionError::Limit(why));
+    }
     for _ in 0..DRAWS_MAX {
         // Positive and never 0, which means "no session" to clients.
         let id = SessionId((random::random_u64() >> 1).max(1).cast_signed());

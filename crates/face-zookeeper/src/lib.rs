@@ -127,7 +127,7 @@ impl ZookeeperFace {
     pub fn new(
         kernel: Arc<dyn Kernel>,
         clock: Arc<dyn Clock>,
-        metrics: Metrics,
+        metrics: &Metrics,
         accounts: Accounts,
         options: ZookeeperOptions,
     ) -> ZookeeperFace {

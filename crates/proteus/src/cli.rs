@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing::{error, info};
 
 use crate::config::{Config, ConfigError};
+use crate::demo::{DemoOptions, WorkerOptions, run_worker};
 use crate::server::{OpenFace, Server};
 
 const ABOUT: &str =
@@ -39,6 +40,28 @@ enum Command {
     /// Prints a table of the open faces, each with its address and a line to try it with. Stops
     /// cleanly on Ctrl-C and SIGTERM; what was acknowledged survives any other end, too.
     Start(Settings),
+    /// Run the main job on real data, kill it half-way, and check what every face says.
+    ///
+    /// Starts a node of its own on free ports and a temporary directory, produces a year of
+    /// Auckland's pedestrian counts over the Kafka protocol, and lets a worker that holds a
+    /// ZooKeeper lock commit each batch across faces at once: rows, daily totals, the newest reading
+    /// in a Redis hash, and the consumer's offset. Half-way worker and node are killed with SIGKILL.
+    /// In the end SQL, Redis, Kafka and ZooKeeper are asked, and must agree to the row; the exit
+    /// status says whether they do.
+    Demo {
+        /// Readings to send; the year repeats beyond its 183,801
+        #[arg(long, value_name = "N")]
+        events: Option<usize>,
+        /// Keep the data, and leave the node running at the end
+        #[arg(long)]
+        keep: bool,
+    },
+    /// The demo's worker, which the demo starts and kills.
+    #[command(hide = true)]
+    DemoWorker {
+        #[arg(long)]
+        port_offset: u16,
+    },
     /// Print the effective configuration and where each value comes from.
     Config(Settings),
 }
@@ -112,6 +135,10 @@ pub fn main() -> ExitCode {
             .map_err(|error| error.to_string())
             .and_then(|config| print(&format!("{}\n", config.render()))),
         Command::Start(settings) => start(&settings),
+        Command::Demo { events, keep } => demo(DemoOptions { events, keep }),
+        Command::DemoWorker { port_offset } => {
+            block_on(run_worker(&WorkerOptions { port_offset })).and_then(|result| result)
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -132,11 +159,22 @@ fn print(text: &str) -> Result<(), String> {
 fn start(settings: &Settings) -> Result<(), String> {
     let config = settings.resolve().map_err(|error| error.to_string())?;
     start_logging(&config);
+    block_on(run(&config)).and_then(|result| result)
+}
+
+fn demo(options: DemoOptions) -> Result<(), String> {
+    match block_on(crate::demo::run(&options)).and_then(|result| result)? {
+        true => Ok(()),
+        false => Err("the demo's invariants did not hold".to_owned()),
+    }
+}
+
+fn block_on<F: Future>(future: F) -> Result<F::Output, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(run(&config))
+    Ok(runtime.block_on(future))
 }
 
 async fn run(config: &Config) -> Result<(), String> {

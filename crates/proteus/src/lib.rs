@@ -2,8 +2,9 @@
 //!
 //! This is the only crate that knows every face; nothing imports it.
 //!
-//! Reading order: [`cli`], [`config`], [`server`].
+//! Reading order: [`cli`], [`config`], [`server`], [`demo`].
 
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod server;

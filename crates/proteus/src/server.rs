@@ -153,13 +153,7 @@ fn build_faces(
             accounts(),
             ZookeeperOptions::default(),
         )),
-        KafkaFace::new(
-            kernel.clone(),
-            clock.clone(),
-            metrics,
-            accounts(),
-            KafkaOptions::default(),
-        ),
+        KafkaFace::new(kernel.clone(), clock.clone(), metrics, accounts(), KafkaOptions::default()),
         Arc::new(RedisFace::new(kernel.clone(), clock.clone(), metrics, accounts())),
         Arc::new(HttpFace::new(kernel, metrics.clone(), sampled_figures(node, metrics))),
     ]

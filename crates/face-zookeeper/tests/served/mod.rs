@@ -38,7 +38,7 @@ pub fn serve_at(kernel: Arc<dyn Kernel>, accounts: Accounts, clock: Arc<dyn Cloc
     // Short sessions, so that expiry can be seen.
     let options = ZookeeperOptions { session_timeout_ms_min: 100, ..ZookeeperOptions::default() };
     let metrics = Metrics::default();
-    serve_face(Arc::new(ZookeeperFace::new(kernel, clock, metrics, accounts, options)))
+    serve_face(Arc::new(ZookeeperFace::new(kernel, clock, &metrics, accounts, options)))
 }
 
 pub async fn connect(served: &ServedFace) -> zk::Client {

@@ -76,6 +76,7 @@ impl Dataset {
                 readings.push(YearReading { sensor, month_day, hour, value });
             }
         }
+        readings.sort_by_key(|reading| (reading.month_day, reading.hour, reading.sensor));
         Ok(Dataset { sensors, readings })
     }
 

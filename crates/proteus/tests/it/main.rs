@@ -1,0 +1,10 @@
+//! The whole product: real processes, real sockets, third-party clients.
+#![allow(clippy::disallowed_methods, reason = "tests stand outside the door that proteus-env is")]
+
+mod crash;
+mod damage;
+mod demo;
+mod full_disk;
+mod garbage;
+mod node;
+mod start;
