@@ -156,3 +156,26 @@ impl Scope for RowScope<'_> {
         self.now_ms
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proteus_testkit::fuzz;
+
+    use super::*;
+
+    #[test]
+    fn any_text_is_parsed_or_refused() {
+        let corpus: Vec<Vec<u8>> = [
+            "SELECT a, count(*) FROM t LEFT JOIN u USING (a) WHERE b = $1 GROUP BY 1 ORDER BY 2 DESC LIMIT 3",
+            "INSERT INTO t (a, b) VALUES (1, 'x''y'), ($1, E'\\n') ON CONFLICT (a) DO UPDATE SET b = excluded.b",
+            "BEGIN; UPDATE t SET a = -1.5e3 WHERE NOT EXISTS (SELECT 1); CALL redis.set('k', $$v$$); COMMIT",
+            "CREATE TABLE \"T\" (a numeric(10, 2) DEFAULT 0, PRIMARY KEY (a)) WITH (topic = 'x')",
+        ]
+        .iter()
+        .map(|sql| sql.as_bytes().to_vec())
+        .collect();
+        fuzz::run("sql_text", &corpus, |input| {
+            let _ = parse(&String::from_utf8_lossy(input));
+        });
+    }
+}
