@@ -13,18 +13,17 @@ use tracing::{debug, warn};
 use crate::shard::Shard;
 use crate::state::ShardState;
 
-/// How often to look for what is due. Expiry is this late at most; readers never see it.
-const DUE_INTERVAL: Duration = Duration::from_millis(100);
-
 /// Commands due that are proposed at once.
 const DUE_COUNT_MAX: usize = 1_000;
 
 /// Pause after a checkpoint that failed, as when the disk is full.
 const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
 
-/// When to take a checkpoint: whichever bound is reached first.
+/// When to look for what is due, and when to take a checkpoint: whichever bound is reached first.
 #[derive(Debug, Clone)]
 pub struct ChoreOptions {
+    /// How often to look for what is due. Expiry is this late at most; readers never see it.
+    pub look_interval: Duration,
     /// Changes in memory, in bytes; a quarter of it or so is replayed after a crash on average.
     pub checkpoint_bytes: usize,
     /// Log to replay after a crash, in bytes.
@@ -36,6 +35,7 @@ pub struct ChoreOptions {
 impl Default for ChoreOptions {
     fn default() -> ChoreOptions {
         ChoreOptions {
+            look_interval: Duration::from_millis(100),
             checkpoint_bytes: 32 * 1024 * 1024,
             replay_bytes_max: 64 * 1024 * 1024,
             checkpoint_interval: Duration::from_secs(60),
@@ -46,11 +46,12 @@ impl Default for ChoreOptions {
 /// Proposes what is due, until asked to stop.
 pub(crate) async fn propose_due<M: ShardMachine>(
     shard: Arc<Shard<M>>,
+    look_interval: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
         tokio::select! {
-            () = task::sleep(DUE_INTERVAL) => {}
+            () = task::sleep(look_interval) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
         loop {
@@ -86,7 +87,7 @@ pub(crate) async fn take_checkpoints<M: ShardMachine>(
     let mut last_index = state.applied_index();
     loop {
         tokio::select! {
-            () = task::sleep(DUE_INTERVAL) => {}
+            () = task::sleep(options.look_interval) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
         let bytes_due = state.active_bytes() >= options.checkpoint_bytes

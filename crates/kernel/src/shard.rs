@@ -109,7 +109,8 @@ impl<M: ShardMachine> Shard<M> {
             stopped: stopped.clone(),
         });
         task::spawn(watch_group(group.clone(), state.clone(), stopped));
-        task::spawn(propose_due(shard.clone(), stopping.clone()));
+        let look_interval = options.chores.look_interval;
+        task::spawn(propose_due(shard.clone(), look_interval, stopping.clone()));
         task::spawn(take_checkpoints(state, group, log, clock, options.chores, stopping));
         Ok(shard)
     }

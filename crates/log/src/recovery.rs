@@ -1,10 +1,11 @@
 //! Reading the segments back.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proteus_env::disk::Disk;
+use proteus_env::disk::{Disk, DiskFile};
 use proteus_types::{EntryId, LogIndex, ShardId};
 use tracing::warn;
 
@@ -49,21 +50,24 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered, LogError> {
     let mut shards: BTreeMap<ShardId, ShardFound> = BTreeMap::new();
     let mut index = Index::default();
     let mut tail = None;
+    // What never began counts for nothing: the segment before it is the last, which a crash may tear.
+    while let Some(sequence) = sequences.last() {
+        let file = disk.open(&file_name(*sequence)).map_err(io)?;
+        if !never_began(file.as_ref()).map_err(io)? {
+            break;
+        }
+        let path = disk.location().join(file_name(*sequence)).display().to_string();
+        warn!(file = path, "removing a log segment that a crash left without a header");
+        disk.remove(&file_name(*sequence)).map_err(io)?;
+        sequences.pop();
+    }
     for (position, sequence) in sequences.iter().enumerate() {
         let is_last = position + 1 == sequences.len();
         let file = disk.open(&file_name(*sequence)).map_err(io)?;
         let mut bytes = vec![0; usize::try_from(file.len().map_err(io)?).unwrap_or(usize::MAX)];
         file.read_at(0, &mut bytes).map_err(io)?;
         let path = disk.location().join(file_name(*sequence)).display().to_string();
-        let end = match replay(&bytes, &path, *sequence, is_last, &mut shards)? {
-            Replayed::Whole(end) => end,
-            // A segment whose header was never flushed holds nothing; the one before is the tail.
-            Replayed::NeverBegun => {
-                warn!(file = path, "removing a log segment that a crash left without a header");
-                disk.remove(&file_name(*sequence)).map_err(io)?;
-                break;
-            }
-        };
+        let end = replay(&bytes, &path, *sequence, is_last, &mut shards)?;
         let segment = Segment { sequence: *sequence, file };
         if is_last
             && (end as usize) < bytes.len()
@@ -86,26 +90,37 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered, LogError> {
     Ok(Recovered { index, tail })
 }
 
-enum Replayed {
-    /// Where the next record goes.
-    Whole(u64),
-    NeverBegun,
+/// Whether the segment's header is not whole, and nothing behind it was ever flushed.
+fn never_began(file: &dyn DiskFile) -> io::Result<bool> {
+    let length_bytes = file.len()?;
+    if length_bytes < SEGMENT_HEADER_BYTES as u64 {
+        return Ok(true);
+    }
+    let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
+    file.read_at(0, &mut bytes)?;
+    if segment_version(&bytes).is_some() {
+        return Ok(false);
+    }
+    bytes.resize(usize::try_from(length_bytes).unwrap_or(usize::MAX), 0);
+    file.read_at(0, &mut bytes)?;
+    Ok(flushed_upto(&bytes, 0).is_none())
 }
 
+/// Reads one segment's records; says where the next one goes.
 fn replay(
     bytes: &[u8],
     path: &str,
     sequence: u64,
     is_last: bool,
     shards: &mut BTreeMap<ShardId, ShardFound>,
-) -> Result<Replayed, LogError> {
+) -> Result<u64, LogError> {
     let damaged = |byte_offset: usize, what: String| LogError::Damaged {
         file: path.to_owned(),
         byte_offset: byte_offset as u64,
         what,
     };
     match segment_version(bytes) {
-        Some(FORMAT_VERSION) if bytes.len() >= SEGMENT_HEADER_BYTES => {}
+        Some(FORMAT_VERSION) => {}
         Some(version) => {
             return Err(LogError::UnknownVersion {
                 file: path.to_owned(),
@@ -113,7 +128,6 @@ fn replay(
                 known: FORMAT_VERSION,
             });
         }
-        None if is_last && flushed_upto(bytes, 0).is_none() => return Ok(Replayed::NeverBegun),
         None => return Err(damaged(0, "this is no log segment".to_owned())),
     }
     let mut place = SEGMENT_HEADER_BYTES;
@@ -130,14 +144,14 @@ fn replay(
         let rest = &bytes[place..];
         let clean_end = rest.iter().all(|byte| *byte == 0);
         if clean_end {
-            return Ok(Replayed::Whole(place as u64));
+            return Ok(place as u64);
         }
         if !is_last {
             return Err(damaged(place, broken));
         }
         return match flushed_upto(bytes, place) {
             Some(flushed) if flushed > place as u64 => Err(damaged(place, broken)),
-            _ => Ok(Replayed::Whole(place as u64)),
+            _ => Ok(place as u64),
         };
     }
 }

@@ -9,7 +9,7 @@ use proteus_env::{Clock, SystemClock};
 use proteus_types::{EntryId, LogIndex, ShardId};
 use tracing::{error, warn};
 
-use crate::index::{Location, Segment};
+use crate::index::{Index, Location, Segment};
 use crate::log::{Done, LogEntry, Shared};
 use crate::record::{
     ENTRY_HEADER_BYTES, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES, segment_header,
@@ -94,9 +94,22 @@ impl Writer {
             // What recovery kept of an unflushed tail was read from the page cache, perhaps; from
             // here on it counts, so it must be on the disk.
             writer.segment.file.flush()?;
+            writer.repeat_facts();
         }
         writer.reserve();
         Ok(writer)
+    }
+
+    /// A crash may have torn the small facts off the segment's head, which older segments still have;
+    /// these may go, so they are written again. Without space for that the older segments remain all
+    /// the same until there is some: nothing can be appended, so nothing is purged.
+    fn repeat_facts(&mut self) {
+        put_facts(&self.shared.index.lock(), &mut self.buffer);
+        if !self.buffer.is_empty()
+            && let Err(failure) = self.write_buffer().and_then(|()| self.flush_data())
+        {
+            warn!(error = %failure, "cannot repeat the facts of consensus in the newest log segment");
+        }
     }
 
     pub(crate) fn run(mut self) {
@@ -146,7 +159,7 @@ impl Writer {
     }
 
     fn write(&mut self, requests: Vec<Request>) -> io::Result<()> {
-        self.maybe_roll();
+        let rolled = self.maybe_roll();
         self.buffer.clear();
         if self.recorded_byte_offset < self.flushed_byte_offset {
             self.record_flush();
@@ -158,9 +171,11 @@ impl Writer {
             purges |= matches!(request, Request::Purge { .. });
             dones.push(self.encode(request, &mut places));
         }
-        let written = self.write_buffer().and_then(|()| match self.shared.options.flush_interval {
-            None => self.flush_data(),
-            Some(_) => Ok(()),
+        let written = rolled.and_then(|()| self.write_buffer()).and_then(|()| {
+            match self.shared.options.flush_interval {
+                None => self.flush_data(),
+                Some(_) => Ok(()),
+            }
         });
         if let Err(failure) = written {
             for done in dones {
@@ -278,13 +293,20 @@ impl Writer {
         index.evict_to(self.shared.options.cache_bytes_max);
     }
 
-    fn maybe_roll(&mut self) {
+    fn maybe_roll(&mut self) -> io::Result<()> {
         if self.end_byte_offset < self.shared.options.segment_bytes {
-            return;
+            return Ok(());
         }
         if let Err(failure) = self.roll() {
             warn!(error = %failure, "cannot begin a new log segment; the current one grows instead");
+            // A begun successor would say that this segment is whole and never torn again.
+            let successor = recovery::file_name(self.segment.sequence + 1);
+            return match self.shared.disk.remove(&successor) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
         }
+        Ok(())
     }
 
     /// Begins a new segment. It repeats every shard's small facts, so that older segments can go.
@@ -292,8 +314,8 @@ impl Writer {
         self.flush()?;
         let end_byte_offset = self.end_byte_offset;
         let next = create_segment(&self.shared, self.segment.sequence + 1)?;
-        // The zeros behind the last record are of no more use.
-        self.segment.file.truncate(end_byte_offset)?;
+        // The zeros behind the last record are of no more use, and no harm if they stay.
+        let _ = self.segment.file.truncate(end_byte_offset);
         self.segment = next.segment;
         self.end_byte_offset = next.end_byte_offset;
         self.flushed_byte_offset = next.end_byte_offset;
@@ -361,14 +383,7 @@ fn create_segment(shared: &Shared, sequence: u64) -> io::Result<Tail> {
     let file = shared.disk.open(&recovery::file_name(sequence))?;
     let mut head = segment_header().to_vec();
     let mut index = shared.index.lock();
-    for (shard, shard_index) in &index.shards {
-        for (key, value) in &shard_index.metas {
-            Record::Meta { shard: *shard, key: *key, value: value.clone() }.encode(&mut head);
-        }
-        if let Some(upto) = shard_index.purged {
-            Record::Purge { shard: *shard, upto }.encode(&mut head);
-        }
-    }
+    put_facts(&index, &mut head);
     debug_assert!(head.len() >= SEGMENT_HEADER_BYTES);
     file.truncate(0)?;
     file.write_at(0, &head)?;
@@ -377,4 +392,16 @@ fn create_segment(shared: &Shared, sequence: u64) -> io::Result<Tail> {
     let segment = Segment { sequence, file };
     index.segments.push(segment.clone());
     Ok(Tail { segment, end_byte_offset: head.len() as u64 })
+}
+
+/// Appends the small facts of every shard.
+fn put_facts(index: &Index, into: &mut Vec<u8>) {
+    for (shard, shard_index) in &index.shards {
+        for (key, value) in &shard_index.metas {
+            Record::Meta { shard: *shard, key: *key, value: value.clone() }.encode(into);
+        }
+        if let Some(upto) = shard_index.purged {
+            Record::Purge { shard: *shard, upto }.encode(into);
+        }
+    }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 
 use crate::layered::Change;
-use crate::{Direction, StoreError};
+use crate::{Direction, KEY_BYTES_MAX, StoreError};
 
 /// Blocks of the tree kept in memory, in bytes. Hot rows live in the tables above; this serves the
 /// rest, and counts against the idle memory only as it fills.
@@ -73,6 +73,8 @@ impl DiskStore {
         end: &[u8],
         direction: Direction,
     ) -> Box<dyn Iterator<Item = Result<Change, StoreError>> + 'a> {
+        // The tree takes no bound longer than a key, such as the end of a prefix that has none.
+        let end = &end[..end.len().min(KEY_BYTES_MAX)];
         let range = self.keyspace.range::<&[u8], _>(start..end);
         let open = move |guard: fjall::Guard| {
             let (key, value) = guard.into_inner().map_err(|error| self.io(&error))?;

@@ -121,3 +121,23 @@ fn rollback_restores_size_and_content() {
     assert_eq!(store.get(&[1]).unwrap(), Some(bytes(1)));
     assert_eq!(store.get(&[2]).unwrap(), None);
 }
+
+/// The end of a prefix that has none is longer than any key; the tree on disk takes no such bound.
+#[test]
+fn everything_is_one_prefix() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = LayeredStore::over(DiskStore::open(directory.path()).unwrap());
+    store.put(Bytes::from_static(b"\xFF\xFF"), Bytes::from_static(b"v"));
+    store.freeze().unwrap().write().unwrap();
+    store.release_frozen();
+    for prefix in [&b""[..], b"\xFF"] {
+        let mut count = 0;
+        store
+            .scan_prefix(prefix, &mut |_, _| {
+                count += 1;
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(count, 1);
+    }
+}

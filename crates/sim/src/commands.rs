@@ -1,0 +1,450 @@
+//! Random commands over all four machines.
+//!
+//! Names come from small sets, so that commands meet: what one creates another deletes, expects or
+//! refuses to overwrite. Half of the checks are drawn from the state they will meet, so that they hold.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proteus_machine::View;
+use proteus_shard_machine::{Check, Minitransaction, Op, cache, table, topic, tree};
+use proteus_store::StoreError;
+use proteus_types::CommitTs;
+
+use crate::random::Random;
+
+/// Names of each kind that commands choose from.
+const NAMES: u64 = 4;
+
+/// Id of the first table that a catalog creates.
+pub const FIRST_TABLE: u32 = 16384;
+
+/// Draws commands.
+#[derive(Debug)]
+pub struct Generator {
+    random: Random,
+    /// Tables with lower ids are left alone.
+    first_table: u32,
+    /// Whether everything of a machine may be removed at once.
+    clears: bool,
+}
+
+impl Generator {
+    /// Commands over anything.
+    pub fn new(random: Random) -> Generator {
+        Generator { random, first_table: FIRST_TABLE, clears: true }
+    }
+
+    /// Commands that leave the first table, and keys that others own, alone.
+    #[must_use]
+    pub fn beside_others(random: Random) -> Generator {
+        Generator { random, first_table: FIRST_TABLE + 1, clears: false }
+    }
+
+    /// One to four ops, perhaps with checks; over one machine or several.
+    ///
+    /// # Errors
+    /// If the state cannot be read.
+    pub fn minitransaction(&mut self, view: View<'_>) -> Result<Minitransaction, StoreError> {
+        let mut drawn = Minitransaction::default();
+        if self.random.chance(20) {
+            for _ in 0..=self.random.below(2) {
+                drawn.checks.push(self.check(view)?);
+            }
+        }
+        let op_count = if self.random.chance(60) { 1 } else { 2 + self.random.below(3) };
+        for _ in 0..op_count {
+            drawn.ops.push(self.op());
+        }
+        Ok(drawn)
+    }
+
+    /// Creates some of everything, so that what follows has something to meet.
+    pub fn beginning(&mut self) -> Vec<Minitransaction> {
+        let mut ops: Vec<Op> = Vec::new();
+        for number in 1..=2u8 {
+            ops.push(
+                tree::Op::CreateSession {
+                    session: tree::SessionId(number.into()),
+                    password: [number; 16],
+                    timeout_ms: 5_000,
+                }
+                .into(),
+            );
+            ops.push(
+                topic::Op::CreateTopic {
+                    name: format!("t{number}"),
+                    topic_id: topic::TopicId([number; 16]),
+                    partition_count: 3,
+                    config: self.settings(),
+                }
+                .into(),
+            );
+            let mut definition = self.definition();
+            definition.name = format!("n{number}");
+            ops.push(table::Op::CreateTable { id: None, definition, if_not_exists: false }.into());
+        }
+        for (path, kind) in
+            [("/a", tree::NodeKind::Persistent), ("/b", tree::NodeKind::Container)]
+        {
+            let path = path.to_owned();
+            ops.push(tree::Op::Create { path, data: None, kind, sequential: false }.into());
+        }
+        ops.into_iter().map(Minitransaction::of).collect()
+    }
+
+    /// As [`Generator::minitransaction`], with a check or an op somewhere that refuses on any state.
+    ///
+    /// # Errors
+    /// As [`Generator::minitransaction`].
+    pub fn doomed(&mut self, view: View<'_>) -> Result<Minitransaction, StoreError> {
+        let mut drawn = self.minitransaction(view)?;
+        self.doom(&mut drawn);
+        Ok(drawn)
+    }
+
+    /// Adds a check or an op that refuses on any state.
+    pub fn doom(&mut self, minitransaction: &mut Minitransaction) {
+        let nowhere = "/nowhere".to_owned();
+        let no_table = table::TableId(1);
+        if self.random.chance(30) {
+            let check = match self.random.below(3) {
+                0 => tree::Check::SessionAlive { session: tree::SessionId(-7) }.into(),
+                1 => table::Check::TableUnchanged { table: no_table }.into(),
+                _ => tree::Check::NodeVersion { path: nowhere, version: 0 }.into(),
+            };
+            minitransaction.checks.push(check);
+            return;
+        }
+        let op = match self.random.below(3) {
+            0 => tree::Op::CheckVersion { path: nowhere, version: None }.into(),
+            1 => table::Op::DeleteRow { table: no_table, key: vec![1] }.into(),
+            _ => topic::Op::DeleteTopic { topic_id: topic::TopicId([0xEE; 16]) }.into(),
+        };
+        let place = self.random.below(minitransaction.ops.len() as u64 + 1) as usize;
+        minitransaction.ops.insert(place, op);
+    }
+
+    /// An op of any machine.
+    pub fn op(&mut self) -> Op {
+        match self.random.below(4) {
+            0 => self.tree_op().into(),
+            1 => self.topic_op().into(),
+            2 => self.cache_op().into(),
+            _ => self.table_op().into(),
+        }
+    }
+
+    fn check(&mut self, view: View<'_>) -> Result<Check, StoreError> {
+        let is_true = self.random.chance(60);
+        Ok(match self.random.below(6) {
+            0 => {
+                let path = self.path();
+                match tree::stat(view.state, &path)? {
+                    Some(stat) if is_true => tree::Check::NodeExists {
+                        path,
+                        czxid: Some(stat.czxid),
+                        owner: (stat.ephemeral_owner > 0)
+                            .then_some(tree::SessionId(stat.ephemeral_owner)),
+                    },
+                    None if is_true => tree::Check::NodeAbsent { path },
+                    _ => tree::Check::NodeVersion { path, version: self.random.below(3) as i32 },
+                }
+                .into()
+            }
+            1 => tree::Check::SessionAlive { session: self.session() }.into(),
+            2 => {
+                let (group, topic_id, partition) = (self.group(), self.topic_id(), 0);
+                let found = topic::read::committed_offset(view.state, &group, topic_id, partition)?;
+                let expected = if is_true { found.map(|found| found.offset) } else { Some(77) };
+                topic::Check::CommittedOffset { group, topic_id, partition, expected }.into()
+            }
+            3 => {
+                let key = self.key();
+                let revision = if is_true {
+                    cache::revision(view.state, view.now_ms, &key)?
+                } else {
+                    cache::Revision::ABSENT
+                };
+                cache::Check::Unchanged { key, revision }.into()
+            }
+            4 => table::Check::TableUnchanged { table: self.table() }.into(),
+            _ => {
+                let read_ts = if is_true { view.applied_ts } else { CommitTs(1) };
+                let (table, key) = (self.table(), self.row_key());
+                table::Check::RowUnchangedSince { table, key, read_ts }.into()
+            }
+        })
+    }
+
+    fn path(&mut self) -> String {
+        let mut path = String::new();
+        for _ in 0..=self.random.pick(&[0, 0, 1, 1, 1, 2]) {
+            path.push('/');
+            path.push_str(self.random.pick(&["a", "b", "c"]));
+        }
+        path
+    }
+
+    /// Mostly 0 or 1, which are more often there than not.
+    fn low_number(&mut self) -> u64 {
+        let bound = if self.random.chance(75) { 2 } else { NAMES };
+        self.random.below(bound)
+    }
+
+    fn session(&mut self) -> tree::SessionId {
+        tree::SessionId(self.low_number() as i64 + 1)
+    }
+
+    fn data(&mut self) -> Option<Bytes> {
+        self.random.chance(80).then(|| self.bytes(40))
+    }
+
+    fn bytes(&mut self, length_max: u64) -> Bytes {
+        let length = self.random.below(length_max + 1);
+        (0..length).map(|_| self.random.number() as u8).collect::<Vec<u8>>().into()
+    }
+
+    fn tree_op(&mut self) -> tree::Op {
+        let (path, session) = (self.path(), self.session());
+        let version = self.random.chance(15).then(|| self.random.below(3) as i32);
+        let timeout_ms = self.random.below(30_000) as u32;
+        match self.random.below(20) {
+            0..=7 => tree::Op::Create {
+                path,
+                data: self.data(),
+                kind: match self.random.below(4) {
+                    0 => tree::NodeKind::Ephemeral(session),
+                    1 => tree::NodeKind::Container,
+                    _ => tree::NodeKind::Persistent,
+                },
+                sequential: self.random.chance(15),
+            },
+            8..=10 => tree::Op::Delete { path, version },
+            11..=12 => tree::Op::SetData { path, data: self.data(), version },
+            13 => tree::Op::SetOpenAcl { path, version },
+            14 => tree::Op::CheckVersion { path, version },
+            15..=16 => tree::Op::CreateSession { session, password: [7; 16], timeout_ms },
+            17 => tree::Op::SetSessionTimeout { session, timeout_ms },
+            18 => tree::Op::CloseSession { session },
+            _ => tree::Op::RemoveContainer { path, due_ms: self.random.below(1 << 41) },
+        }
+    }
+
+    fn topic_id(&mut self) -> topic::TopicId {
+        topic::TopicId([self.low_number() as u8 + 1; 16])
+    }
+
+    fn group(&mut self) -> String {
+        format!("g{}", self.random.below(3))
+    }
+
+    fn batch(&mut self) -> Bytes {
+        if self.random.chance(3) {
+            return self.bytes(80);
+        }
+        let records: Vec<topic::batch::NewRecord> = (0..=self.random.below(3))
+            .map(|_| topic::batch::NewRecord {
+                key: self.random.chance(50).then(|| self.bytes(5)),
+                value: self.data(),
+                headers: Vec::new(),
+            })
+            .collect();
+        let timestamp_ms = self.random.below(1 << 41) as i64;
+        let mut batch =
+            topic::batch::frame_batch(&records, timestamp_ms).unwrap_or_default().to_vec();
+        if self.random.chance(25) && batch.len() > 57 {
+            // A producer that numbers its batches: id, epoch, first sequence. The machine leaves
+            // checksums to those who propose.
+            batch[43..51].copy_from_slice(&self.random.below(3).to_be_bytes());
+            batch[51..53].copy_from_slice(&(self.random.below(2) as i16).to_be_bytes());
+            batch[53..57].copy_from_slice(&(self.random.below(4) as i32).to_be_bytes());
+        }
+        batch.into()
+    }
+
+    fn settings(&mut self) -> BTreeMap<String, String> {
+        let mut settings = BTreeMap::new();
+        if self.random.chance(60) {
+            let ms = self.random.pick(&["-1", "5000", "600000"]);
+            settings.insert(topic::settings::RETENTION_MS.to_owned(), ms.to_owned());
+        }
+        if self.random.chance(30) {
+            settings.insert(topic::settings::RETENTION_BYTES.to_owned(), "300".to_owned());
+        }
+        settings
+    }
+
+    fn topic_op(&mut self) -> topic::Op {
+        let (topic_id, group, partition) =
+            (self.topic_id(), self.group(), self.random.below(3) as u32);
+        match self.random.below(30) {
+            0..=2 => topic::Op::CreateTopic {
+                name: format!("t{}", self.random.below(NAMES)),
+                topic_id,
+                partition_count: self.random.below(4) as u32,
+                config: self.settings(),
+            },
+            3 => topic::Op::DeleteTopic { topic_id },
+            4 => topic::Op::GrowTopic { topic_id, partition_count: self.random.below(6) as u32 },
+            5 => topic::Op::ConfigureTopic {
+                topic_id,
+                config: self.settings().into_iter().map(|(name, value)| (name, Some(value))).collect(),
+            },
+            6..=13 => topic::Op::Append { topic_id, partition, batch: self.batch() },
+            14 => topic::Op::DeleteRecords {
+                topic_id,
+                partition,
+                before_offset: self.random.chance(50).then(|| self.random.below(6) as i64),
+            },
+            15 => topic::Op::AllocateProducerId,
+            16..=18 => topic::Op::CommitOffsets {
+                group,
+                offsets: vec![topic::NewOffset {
+                    topic_id,
+                    partition: 0,
+                    offset: self.random.below(50) as i64,
+                    leader_epoch: -1,
+                    metadata: String::new(),
+                }],
+            },
+            19 => topic::Op::RemoveOffsets {
+                group,
+                partitions: self.random.chance(50).then(|| vec![(topic_id, 0)]),
+            },
+            _ => topic::Op::Append { topic_id, partition, batch: self.batch() },
+        }
+    }
+
+    fn key(&mut self) -> Bytes {
+        self.random.pick(&[
+            Bytes::from_static(b"k"),
+            Bytes::from_static(b"k\0"),
+            Bytes::from_static(b"k\0\x01"),
+            Bytes::from_static(b"\xFF"),
+        ])
+    }
+
+    fn expiry(&mut self) -> cache::Expiry {
+        match self.random.below(4) {
+            0 => cache::Expiry::Never,
+            1 => cache::Expiry::Keep,
+            2 => cache::Expiry::AtMs(self.random.below(1 << 42)),
+            _ => cache::Expiry::InMs(self.random.below(20_000)),
+        }
+    }
+
+    fn cache_op(&mut self) -> cache::Op {
+        let (key, field) = (self.key(), self.key());
+        let by = self.random.below(7) as i64 - 3;
+        match self.random.below(20) {
+            0..=4 => cache::Op::Set {
+                key,
+                value: if self.random.chance(50) { by.to_string().into() } else { self.bytes(30) },
+                condition: self.random.pick(&[
+                    cache::SetCondition::Always,
+                    cache::SetCondition::IfAbsent,
+                    cache::SetCondition::IfPresent,
+                ]),
+                expiry: self.expiry(),
+                get: self.random.chance(20),
+            },
+            5 => cache::Op::SetMany {
+                pairs: vec![(key, self.bytes(5)), (field, self.bytes(5))],
+                only_if_all_absent: self.random.chance(50),
+            },
+            6 => cache::Op::Append { key, value: self.bytes(9) },
+            7 => cache::Op::Increment { key, by },
+            8 => cache::Op::OrRefuse(Box::new(cache::Op::Increment { key, by })),
+            9 => cache::Op::Delete { keys: vec![key, field] },
+            10 => cache::Op::GetDelete { key },
+            11..=12 => cache::Op::SetExpiry {
+                key,
+                expiry: self.expiry(),
+                condition: self.random.pick(&[
+                    cache::ExpireCondition::Always,
+                    cache::ExpireCondition::IfNone,
+                    cache::ExpireCondition::IfSome,
+                    cache::ExpireCondition::IfLater,
+                    cache::ExpireCondition::IfEarlier,
+                ]),
+            },
+            13..=14 => cache::Op::HashSet {
+                key,
+                fields: vec![(field, self.bytes(5)), (self.key(), Bytes::from_static(b"1"))],
+                only_absent: self.random.chance(30),
+            },
+            15 => cache::Op::HashDelete { key, fields: vec![field, self.key()] },
+            16 => cache::Op::HashIncrement { key, field, by },
+            17 if self.clears && self.random.chance(20) => cache::Op::Clear,
+            17 => cache::Op::Query(cache::Query::HashGetAll(key)),
+            18 => cache::Op::Query(cache::Query::GetMany(vec![key, field])),
+            _ => cache::Op::Expire { key, expire_at_ms: self.random.below(1 << 41) },
+        }
+    }
+
+    fn table(&mut self) -> table::TableId {
+        table::TableId(self.first_table + self.low_number() as u32)
+    }
+
+    fn row_key(&mut self) -> Vec<u8> {
+        let mut key = Vec::new();
+        table::Value::Int(self.random.below(6) as i64).encode_key(&mut key);
+        key
+    }
+
+    fn table_op(&mut self) -> table::Op {
+        let table = self.table();
+        match self.random.below(20) {
+            0 => table::Op::ReserveTableId,
+            1..=3 => table::Op::CreateTable {
+                id: self.random.chance(30).then_some(table),
+                definition: self.definition(),
+                if_not_exists: self.random.chance(30),
+            },
+            4 => table::Op::DropTable { table },
+            5..=13 => table::Op::PutRow {
+                table,
+                key: match self.random.below(8) {
+                    0..=2 => table::RowKey::NewRowId,
+                    3 => table::RowKey::RowId(self.random.below(4)),
+                    _ => table::RowKey::FromColumns,
+                },
+                row: vec![
+                    table::Value::Int(self.random.below(6) as i64),
+                    match self.random.below(4) {
+                        0 => table::Value::Null,
+                        1 if self.random.chance(20) => table::Value::Int(3),
+                        _ => table::Value::Text(format!("v{}", self.random.below(99))),
+                    },
+                ],
+                mode: self.random.pick(&[table::PutMode::InsertOnly, table::PutMode::Upsert]),
+            },
+            14..=18 => table::Op::DeleteRow { table, key: self.row_key() },
+            _ => table::Op::CollectVersions {
+                horizon: CommitTs(self.random.below(1 << 20)),
+                count_max: self.random.below(20) as u32,
+            },
+        }
+    }
+
+    fn definition(&mut self) -> table::Definition {
+        let column = |name: &str, column_type, not_null| table::Column {
+            name: name.to_owned(),
+            column_type,
+            not_null,
+            default: None,
+        };
+        let has_key = self.random.chance(70);
+        table::Definition {
+            schema: "public".to_owned(),
+            name: format!("n{}", self.random.below(NAMES)),
+            columns: vec![
+                column("id", table::ColumnType::BigInt, has_key),
+                column("value", table::ColumnType::Text { length_max: None }, false),
+            ],
+            primary_key: if has_key { vec![0] } else { Vec::new() },
+            source: table::Source::Rows,
+        }
+    }
+}
