@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let metrics = Metrics::default();
     let face = KafkaFace::new(
-        MemoryKernel::new(clock.clone()),
+        Arc::new(MemoryKernel::new(clock.clone())),
         clock,
         &metrics,
         Accounts::default(),

@@ -75,3 +75,44 @@ pub(crate) fn served(api_key: ApiKey) -> Option<&'static Served> {
 pub(crate) fn served_index(api_key: ApiKey) -> Option<usize> {
     SERVED.iter().position(|served| served.api_key == api_key)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCUMENT: &str = include_str!("../../../docs/faces/kafka.md");
+
+    /// Key, request, versions and support of each row.
+    fn rows() -> Vec<[&'static str; 4]> {
+        let cells = |line: &'static str| line.split('|').map(str::trim).collect::<Vec<_>>();
+        let rows = DOCUMENT.lines().map(cells).filter_map(|cells| match cells[..] {
+            ["", key, request, versions, support, _, ""] if key.parse::<i16>().is_ok() => {
+                Some([key, request, versions, support])
+            }
+            _ => None,
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn support_table_says_what_is_served() {
+        let rows = rows();
+        for code in 0..=i16::from(u8::MAX) {
+            let Ok(api_key) = ApiKey::try_from(code) else { continue };
+            let row = rows.iter().find(|row| row[0] == code.to_string());
+            let row = row.unwrap_or_else(|| panic!("{api_key:?} is not in docs/faces/kafka.md"));
+            assert_eq!(row[1], format!("{api_key:?}"));
+            match served(api_key) {
+                Some(served) => {
+                    let versions = format!("{}-{}", served.version_min, served.version_max);
+                    assert_eq!(row[2], versions, "{api_key:?}");
+                    assert!(matches!(row[3], "supported" | "differs"), "{api_key:?}: {}", row[3]);
+                    assert_eq!(served.name, row[1]);
+                }
+                None => assert_eq!((row[2], row[3]), ("-", "refused"), "{api_key:?}"),
+            }
+        }
+        let keys: std::collections::BTreeSet<_> = rows.iter().map(|row| row[0]).collect();
+        assert_eq!(keys.len(), rows.len(), "a request stands twice in the table");
+    }
+}

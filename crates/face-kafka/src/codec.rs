@@ -18,6 +18,8 @@ use crate::api;
 
 /// Longest request, as Kafka's `socket.request.max.bytes`.
 pub(crate) const FRAME_BYTES_MAX: usize = 100 * 1024 * 1024;
+/// Longest request of a client that has not authenticated yet.
+pub(crate) const STRANGERS_FRAME_BYTES_MAX: usize = 64 * 1024;
 /// Most array elements and tagged fields in one request: they take far more memory decoded than
 /// encoded. A fetch of every partition of a large cluster has some ten thousand.
 const ELEMENTS_MAX: usize = 1 << 20;
@@ -28,8 +30,13 @@ const LENGTH_BYTES: usize = 4;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CodecError {
     /// The length before the frame is impossible or beyond the limit.
-    #[error("a request of {0} bytes; 1 to {FRAME_BYTES_MAX} are accepted")]
-    FrameLength(i64),
+    #[error("a request of {said} bytes; 1 to {bytes_max} are accepted")]
+    FrameLength {
+        /// The length.
+        said: i64,
+        /// The limit.
+        bytes_max: usize,
+    },
     /// Kafka has no such request, or this face does not serve it.
     #[error("request with API key {0}, which is not served")]
     ApiKey(i16),
@@ -58,17 +65,20 @@ pub(crate) struct Request {
     pub body: RequestKind,
 }
 
-/// Takes one frame from the front of `buffer`; `None` if it is not complete yet. The length is
-/// checked as soon as it is there; space is taken only as bytes arrive.
-pub(crate) fn take_frame(buffer: &mut BytesMut) -> Result<Option<Bytes>, CodecError> {
+/// Takes one frame of at most `bytes_max` from the front of `buffer`; `None` if it is not complete
+/// yet. The length is checked as soon as it is there; space is taken only as bytes arrive.
+pub(crate) fn take_frame(
+    buffer: &mut BytesMut,
+    bytes_max: usize,
+) -> Result<Option<Bytes>, CodecError> {
     let Some(length) = buffer.first_chunk::<LENGTH_BYTES>() else {
         return Ok(None);
     };
     let said = i32::from_be_bytes(*length);
     let length = usize::try_from(said)
         .ok()
-        .filter(|length| (1..=FRAME_BYTES_MAX).contains(length))
-        .ok_or(CodecError::FrameLength(i64::from(said)))?;
+        .filter(|length| (1..=bytes_max).contains(length))
+        .ok_or(CodecError::FrameLength { said: i64::from(said), bytes_max })?;
     if buffer.len() < LENGTH_BYTES + length {
         return Ok(None);
     }

@@ -93,3 +93,27 @@ fn text(value: impl Into<String>) -> StrBytes {
 fn partition_number(index: i32) -> Option<u32> {
     u32::try_from(index).ok()
 }
+
+/// Whether metrics count the response as an error. Only what clients wait for at work is looked at.
+pub(crate) fn is_error(response: &ResponseKind) -> bool {
+    match response {
+        ResponseKind::Produce(response) => {
+            let mut partitions = response.responses.iter().flat_map(|t| &t.partition_responses);
+            partitions.any(|partition| partition.error_code != 0)
+        }
+        ResponseKind::Fetch(response) => {
+            let mut partitions = response.responses.iter().flat_map(|topic| &topic.partitions);
+            response.error_code != 0 || partitions.any(|partition| partition.error_code != 0)
+        }
+        ResponseKind::OffsetCommit(response) => {
+            let mut partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
+            partitions.any(|partition| partition.error_code != 0)
+        }
+        ResponseKind::JoinGroup(response) => response.error_code != 0,
+        ResponseKind::SyncGroup(response) => response.error_code != 0,
+        ResponseKind::Heartbeat(response) => response.error_code != 0,
+        ResponseKind::InitProducerId(response) => response.error_code != 0,
+        ResponseKind::SaslAuthenticate(response) => response.error_code != 0,
+        _ => false,
+    }
+}

@@ -24,7 +24,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::codec::{self, CodecError, FRAME_BYTES_MAX, Request};
+use crate::codec::{self, CodecError, FRAME_BYTES_MAX, Request, STRANGERS_FRAME_BYTES_MAX};
 use crate::{Shared, api, requests};
 
 /// Requests of one connection that wait for their answers.
@@ -34,10 +34,14 @@ const PIPELINE_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 const _: () = assert!(PIPELINE_BYTES_MAX >= FRAME_BYTES_MAX);
 /// How long a client may take to read [`WRITE_CHUNK_BYTES`] before it is disconnected.
 const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+/// How long requests under way may take once the node stops.
+const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 /// Bytes of a response that are written, and timed, as one.
 const WRITE_CHUNK_BYTES: usize = 256 * 1024;
 /// First size of a connection's buffer; idle ones are many.
 const READ_BUFFER_BYTES: usize = 4 * 1024;
+/// Most bytes by which it grows at once.
+const READ_BUFFER_BYTES_MAX: usize = 256 * 1024;
 
 /// What the requests of one connection share.
 pub(crate) struct Session {
@@ -65,6 +69,10 @@ struct Pending {
 impl Session {
     pub(crate) fn is_authenticated(&self) -> bool {
         self.is_authenticated.load(Ordering::Acquire)
+    }
+
+    fn frame_bytes_max(&self) -> usize {
+        if self.is_authenticated() { FRAME_BYTES_MAX } else { STRANGERS_FRAME_BYTES_MAX }
     }
 
     pub(crate) fn set_authenticated(&self) {
@@ -98,8 +106,9 @@ pub(crate) async fn serve(
             () = shutdown.requested() => {}
         }
     }
-    // The sender went with the reader, so the writer ends after what is pending.
-    writing.await
+    // The sender went with the reader, so the writer ends after what is pending, unless that waits
+    // for something that may not come: a long poll, a rebalance.
+    task::timeout(DRAIN_TIMEOUT, writing).await.unwrap_or(Ok(()))
 }
 
 async fn read(
@@ -110,7 +119,9 @@ async fn read(
     let mut buffer = BytesMut::with_capacity(READ_BUFFER_BYTES);
     let bytes_budget = Arc::new(Semaphore::new(PIPELINE_BYTES_MAX));
     loop {
-        while let Some(frame) = codec::take_frame(&mut buffer).map_err(malformed)? {
+        while let Some(frame) =
+            codec::take_frame(&mut buffer, session.frame_bytes_max()).map_err(malformed)?
+        {
             let permits = u32::try_from(frame.len()).unwrap_or(u32::MAX);
             let Ok(permit) = bytes_budget.clone().acquire_many_owned(permits).await else {
                 return Ok(());
@@ -120,9 +131,20 @@ async fn read(
                 return Ok(());
             }
         }
+        make_room(&mut buffer);
         if stream.read_buf(&mut buffer).await? == 0 {
             return Ok(());
         }
+    }
+}
+
+/// Space grows with what has arrived, not with what a length announces, and is given back when a
+/// connection falls idle after a large request.
+fn make_room(buffer: &mut BytesMut) {
+    if !buffer.is_empty() {
+        buffer.reserve(buffer.len().clamp(READ_BUFFER_BYTES, READ_BUFFER_BYTES_MAX));
+    } else if buffer.capacity() < READ_BUFFER_BYTES || buffer.capacity() > READ_BUFFER_BYTES_MAX {
+        *buffer = BytesMut::with_capacity(READ_BUFFER_BYTES);
     }
 }
 
@@ -168,7 +190,9 @@ fn dispatch(
         let response = answering.await?;
         let meter = api::served_index(api_key).and_then(|index| session.shared.meters.get(index));
         if let Some(meter) = meter {
-            meter.observe(session.shared.clock.elapsed().saturating_sub(started), false);
+            let is_error = response.as_ref().is_some_and(requests::is_error);
+            let took = session.shared.clock.elapsed().saturating_sub(started);
+            meter.observe(took, is_error);
         }
         response
             .map(|response| codec::encode_response(api_key, version, correlation_id, &response))

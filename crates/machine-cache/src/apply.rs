@@ -41,6 +41,7 @@ pub(crate) fn apply(ctx: &mut Context<'_>, op: &Op) -> Result<Reply, StoreError>
         Op::HashSet { key, fields, only_absent } => hash_set(ctx, key, fields, *only_absent),
         Op::HashDelete { key, fields } => hash_delete(ctx, key, fields),
         Op::HashIncrement { key, field, by } => hash_increment(ctx, key, field, *by),
+        Op::OrRefuse(op) => apply(ctx, op),
         Op::Clear => {
             entry::clear(ctx)?;
             Ok(Reply::Done)

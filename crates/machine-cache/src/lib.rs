@@ -155,6 +155,8 @@ pub enum Op {
         /// Added to the number under it.
         by: i64,
     },
+    /// The op, but an error is a refusal of the whole minitransaction, as SQL's transactions want.
+    OrRefuse(Box<Op>),
     /// FLUSHDB, FLUSHALL.
     Clear,
     /// A read in the order of the log, as inside EXEC.
@@ -225,17 +227,22 @@ pub enum Reply {
 }
 
 /// Why a command could not be carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// The key holds another type.
+    #[error("the key holds a value of another type")]
     WrongType,
     /// The value is no 64-bit number.
+    #[error("the value is not a 64-bit integer")]
     NotAnInteger,
     /// The hash field's value is no 64-bit number.
+    #[error("the hash field's value is not a 64-bit integer")]
     HashValueNotAnInteger,
     /// The sum does not fit in 64 bits.
+    #[error("the sum does not fit in 64 bits")]
     Overflow,
     /// The string would exceed its limit.
+    #[error("the string would be too long")]
     TooLong,
 }
 
@@ -245,6 +252,9 @@ pub const STRING_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Why a check refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// The command could not be carried out; of [`Op::OrRefuse`].
+    #[error("{0}")]
+    Command(CommandError),
     /// A watched key has changed.
     #[error("the key {} has changed since it was watched", .key.escape_ascii())]
     Changed {
@@ -299,7 +309,10 @@ impl Machine for Cache {
     }
 
     fn apply(ctx: &mut Ctx<'_, Change>, op: &Op) -> Result<Reply, Abort<Refusal>> {
-        Ok(apply::apply(ctx, op)?)
+        match (op, apply::apply(ctx, op)?) {
+            (Op::OrRefuse(_), Reply::Error(error)) => Err(Abort::Refused(Refusal::Command(error))),
+            (_, reply) => Ok(reply),
+        }
     }
 
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Op>, StoreError> {

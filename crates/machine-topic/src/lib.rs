@@ -54,7 +54,8 @@ impl fmt::Display for TopicId {
 /// Most partitions of one topic.
 pub const PARTITIONS_MAX: u32 = 10_000;
 /// Longest batch, in bytes: Kafka's default is 1 MiB; this bounds what `max.message.bytes` may say.
-pub const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Half of what the kernel takes as one proposal, so that a batch always fits.
+pub const BATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// `max.message.bytes` of a topic that does not set it, as in Kafka.
 pub const BATCH_BYTES_MAX_DEFAULT: usize = 1_048_588;
 /// Longest metadata of a committed offset, in bytes, as Kafka's `offset.metadata.max.bytes`.
@@ -400,3 +401,6 @@ impl Machine for Topic {
         timers::due(view, count_max)
     }
 }
+
+#[cfg(test)]
+mod tests;

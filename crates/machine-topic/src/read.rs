@@ -92,14 +92,35 @@ pub fn topic(state: &dyn Read, topic_id: TopicId) -> Result<Option<TopicInfo>, S
     }))
 }
 
-/// All topics, by name.
+/// All topics, by name. For a reader that holds up nobody: others take [`topics_after`] in turns.
 ///
 /// # Errors
 /// If the store fails.
 pub fn topics(state: &dyn Read) -> Result<Vec<TopicInfo>, StoreError> {
+    topics_after(state, None, usize::MAX)
+}
+
+/// Topics whose names come after `after` (exclusive), by name, at most `count_max`.
+///
+/// # Errors
+/// If the store fails.
+pub fn topics_after(
+    state: &dyn Read,
+    after: Option<&str>,
+    count_max: usize,
+) -> Result<Vec<TopicInfo>, StoreError> {
+    let prefix = keys::topics_by_name();
+    let mut start = after.map_or(prefix.clone(), keys::topic_by_name);
+    if after.is_some() {
+        // The first key after the name itself.
+        start.push(0);
+    }
     let mut ids = Vec::new();
     let mut damaged = None;
-    state.scan_prefix(&keys::topics_by_name(), &mut |key, value| {
+    state.scan(&start, &prefix_end(&prefix), Direction::Ascending, &mut |key, value| {
+        if ids.len() >= count_max {
+            return ControlFlow::Break(());
+        }
         match stored::decode_topic_id(key, value) {
             Ok(topic_id) => ids.push(topic_id),
             Err(error) => damaged = Some(error),
@@ -300,14 +321,20 @@ pub fn committed_partitions(
     Ok(partitions)
 }
 
-/// Groups that have committed offsets, at most `count_max`, by name.
+/// Groups that have committed offsets and whose names come after `after` (exclusive), at most
+/// `count_max`, in the order of their names.
 ///
 /// # Errors
 /// If the store fails.
-pub fn groups(state: &dyn Read, count_max: usize) -> Result<Vec<String>, StoreError> {
+pub fn groups_after(
+    state: &dyn Read,
+    after: Option<&str>,
+    count_max: usize,
+) -> Result<Vec<String>, StoreError> {
     let mut groups: Vec<String> = Vec::new();
-    let mut start = keys::offsets();
-    let end = prefix_end(&start);
+    let end = prefix_end(&keys::offsets());
+    let past = |group: &str| prefix_end(&keys::offsets_of_group(group));
+    let mut start = after.map_or(keys::offsets(), past);
     while groups.len() < count_max {
         let mut found = None;
         state.scan(&start, &end, Direction::Ascending, &mut |key, _| {
@@ -317,7 +344,7 @@ pub fn groups(state: &dyn Read, count_max: usize) -> Result<Vec<String>, StoreEr
         let Some((group, _, _)) = found else {
             break;
         };
-        start = prefix_end(&keys::offsets_of_group(&group));
+        start = past(&group);
         groups.push(group);
     }
     Ok(groups)

@@ -153,7 +153,7 @@ fn fuzz_frames() {
     let corpus = [vec![0, 0, 0, 2, 1, 2, 0, 0, 0, 1, 5], vec![0x7F, 0xFF, 0xFF, 0xFF, 0]];
     fuzz::run("kafka-frame", &corpus, |input| {
         let mut buffer = BytesMut::from(input);
-        while let Ok(Some(frame)) = take_frame(&mut buffer) {
+        while let Ok(Some(frame)) = take_frame(&mut buffer, FRAME_BYTES_MAX) {
             assert!(!frame.is_empty() && frame.len() <= FRAME_BYTES_MAX);
         }
         assert!(buffer.capacity() <= input.len().max(64), "space for what has not arrived");
@@ -177,10 +177,11 @@ fn counts_that_lie_allocate_nothing() {
 
 #[test]
 fn frames_are_bounded_before_they_are_there() {
-    let length = |length: i32| take_frame(&mut BytesMut::from(&length.to_be_bytes()[..]));
+    let length =
+        |length: i32| take_frame(&mut BytesMut::from(&length.to_be_bytes()[..]), FRAME_BYTES_MAX);
     assert_eq!(length(FRAME_BYTES_MAX as i32), Ok(None));
     for bad in [0, -1, i32::MIN, FRAME_BYTES_MAX as i32 + 1] {
-        assert_eq!(length(bad), Err(CodecError::FrameLength(i64::from(bad))));
+        assert!(matches!(length(bad), Err(CodecError::FrameLength { .. })), "{bad}");
     }
 }
 

@@ -64,11 +64,10 @@ pub(crate) async fn metadata(
 }
 
 fn all_topics(session: &Session, response: MetadataResponse) -> MetadataResponse {
-    match session.shared.kernel.read(|view| read::topics(view.state)) {
+    match topics::all(session) {
         Ok(topics) => response.with_topics(topics.iter().map(describe_topic).collect()),
-        Err(error) => {
+        Err(failure) => {
             // Only version 13 has a place for the error; before, no topic is the honest answer.
-            let failure = Failure::from(error);
             tracing::warn!(error = %failure.message, "cannot list topics");
             response.with_error_code(failure.code())
         }

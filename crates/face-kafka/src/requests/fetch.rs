@@ -17,7 +17,7 @@ use proteus_kernel_api::topic::batch::put_batch;
 use proteus_kernel_api::topic::read::{self, PartitionInfo, ReadLimit, StoredBatch};
 
 use super::list_offsets::{check_leader_epoch, unknown_partition};
-use super::{LEADER_EPOCH, partition_number};
+use super::{LEADER_EPOCH, partition_number, topics};
 use crate::errors::Failure;
 use crate::session::Session;
 
@@ -193,14 +193,11 @@ fn respond_partition(
                 .with_records(Some(records.freeze()))
         }
         Err(failure) => {
-            let is_unknown = failure.error == ResponseError::UnknownTopicOrPartition;
-            if is_unknown {
-                session.shared.topics.forget(topic.topic.as_str());
-            }
-            let error = if is_unknown && version >= 13 {
-                ResponseError::UnknownTopicId
-            } else {
-                failure.error
+            let error = match failure.error {
+                ResponseError::UnknownTopicOrPartition => {
+                    topics::not_found(session, version, topic.topic.as_str(), topic.topic_id)
+                }
+                other => other,
             };
             data.with_error_code(error.code())
                 .with_high_watermark(-1)

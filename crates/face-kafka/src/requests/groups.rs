@@ -26,6 +26,8 @@ use crate::errors::Failure;
 use crate::group::{Answer, Event, GroupError, Identity, Join, Sync};
 use crate::session::Session;
 
+/// Groups that one look at the state collects, so that commits do not wait for a long list.
+const GROUPS_PER_READ_MAX: usize = 500;
 /// Most groups listed.
 const GROUPS_LISTED_MAX: usize = 100_000;
 /// A member has this id before it has one.
@@ -203,11 +205,10 @@ pub(crate) fn leave(
 }
 
 pub(crate) fn list(session: &Session, request: &ListGroupsRequest) -> ListGroupsResponse {
-    let kernel = &session.shared.kernel;
-    let with_offsets = match kernel.read(|view| read::groups(view.state, GROUPS_LISTED_MAX)) {
+    let with_offsets = match groups_with_offsets(session) {
         Ok(groups) => groups,
-        Err(error) => {
-            let code = Failure::from(error).of_coordinator().code();
+        Err(failure) => {
+            let code = failure.of_coordinator().code();
             return ListGroupsResponse::default().with_error_code(code);
         }
     };
@@ -233,6 +234,23 @@ pub(crate) fn list(session: &Session, request: &ListGroupsRequest) -> ListGroups
                 .with_group_type(text("classic"))
         });
     ListGroupsResponse::default().with_groups(listed.collect())
+}
+
+fn groups_with_offsets(session: &Session) -> Result<Vec<String>, Failure> {
+    let mut groups: Vec<String> = Vec::new();
+    while groups.len() < GROUPS_LISTED_MAX {
+        let after = groups.last().cloned();
+        let more = session
+            .shared
+            .kernel
+            .read(|view| read::groups_after(view.state, after.as_deref(), GROUPS_PER_READ_MAX))?;
+        let is_last = more.len() < GROUPS_PER_READ_MAX;
+        groups.extend(more);
+        if is_last {
+            break;
+        }
+    }
+    Ok(groups)
 }
 
 pub(crate) fn describe(

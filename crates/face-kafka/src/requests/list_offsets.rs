@@ -42,8 +42,13 @@ fn find(
     let kernel = &*session.shared.kernel;
     let topic_id = session.shared.topics.id_of(kernel, name)?.ok_or_else(unknown_partition)?;
     let partition = partition_number(index).ok_or_else(unknown_partition)?;
-    let info = kernel.read(|view| read::partition(view.state, topic_id, partition))?;
-    Ok((topic_id, partition, info.ok_or_else(unknown_partition)?))
+    match kernel.read(|view| read::partition(view.state, topic_id, partition))? {
+        Some(info) => Ok((topic_id, partition, info)),
+        None => {
+            session.shared.topics.forget(name);
+            Err(unknown_partition())
+        }
+    }
 }
 
 /// A client that knows a later leader than there ever was has reached the wrong cluster.

@@ -137,11 +137,13 @@ fn fetch_group(
         None => everything_committed(session, group)?,
     };
     let topics = wanted.into_iter().map(|(name, indexes)| {
-        let topic_id = session.shared.topics.id_of(&*session.shared.kernel, name.as_str());
+        // Not from memory: a group must not be told that it has committed nothing because the name
+        // meant another topic a moment ago.
+        let info = session.shared.topics.info(&*session.shared.kernel, name.as_str());
         let partitions = indexes.into_iter().map(|index| {
-            let committed = match (&topic_id, partition_number(index)) {
-                (Ok(Some(topic_id)), Some(partition)) => {
-                    committed(session, group, *topic_id, partition)
+            let committed = match (&info, partition_number(index)) {
+                (Ok(Some(info)), Some(partition)) => {
+                    committed(session, group, info.topic_id, partition)
                 }
                 // Nothing was committed for what is not there.
                 (Ok(_), _) => Ok(None),

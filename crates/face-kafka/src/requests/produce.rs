@@ -1,9 +1,8 @@
-//! Produce: every batch a minitransaction of its own, all of a request in one proposal.
+//! Produce: every batch a minitransaction of its own, those of a request proposed together.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::FutureExt;
 use futures::future::BoxFuture;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -12,11 +11,11 @@ use kafka_protocol::messages::{ProduceRequest, ProduceResponse, ResponseKind};
 use proteus_face::ConnectionError;
 use proteus_kernel_api::topic::batch::{BatchHeader, split_batches};
 use proteus_kernel_api::topic::{self, Appended, TopicId};
-use proteus_kernel_api::{KernelError, Minitransaction, Outcome};
+use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal};
 use tracing::debug;
 
 use super::producer_id::no_transactions;
-use super::{partition_number, text};
+use super::{partition_number, text, topics};
 use crate::errors::{Failure, topic_reply, unexpected_reply};
 use crate::session::Session;
 
@@ -24,9 +23,16 @@ use crate::session::Session;
 enum Slot {
     /// Refused before it was proposed.
     Refused(Failure),
-    /// Outcomes of the proposal, from the first index, so many.
-    Proposed(std::ops::Range<usize>),
+    /// Which proposal, and which of its minitransactions.
+    Proposed(usize, usize),
 }
+
+/// Outcomes of each proposal.
+type Outcomes = Vec<Result<Vec<Outcome>, KernelError>>;
+
+/// Batches of a request that are proposed together, in bytes. Most requests are one proposal; a very
+/// large one must not exceed what the log takes as one entry, nor hold up others for long.
+const PROPOSAL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The protocol's value for no timestamp of the broker's own, and for no offset.
 const NONE: i64 = -1;
@@ -39,40 +45,60 @@ pub(crate) fn start(
     request: ProduceRequest,
 ) -> BoxFuture<'static, Result<Option<ResponseKind>, ConnectionError>> {
     let acks = request.acks;
-    let mut minitransactions = Vec::new();
+    let mut chunks = Chunks::default();
     let mut slots = Vec::new();
     let request_refusal = refusal_of(&request);
     for topic_data in &request.topic_data {
         let topic_id = resolve(session, version, topic_data);
         for partition_data in &topic_data.partition_data {
-            let batches = match (&request_refusal, &topic_id) {
+            let append = match (&request_refusal, &topic_id) {
                 (Some(failure), _) | (None, Err(failure)) => Err(failure.clone()),
-                (None, Ok(topic_id)) => appends(*topic_id, partition_data),
+                (None, Ok(topic_id)) => append(*topic_id, partition_data),
             };
-            slots.push(match batches {
-                Ok(batches) => {
-                    let first = minitransactions.len();
-                    minitransactions.extend(batches);
-                    Slot::Proposed(first..minitransactions.len())
-                }
+            let bytes = partition_data.records.as_ref().map_or(0, Bytes::len);
+            slots.push(match append {
+                Ok(append) => chunks.add(append, bytes),
                 Err(failure) => Slot::Refused(failure),
             });
         }
     }
-    let proposal = if minitransactions.is_empty() {
-        futures::future::ready(Ok(Vec::new())).boxed()
-    } else {
-        session.shared.kernel.propose(minitransactions)
-    };
+    // Each is handed over when `propose` returns, so they commit in this order.
+    let proposals = chunks.chunks.into_iter().map(|chunk| session.shared.kernel.propose(chunk));
+    let proposals: Vec<Proposal> = proposals.collect();
     let session = session.clone();
     Box::pin(async move {
-        let outcomes = proposal.await;
+        let mut outcomes = Vec::with_capacity(proposals.len());
+        for proposal in proposals {
+            outcomes.push(proposal.await);
+        }
         let response = respond(&session, version, &request, slots, &outcomes);
         if acks == 0 {
             return without_answer(&response);
         }
         Ok(Some(ResponseKind::Produce(response)))
     })
+}
+
+/// Minitransactions in proposals of bounded size.
+#[derive(Default)]
+struct Chunks {
+    chunks: Vec<Vec<Minitransaction>>,
+    /// Of the last one.
+    bytes: usize,
+}
+
+impl Chunks {
+    fn add(&mut self, append: Minitransaction, bytes: usize) -> Slot {
+        if self.chunks.is_empty() || self.bytes + bytes > PROPOSAL_BYTES_MAX {
+            self.chunks.push(Vec::new());
+            self.bytes = 0;
+        }
+        self.bytes += bytes;
+        let proposal = self.chunks.len() - 1;
+        let chunk = &mut self.chunks[proposal];
+        chunk.push(append);
+        Slot::Proposed(proposal, chunk.len() - 1)
+    }
 }
 
 /// A client that wants no answers learns of an error only by losing its connection, as with Kafka.
@@ -112,34 +138,29 @@ fn resolve(
     })
 }
 
-/// The minitransactions of one partition's records. They are slices of the request's frame.
-fn appends(
+/// The minitransaction of one partition's batch, which is a slice of the request's frame.
+fn append(
     topic_id: TopicId,
     partition_data: &PartitionProduceData,
-) -> Result<Vec<Minitransaction>, Failure> {
+) -> Result<Minitransaction, Failure> {
     let partition = partition_number(partition_data.index).ok_or_else(|| {
         Failure::new(ResponseError::UnknownTopicOrPartition, "a negative partition")
     })?;
     let records = partition_data.records.clone().unwrap_or_default();
-    let batches = split_batches(&records)?;
-    if batches.len() != 1 {
-        let message = format!("{} record batches for one partition, not one", batches.len());
+    let mut batches = split_batches(&records)?;
+    let (Some(batch), true) = (batches.pop(), batches.is_empty()) else {
+        let message = "a partition's records are exactly one record batch";
+        return Err(Failure::new(ResponseError::InvalidRecord, message));
+    };
+    let header = BatchHeader::parse_checked(&batch)?;
+    if header.is_transactional() {
+        return Err(no_transactions());
+    }
+    if header.is_control() {
+        let message = "control batches are a broker's to write";
         return Err(Failure::new(ResponseError::InvalidRecord, message));
     }
-    let append = |batch: Bytes| {
-        let header = BatchHeader::parse_checked(&batch)?;
-        if header.is_transactional() {
-            return Err(no_transactions());
-        }
-        if header.is_control() {
-            return Err(Failure::new(
-                ResponseError::InvalidRecord,
-                "control batches are a broker's to write",
-            ));
-        }
-        Ok(Minitransaction::of(topic::Op::Append { topic_id, partition, batch }))
-    };
-    batches.into_iter().map(append).collect()
+    Ok(Minitransaction::of(topic::Op::Append { topic_id, partition, batch }))
 }
 
 fn respond(
@@ -147,14 +168,14 @@ fn respond(
     version: i16,
     request: &ProduceRequest,
     slots: Vec<Slot>,
-    outcomes: &Result<Vec<Outcome>, KernelError>,
+    outcomes: &Outcomes,
 ) -> ProduceResponse {
     let mut slots = slots.into_iter();
     let responses = request.topic_data.iter().map(|topic_data| {
         let partitions = topic_data.partition_data.iter().zip(&mut slots).map(|(data, slot)| {
             let appended = match slot {
                 Slot::Refused(failure) => Err(failure),
-                Slot::Proposed(range) => appended(outcomes, range),
+                Slot::Proposed(proposal, index) => appended(outcomes.get(proposal), index),
             };
             if let Err(failure) = &appended {
                 debug!(topic = %topic_data.name.as_str(), partition = data.index, error = %failure.message, "a batch was refused");
@@ -170,12 +191,12 @@ fn respond(
 }
 
 fn appended(
-    outcomes: &Result<Vec<Outcome>, KernelError>,
-    range: std::ops::Range<usize>,
+    outcomes: Option<&Result<Vec<Outcome>, KernelError>>,
+    index: usize,
 ) -> Result<Appended, Failure> {
+    let outcomes = outcomes.ok_or_else(unexpected_reply)?;
     let outcomes = outcomes.as_ref().map_err(|error| Failure::from(error.clone()))?;
-    let outcome = outcomes.get(range).and_then(<[Outcome]>::first);
-    match topic_reply(outcome.cloned().ok_or_else(unexpected_reply)?)? {
+    match topic_reply(outcomes.get(index).cloned().ok_or_else(unexpected_reply)?)? {
         topic::Reply::Appended(appended) => Ok(appended),
         _ => Err(unexpected_reply()),
     }
@@ -195,14 +216,14 @@ fn respond_partition(
             .with_base_offset(appended.base_offset)
             .with_log_start_offset(appended.log_start_offset),
         Err(failure) => {
-            let is_unknown = failure.error == ResponseError::UnknownTopicOrPartition;
-            if is_unknown {
-                session.shared.topics.forget(topic_data.name.as_str());
-            }
-            let error = if is_unknown && version >= 13 {
-                ResponseError::UnknownTopicId
-            } else {
-                failure.error
+            let error = match failure.error {
+                ResponseError::UnknownTopicOrPartition => topics::not_found(
+                    session,
+                    version,
+                    topic_data.name.as_str(),
+                    topic_data.topic_id,
+                ),
+                other => other,
             };
             response
                 .with_error_code(error.code())

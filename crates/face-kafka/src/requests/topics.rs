@@ -154,6 +154,44 @@ fn validate(
     }
 }
 
+/// Topics that one look at the state collects, so that commits do not wait for a long list.
+const TOPICS_PER_READ_MAX: usize = 500;
+
+/// All topics, by name.
+pub(crate) fn all(session: &Session) -> Result<Vec<TopicInfo>, Failure> {
+    let mut topics: Vec<TopicInfo> = Vec::new();
+    loop {
+        let after = topics.last().map(|topic| topic.name.clone());
+        let more = session
+            .shared
+            .kernel
+            .read(|view| read::topics_after(view.state, after.as_deref(), TOPICS_PER_READ_MAX))?;
+        let is_last = more.len() < TOPICS_PER_READ_MAX;
+        topics.extend(more);
+        if is_last {
+            return Ok(topics);
+        }
+    }
+}
+
+/// The error for a partition that was not found: the name may mean another topic by now, and a
+/// request by topic id (from version 13 on, for Produce and Fetch) is told if there is none.
+pub(crate) fn not_found(
+    session: &Session,
+    version: i16,
+    name: &str,
+    topic_id: Uuid,
+) -> ResponseError {
+    session.shared.topics.forget(name);
+    let topic_id = TopicId(topic_id.into_bytes());
+    let by_id = || session.shared.kernel.read(|view| read::topic(view.state, topic_id));
+    if version >= 13 && matches!(by_id(), Ok(None)) {
+        ResponseError::UnknownTopicId
+    } else {
+        ResponseError::UnknownTopicOrPartition
+    }
+}
+
 /// The topic called `name`.
 pub(crate) fn existing(session: &Session, name: &str) -> Result<TopicInfo, Failure> {
     session.shared.topics.info(&*session.shared.kernel, name)?.ok_or_else(|| {

@@ -2,6 +2,7 @@
 //! by a bare client for what it cannot (groups, old versions, bad input).
 
 mod client;
+mod cross_face;
 mod groups;
 mod rskafka_client;
 mod wire;

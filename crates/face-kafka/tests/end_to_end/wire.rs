@@ -360,6 +360,12 @@ async fn errors_are_the_protocols_own() {
     by_id.topics[0].topic_id = Uuid::from_u128(topic_id.as_u128() ^ 1);
     let unknown = call!(client, Fetch, 13, by_id);
     assert_eq!(unknown.responses[0].partitions[0].error_code, UNKNOWN_TOPIC_ID);
+    let mut by_id = fetch("t", 0);
+    by_id.topics[0].topic = TopicName::default();
+    by_id.topics[0].topic_id = topic_id;
+    by_id.topics[0].partitions[0].partition = 5;
+    let unknown = call!(client, Fetch, 13, by_id);
+    assert_eq!(unknown.responses[0].partitions[0].error_code, UNKNOWN_TOPIC_OR_PARTITION);
     let topic = MetadataRequestTopic::default().with_name(Some(TopicName(text("no good"))));
     let request = MetadataRequest::default()
         .with_topics(Some(vec![topic]))

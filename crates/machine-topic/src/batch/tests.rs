@@ -62,6 +62,51 @@ proptest! {
     }
 }
 
+/// The batch with its records compressed.
+fn compressed(codec: i16, batch: &Bytes) -> Bytes {
+    use std::io::Write;
+    let records = &batch[BATCH_HEADER_BYTES..];
+    let body = match codec {
+        1 => {
+            let level = flate2::Compression::default();
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+            encoder.write_all(records).unwrap();
+            encoder.finish().unwrap()
+        }
+        2 => snap::raw::Encoder::new().compress_vec(records).unwrap(),
+        3 => {
+            let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+            encoder.write_all(records).unwrap();
+            encoder.finish().unwrap()
+        }
+        _ => zstd::stream::encode_all(records, 1).unwrap(),
+    };
+    let mut bytes = [&batch[..BATCH_HEADER_BYTES], &body].concat();
+    let length = bytes.len() as i32 - 12;
+    bytes[8..12].copy_from_slice(&length.to_be_bytes());
+    bytes[21..23].copy_from_slice(&codec.to_be_bytes());
+    Bytes::from(bytes)
+}
+
+proptest! {
+    /// Bodies that do not decompress, or to nonsense, are errors and never a panic.
+    #[test]
+    fn damaged_compressed_batches_are_refused_or_decoded(
+        codec in 1i16..5,
+        flips in proptest::collection::vec((any::<usize>(), 0u32..8), 0..4),
+    ) {
+        let values: Vec<String> = (0..50).map(|n| format!("value {n}")).collect();
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        let mut bytes = compressed(codec, &batch_of(&values)).to_vec();
+        for (place, bit) in &flips {
+            let body = bytes.len() - BATCH_HEADER_BYTES;
+            bytes[BATCH_HEADER_BYTES + place % body] ^= 1 << bit;
+        }
+        let decoded = decode_records(&Bytes::from(bytes), 0).map(Iterator::count);
+        prop_assert!(!flips.is_empty() || decoded == Ok(50));
+    }
+}
+
 fn batch_of(values: &[&str]) -> Bytes {
     let records: Vec<NewRecord> = values
         .iter()

@@ -1,0 +1,69 @@
+//! Through `tokio-postgres`, over a real socket.
+
+mod cross_face;
+mod dml;
+mod queries;
+mod support;
+mod transactions;
+
+use support::{code, serve_postgres, serve_with_account};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[tokio::test]
+async fn only_the_own_password_admits() {
+    let served = serve_with_account("ann", "secret");
+    let client = served.connect_as("ann", Some("secret")).await.unwrap();
+    assert_eq!(
+        client.query_one("SELECT current_user", &[]).await.unwrap().get::<_, String>(0),
+        "ann"
+    );
+    assert_eq!(code(served.connect_as("ann", Some("wrong")).await.map(drop)), "28P01");
+    assert_eq!(code(served.connect_as("bob", Some("secret")).await.map(drop)), "28P01");
+}
+
+#[tokio::test]
+async fn garbage_closes_its_own_connection_only() {
+    let served = serve_postgres();
+    let client = served.connect().await;
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0\0\0\x08\0\x02\0\0", &[0xFF; 64]] {
+        let mut stream = proteus_env::net::connect(served.face.address).await.unwrap();
+        stream.write_all(garbage).await.unwrap();
+        let mut answer = Vec::new();
+        // A reset is an end as well.
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(answer.is_empty() || answer.starts_with(b"E"), "{answer:?}");
+    }
+    assert_eq!(client.query_one("SELECT 1", &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test]
+async fn errors_have_their_sqlstate_and_the_session_goes_on() {
+    let served = serve_postgres();
+    let client = served.connect().await;
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text NOT NULL, n smallint)")
+        .await
+        .unwrap();
+    for (sql, expected) in [
+        ("SELEC 1", "42601"),
+        ("SELECT * FROM missing", "42P01"),
+        ("SELECT missing FROM t", "42703"),
+        ("SELECT missing(1)", "42883"),
+        ("INSERT INTO t VALUES (1, NULL, 1)", "23502"),
+        ("INSERT INTO t VALUES (1, 'x', 100000)", "22003"),
+        ("INSERT INTO t VALUES ('one', 'x', 1)", "22P02"),
+        ("INSERT INTO t (id, nothing) VALUES (1, 2)", "42703"),
+        ("INSERT INTO t VALUES (1, 'x', 1 / 0)", "22012"),
+        ("CREATE TABLE t (id int)", "42P07"),
+        ("CREATE TABLE u (id int, id int)", "42P16"),
+        ("DROP TABLE missing", "42P01"),
+        ("CREATE INDEX i ON t (v)", "0A000"),
+        ("COPY t FROM STDIN", "0A000"),
+        ("SET nothing = 1", "42704"),
+        ("CALL redis.nothing(1)", "42883"),
+    ] {
+        assert_eq!(code(client.batch_execute(sql).await), expected, "{sql}");
+        assert_eq!(code(client.execute(sql, &[]).await), expected, "{sql}, prepared");
+    }
+    assert_eq!(client.query("SELECT * FROM t", &[]).await.unwrap().len(), 0);
+}

@@ -1,0 +1,381 @@
+//! Topics as tables: read-only, one row a record.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::Result as EngineResult;
+use datafusion::error::DataFusionError;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use proteus_kernel_api::Kernel;
+use proteus_kernel_api::table::{
+    Column, ColumnType, Definition, Row, Source, TableId, TableInfo, Value,
+};
+use proteus_kernel_api::topic::batch::{BatchError, BatchHeader, decode_records};
+use proteus_kernel_api::topic::read::{self, ReadLimit, TopicInfo};
+
+use crate::batch::batch_of;
+use crate::error::SqlError;
+use crate::provider::fields;
+use crate::types::TEXT;
+use crate::value_text::parse_value;
+
+/// Bytes of record batches that one read of a partition asks for.
+const READ_BYTES_MAX: usize = 1024 * 1024;
+
+/// A record of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicRecord {
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp, in milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Reads topics for SQL.
+pub trait TopicReader: Send + Sync + 'static {
+    /// Whether there is such a topic.
+    ///
+    /// # Errors
+    /// If the kernel cannot read.
+    fn exists(&self, topic: &str) -> Result<bool, SqlError>;
+
+    /// Offsets of each partition: the first kept (inclusive) and the end (exclusive) of what may be
+    /// read.
+    ///
+    /// # Errors
+    /// If the kernel cannot read.
+    fn partitions(&self, topic: &str) -> Result<Vec<(i64, i64)>, SqlError>;
+
+    /// Records of a partition from `offset` (inclusive), about `bytes_max` of them, and the offset
+    /// where the next read starts.
+    ///
+    /// # Errors
+    /// If the kernel cannot read, or the batches cannot be decoded.
+    fn read(
+        &self,
+        topic: &str,
+        partition: usize,
+        offset: i64,
+        bytes_max: usize,
+    ) -> Result<(Vec<TopicRecord>, i64), SqlError>;
+}
+
+/// The topics of a kernel.
+pub struct KernelTopics {
+    kernel: Arc<dyn Kernel>,
+}
+
+impl KernelTopics {
+    /// Reads the topics of `kernel`.
+    pub fn new(kernel: Arc<dyn Kernel>) -> KernelTopics {
+        KernelTopics { kernel }
+    }
+
+    fn topic(&self, name: &str) -> Result<TopicInfo, SqlError> {
+        let found = self.kernel.read(|view| read::topic_by_name(view.state, name))?;
+        found.ok_or_else(|| SqlError::undefined_table(name))
+    }
+}
+
+impl TopicReader for KernelTopics {
+    fn exists(&self, topic: &str) -> Result<bool, SqlError> {
+        Ok(self.kernel.read(|view| read::topic_by_name(view.state, topic))?.is_some())
+    }
+
+    fn partitions(&self, topic: &str) -> Result<Vec<(i64, i64)>, SqlError> {
+        let topic = self.topic(topic)?;
+        let mut ends = Vec::new();
+        for number in 0..topic.partition_count {
+            let found =
+                self.kernel.read(|view| read::partition(view.state, topic.topic_id, number))?;
+            let end = found.map(|info| (info.log_start_offset, info.high_watermark));
+            ends.push(end.unwrap_or((0, 0)));
+        }
+        Ok(ends)
+    }
+
+    fn read(
+        &self,
+        topic: &str,
+        partition: usize,
+        offset: i64,
+        bytes_max: usize,
+    ) -> Result<(Vec<TopicRecord>, i64), SqlError> {
+        let topic_id = self.topic(topic)?.topic_id;
+        let number = u32::try_from(partition).unwrap_or(u32::MAX);
+        let limit = ReadLimit::BytesOrFirst(bytes_max);
+        let batches = self
+            .kernel
+            .read(|view| read::read_batches(view.state, topic_id, number, offset, limit))?;
+        let mut records = Vec::new();
+        let mut next = offset;
+        for stored in batches {
+            // Decompressing happens here, after the kernel's lock was given back.
+            let damaged = |error: BatchError| {
+                let message = format!("topic \"{topic}\", offset {}: {error}", stored.base_offset);
+                SqlError::new(crate::error::sqlstate::INTERNAL, message)
+            };
+            let header = BatchHeader::parse(&stored.bytes).map_err(damaged)?;
+            next = stored.base_offset + i64::from(header.record_count);
+            if header.is_control() {
+                continue;
+            }
+            for record in decode_records(&stored.bytes, stored.base_offset).map_err(damaged)? {
+                let record = record.map_err(damaged)?;
+                records.push(TopicRecord {
+                    offset: record.offset,
+                    timestamp_ms: record.timestamp_ms,
+                    key: record.key.map(|bytes| bytes.to_vec()),
+                    value: record.value.map(|bytes| bytes.to_vec()),
+                });
+            }
+        }
+        Ok((records, next))
+    }
+}
+
+/// A topic as a table.
+pub struct TopicProvider {
+    source: Arc<TopicSource>,
+    schema: SchemaRef,
+}
+
+struct TopicSource {
+    reader: Arc<dyn TopicReader>,
+    topic: String,
+    table: Arc<TableInfo>,
+    /// Whether columns are those of the declaration, taken from JSON values.
+    is_declared: bool,
+}
+
+impl fmt::Debug for TopicProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "topic {}", self.source.topic)
+    }
+}
+
+impl TopicProvider {
+    /// The topic with the columns that every topic has.
+    pub fn raw(reader: Arc<dyn TopicReader>, topic: &str) -> TopicProvider {
+        let table = Arc::new(TableInfo { id: TableId(0), definition: raw_definition(topic) });
+        TopicProvider::over(reader, topic, table, false)
+    }
+
+    /// The topic with the columns of a declared table.
+    pub fn declared(
+        reader: Arc<dyn TopicReader>,
+        topic: &str,
+        table: Arc<TableInfo>,
+    ) -> TopicProvider {
+        TopicProvider::over(reader, topic, table, true)
+    }
+
+    fn over(
+        reader: Arc<dyn TopicReader>,
+        topic: &str,
+        table: Arc<TableInfo>,
+        is_declared: bool,
+    ) -> TopicProvider {
+        let schema = Arc::new(Schema::new(fields(&table.definition)));
+        let source = TopicSource { reader, topic: topic.to_owned(), table, is_declared };
+        TopicProvider { source: Arc::new(source), schema }
+    }
+}
+
+/// The columns that every topic has.
+pub fn raw_definition(topic: &str) -> Definition {
+    let column = |name: &str, column_type| Column {
+        name: name.to_owned(),
+        column_type,
+        not_null: false,
+        default: None,
+    };
+    Definition {
+        schema: crate::names::PUBLIC.to_owned(),
+        name: topic.to_owned(),
+        columns: vec![
+            column("partition", ColumnType::Integer),
+            column("offset", ColumnType::BigInt),
+            column("timestamp", ColumnType::Timestamp),
+            column("key", TEXT),
+            column("value", TEXT),
+        ],
+        primary_key: Vec::new(),
+        source: Source::Topic { topic: topic.to_owned() },
+    }
+}
+
+#[async_trait]
+impl TableProvider for TopicProvider {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        limit: Option<usize>,
+    ) -> EngineResult<Arc<dyn ExecutionPlan>> {
+        let indexes =
+            projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let schema = Arc::new(self.schema.project(&indexes)?);
+        let stream = TopicStream { source: self.source.clone(), indexes, schema: schema.clone() };
+        let streams: Vec<Arc<dyn PartitionStream>> = vec![Arc::new(stream)];
+        Ok(Arc::new(StreamingTableExec::try_new(schema, streams, None, Vec::new(), false, limit)?))
+    }
+}
+
+#[derive(Clone)]
+struct TopicStream {
+    source: Arc<TopicSource>,
+    indexes: Vec<usize>,
+    schema: SchemaRef,
+}
+
+impl fmt::Debug for TopicStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "records of {}", self.source.topic)
+    }
+}
+
+/// Where a scan stands. The ends are fixed when it starts, so that it ends.
+struct TopicScan {
+    partitions: Vec<(i64, i64)>,
+    partition: usize,
+    offset: i64,
+}
+
+impl PartitionStream for TopicStream {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let this = self.clone();
+        let batches = futures::stream::try_unfold(None, move |scan| {
+            let next = this.next_batch(scan);
+            async move {
+                tokio::task::yield_now().await;
+                next.map_err(|error| DataFusionError::External(Box::new(error)))
+            }
+        });
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))
+    }
+}
+
+type NextBatch = Option<(datafusion::arrow::array::RecordBatch, Option<TopicScan>)>;
+
+impl TopicStream {
+    fn next_batch(&self, scan: Option<TopicScan>) -> Result<NextBatch, SqlError> {
+        let source = &self.source;
+        let mut scan = match scan {
+            Some(scan) => scan,
+            None => {
+                let partitions = source.reader.partitions(&source.topic)?;
+                let offset = partitions.first().map_or(0, |(first, _)| *first);
+                TopicScan { partitions, partition: 0, offset }
+            }
+        };
+        let end = loop {
+            match scan.partitions.get(scan.partition) {
+                None => return Ok(None),
+                Some((_, end)) if scan.offset < *end => break *end,
+                Some(_) => {
+                    scan.partition += 1;
+                    let next = scan.partitions.get(scan.partition);
+                    scan.offset = next.map_or(0, |(first, _)| *first);
+                }
+            }
+        };
+        let (records, next) =
+            source.reader.read(&source.topic, scan.partition, scan.offset, READ_BYTES_MAX)?;
+        let rows: Vec<Row> = records
+            .into_iter()
+            .filter(|record| (scan.offset..end).contains(&record.offset))
+            .map(|record| source.row_of(scan.partition, record))
+            .collect();
+        // A read without progress would be repeated for ever.
+        scan.offset = if next > scan.offset { next } else { end };
+        let columns = &source.table.definition.columns;
+        let wanted: Vec<(usize, ColumnType)> = self
+            .indexes
+            .iter()
+            .filter_map(|index| columns.get(*index).map(|column| (*index, column.column_type)))
+            .collect();
+        Ok(Some((batch_of(&self.schema, &wanted, &rows)?, Some(scan))))
+    }
+}
+
+impl TopicSource {
+    fn row_of(&self, partition: usize, record: TopicRecord) -> Row {
+        let text = |bytes: Option<Vec<u8>>| {
+            bytes.map_or(Value::Null, |b| Value::Text(String::from_utf8_lossy(&b).into_owned()))
+        };
+        if !self.is_declared {
+            return vec![
+                Value::Int(i64::try_from(partition).unwrap_or(i64::MAX)),
+                Value::Int(record.offset),
+                Value::Timestamp(record.timestamp_ms.saturating_mul(1000)),
+                text(record.key),
+                text(record.value),
+            ];
+        }
+        let json: serde_json::Value = record
+            .value
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or(serde_json::Value::Null);
+        let columns = &self.table.definition.columns;
+        columns.iter().map(|column| json_field(&json, column)).collect()
+    }
+}
+
+/// The field of a JSON object that a column names; null if it is missing or of another type.
+fn json_field(json: &serde_json::Value, column: &Column) -> Value {
+    let text = match json.get(&column.name) {
+        None | Some(serde_json::Value::Null) => return Value::Null,
+        Some(serde_json::Value::String(text)) if column.column_type != ColumnType::Json => {
+            text.clone()
+        }
+        Some(other) => other.to_string(),
+    };
+    parse_value(&text, column.column_type).unwrap_or(Value::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_another_type_are_null() {
+        let json = serde_json::json!({"a": 1, "b": "2", "c": "x", "d": {"e": 1}, "t": "2024-01-01T00:00:00"});
+        let field = |name: &str, column_type| {
+            let column =
+                Column { name: name.to_owned(), column_type, not_null: false, default: None };
+            json_field(&json, &column)
+        };
+        assert_eq!(field("a", ColumnType::Integer), Value::Int(1));
+        assert_eq!(field("a", ColumnType::Double), Value::Float(1.0));
+        assert_eq!(field("b", ColumnType::BigInt), Value::Int(2));
+        assert_eq!(field("c", ColumnType::BigInt), Value::Null);
+        assert_eq!(field("d", TEXT), Value::Text("{\"e\":1}".to_owned()));
+        assert_eq!(field("t", ColumnType::Timestamp), Value::Timestamp(1_704_067_200_000_000));
+        assert_eq!(field("missing", TEXT), Value::Null);
+    }
+}

@@ -1,0 +1,99 @@
+//! The project's own commands. `check` reads, `fix` writes.
+//!
+//! ```text
+//! cargo xtask check            format, clippy, layers and tidiness, as CI has them
+//! cargo xtask fix              formats, and applies clippy's suggestions
+//! cargo xtask layers           the crates and what each may depend on
+//! cargo xtask fuzz NAME [N]    runs a decoder's fuzz target N times (default 1,000,000)
+//! cargo xtask deps             how many packages the lock file holds
+//! ```
+#![allow(clippy::disallowed_methods, reason = "a tool of the developers, outside the product")]
+
+mod layers;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// Fuzz targets by name: package and test.
+const FUZZ_TARGETS: &[(&str, &str)] = &[
+    ("log", "proteus-log"),
+    ("redis", "proteus-face-redis"),
+    ("zookeeper", "proteus-face-zookeeper"),
+    ("kafka", "proteus-face-kafka"),
+    ("records", "proteus-machine-topic"),
+    ("postgres", "proteus-face-postgres"),
+];
+
+/// The repository's root.
+fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own).to_owned()
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let status = Command::new(program)
+        .args(arguments)
+        .current_dir(root())
+        .status()
+        .map_err(|error| format!("cannot run {program}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{program} {} failed", arguments.join(" "))) }
+}
+
+fn report(problems: &[String]) -> Result<(), String> {
+    if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
+}
+
+fn check() -> Result<(), String> {
+    run("cargo", &["fmt", "--all", "--check"])?;
+    run("cargo", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    report(&layers::problems(&root())?)?;
+    report(&tidy::problems(&root()))
+}
+
+fn fix() -> Result<(), String> {
+    run("cargo", &["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty"])?;
+    run("cargo", &["fmt", "--all"])
+}
+
+fn fuzz(name: &str, runs: &str) -> Result<(), String> {
+    let Some((_, package)) = FUZZ_TARGETS.iter().find(|(target, _)| *target == name) else {
+        let names: Vec<&str> = FUZZ_TARGETS.iter().map(|(target, _)| *target).collect();
+        return Err(format!("no fuzz target {name:?}; there are {}", names.join(", ")));
+    };
+    let status = Command::new("cargo")
+        .args(["test", "--release", "-p", package, "fuzz"])
+        .env("PROTEUS_FUZZ_RUNS", runs)
+        .current_dir(root())
+        .status()
+        .map_err(|error| error.to_string())?;
+    if status.success() { Ok(()) } else { Err(format!("fuzz target {name} failed")) }
+}
+
+fn deps() -> Result<(), String> {
+    let lock =
+        std::fs::read_to_string(root().join("Cargo.lock")).map_err(|error| error.to_string())?;
+    println!("{} packages", lock.lines().filter(|line| *line == "[[package]]").count());
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["check"] => check(),
+        ["fix"] => fix(),
+        ["layers"] => layers::print(&root()),
+        ["fuzz", name] => fuzz(name, "1000000"),
+        ["fuzz", name, runs] => fuzz(name, runs),
+        ["deps"] => deps(),
+        _ => Err("usage: cargo xtask check | fix | layers | fuzz NAME [RUNS] | deps".to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
