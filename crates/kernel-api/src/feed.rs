@@ -188,3 +188,81 @@ impl Future for Waiter {
         if woken { Poll::Ready(()) } else { Poll::Pending }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    fn commit(number: u64) -> Commit {
+        Commit { commit_ts: CommitTs(number), changes: Vec::new() }
+    }
+
+    fn timestamps(commits: &[Arc<Commit>]) -> Vec<u64> {
+        commits.iter().map(|commit| commit.commit_ts.0).collect()
+    }
+
+    #[test]
+    fn a_cursor_sees_every_later_commit_once_and_in_order() {
+        let feed = Feed::default();
+        assert_eq!(feed.after(CommitTs::ZERO, 10).unwrap().len(), 0);
+        for number in [3, 5, 9] {
+            feed.publish(commit(number));
+        }
+        assert_eq!(timestamps(&feed.after(CommitTs(3), 10).unwrap()), [5, 9]);
+        assert_eq!(timestamps(&feed.after(CommitTs::ZERO, 2).unwrap()), [3, 5]);
+        assert_eq!(timestamps(&feed.after(CommitTs(9), 10).unwrap()), [0; 0]);
+    }
+
+    #[test]
+    fn a_follower_that_fell_behind_is_told_where_it_can_go_on() {
+        let feed = Feed::default();
+        feed.publish(commit(7));
+        assert_eq!(feed.after(CommitTs(6), 1).unwrap_err().remembered_after, CommitTs(7));
+        feed.after(CommitTs(7), 1).unwrap();
+        for number in 0..=COMMITS_MAX as u64 {
+            feed.publish(commit(100 + number));
+        }
+        assert_eq!(feed.after(CommitTs(7), 1).unwrap_err().remembered_after, CommitTs(100));
+        assert_eq!(timestamps(&feed.after(CommitTs(100), 1).unwrap()), [101]);
+    }
+
+    #[test]
+    fn without_followers_nothing_is_remembered() {
+        let feed = Feed::default();
+        for number in 1..100 {
+            feed.publish(commit(number));
+        }
+        assert!(feed.recent.lock().commits.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_waiting_follower_wakes_at_the_next_commit() {
+        let feed = Arc::new(Feed::default());
+        feed.after(CommitTs::ZERO, 1).unwrap();
+        let waiting = feed.clone();
+        let follower = proteus_env::task::spawn(async move {
+            waiting.wait_after(CommitTs::ZERO, 10).await.map(|commits| timestamps(&commits))
+        });
+        tokio::task::yield_now().await;
+        feed.publish(commit(4));
+        assert_eq!(follower.await.unwrap().unwrap(), [4]);
+    }
+
+    #[test]
+    fn a_waiter_wakes_for_its_keys_only_and_leaves_nothing_behind() {
+        let waiters: Waiters<String> = Waiters::default();
+        let mut waiter = waiters.wait([&"a".to_owned(), &"b".to_owned()]);
+        let mut context = Context::from_waker(Waker::noop());
+        waiters.wake("c");
+        assert!(Pin::new(&mut waiter).poll(&mut context).is_pending());
+        waiters.wake("b");
+        assert!(Pin::new(&mut waiter).poll(&mut context).is_ready());
+        for _ in 0..1_000 {
+            drop(waiters.wait([&"a".to_owned()]));
+        }
+        let left = waiters.waiting.lock().get("a").map_or(0, Vec::len);
+        assert!(left < 10, "{left} who gave up are still held");
+    }
+}

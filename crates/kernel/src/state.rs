@@ -1,5 +1,7 @@
 //! The state of a shard, and applying entries to it.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,7 +42,7 @@ struct Stored {
     applied: Option<EntryId>,
     applied_ts: CommitTs,
     membership: Option<Bytes>,
-    /// The store has been given up; there is nothing to read any more.
+    /// The store has been given up, or holds a half applied entry: there is nothing to read.
     is_closed: bool,
 }
 
@@ -189,10 +191,17 @@ impl<M: ShardMachine> Replica for ShardState<M> {
 
     fn apply(&self, entry: Applied<'_>) -> Result<(), ReplicaFault> {
         if let Some(batch) = entry.payload {
-            return self.apply_batch(entry.id, batch).map_err(|fault| {
-                error!(entry = %entry.id.index, %fault, "this replica stops");
-                ReplicaFault(fault.to_string())
-            });
+            // A broken invariant is a fault of this replica, no reason to take the process along.
+            let applied = catch_unwind(AssertUnwindSafe(|| self.apply_batch(entry.id, batch)));
+            let fault = match applied {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(fault)) => fault.to_string(),
+                Err(panic) => format!("a broken invariant: {}", panic_message(&*panic)),
+            };
+            // The entry may be half applied; nobody may read that.
+            self.state.write().is_closed = true;
+            error!(entry = %entry.id.index, fault, "this replica stops");
+            return Err(ReplicaFault(fault));
         }
         let mut stored = self.state.write();
         if stored.is_closed {
@@ -209,6 +218,14 @@ impl<M: ShardMachine> Replica for ShardState<M> {
     fn checkpointed(&self) -> Option<(EntryId, Option<Bytes>)> {
         self.checkpointed.lock().clone()
     }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown")
 }
 
 fn closed() -> StoreError {

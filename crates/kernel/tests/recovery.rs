@@ -18,6 +18,9 @@ struct Adder;
 
 const SUM_KEY: &[u8] = &[1];
 
+/// A command that breaks an invariant of the machine.
+const BROKEN: u64 = u64::MAX;
+
 fn sum(view: View<'_>) -> u64 {
     let value = view.state.get(SUM_KEY).unwrap();
     value.map_or(0, |value| u64::from_le_bytes(value[..].try_into().unwrap()))
@@ -45,6 +48,7 @@ impl ShardMachine for Adder {
     ) -> Result<(u64, CommitTs), StoreError> {
         let value = state.get(SUM_KEY)?;
         let before = value.map_or(0, |value| u64::from_le_bytes(value[..].try_into().unwrap()));
+        assert_ne!(*command, BROKEN, "an invariant that does not hold");
         let after = before + command;
         if *command > 0 {
             state.put(SUM_KEY.to_vec().into(), after.to_le_bytes().to_vec().into());
@@ -165,5 +169,19 @@ fn too_large_a_proposal_is_refused_and_harms_nothing() {
         let refused = shard.propose(&commands).await.unwrap_err();
         assert!(refused.to_string().contains("split it"), "{refused}");
         assert_eq!(shard.propose(&[5]).await.unwrap()[0].0, 5);
+    });
+}
+
+#[test]
+fn a_broken_invariant_stops_the_shard_and_shows_nobody_a_half_applied_entry() {
+    let directory = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let sink = Arc::new(Recorder::default());
+        let shard = open(directory.path(), Arc::new(ManualClock::at(5)), sink).await;
+        assert_eq!(shard.propose(&[5]).await.unwrap()[0].0, 5);
+        let stopped = shard.propose(&[1, BROKEN]).await.unwrap_err();
+        assert!(stopped.to_string().contains("broken invariant"), "{stopped}");
+        assert!(shard.read(&mut |_| panic!("a half applied entry was shown")).is_err());
+        assert!(shard.propose(&[1]).await.is_err());
     });
 }

@@ -7,6 +7,7 @@ use proteus_env::{Clock, SystemClock, disk, net};
 use proteus_face::{Face, Metrics, ServeOptions, ServingFace, Shutdown, ShutdownHandle, serve};
 use proteus_face_http::HttpFace;
 use proteus_face_kafka::{KafkaFace, KafkaOptions};
+use proteus_face_postgres::{PostgresFace, PostgresOptions};
 use proteus_face_redis::RedisFace;
 use proteus_face_zookeeper::{ZookeeperFace, ZookeeperOptions};
 use proteus_node::{Node, NodeError, NodeOptions};
@@ -20,6 +21,9 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The SQL engine refuses its options.
+    #[error("the SQL engine cannot start: {0}")]
+    Sql(String),
     /// A face's address is taken or not of this machine.
     #[error(
         "the {face} face cannot listen on {address}: {source}; choose other ports with --port-offset, or another address with --listen"
@@ -80,7 +84,7 @@ impl Server {
         };
         let serve_options =
             ServeOptions { connections_max: config.connections_max, metrics: metrics.clone() };
-        for face in build_faces(&server.node, config, &clock, &metrics) {
+        for face in build_faces(&server.node, config, &clock, &metrics)? {
             server.open(face, config, &serve_options, &shutdown)?;
         }
         Ok(server)
@@ -142,10 +146,18 @@ fn build_faces(
     config: &Config,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
-) -> Vec<Arc<dyn Face>> {
+) -> Result<Vec<Arc<dyn Face>>, StartError> {
     let kernel = node.kernel();
     let accounts = || config.accounts.clone();
-    vec![
+    let postgres = PostgresFace::new(
+        kernel.clone(),
+        clock.clone(),
+        metrics,
+        accounts(),
+        &PostgresOptions::default(),
+    )
+    .map_err(|error| StartError::Sql(error.to_string()))?;
+    Ok(vec![
         Arc::new(ZookeeperFace::new(
             kernel.clone(),
             clock.clone(),
@@ -155,8 +167,9 @@ fn build_faces(
         )),
         KafkaFace::new(kernel.clone(), clock.clone(), metrics, accounts(), KafkaOptions::default()),
         Arc::new(RedisFace::new(kernel.clone(), clock.clone(), metrics, accounts())),
+        Arc::new(postgres),
         Arc::new(HttpFace::new(kernel, metrics.clone(), sampled_figures(node, metrics))),
-    ]
+    ])
 }
 
 /// Figures that are read when somebody looks.

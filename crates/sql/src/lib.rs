@@ -17,6 +17,7 @@
 mod batch;
 mod catalog;
 mod ddl;
+mod depth;
 mod describe;
 mod engine;
 mod error;
@@ -42,7 +43,7 @@ mod value_text;
 pub use engine::{Engine, EngineOptions, RowStream};
 pub use error::{SqlError, sqlstate};
 pub use procedures::{Calls, Procedure, Procedures};
-pub use session::{Execution, Prepared, SqlSession, TransactionStatus};
+pub use session::{Execution, Parsed, Prepared, SqlSession, TransactionStatus};
 pub use settings::{REPORTED, Settings};
 pub use system::{type_modifier, type_oid, type_size};
 pub use topics::{KernelTopics, TopicReader, TopicRecord};

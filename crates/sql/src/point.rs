@@ -1,6 +1,6 @@
 //! Statements that name one row by its whole primary key: they skip the query engine.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Expr, Select, SelectItem, SetExpr, TableFactor,
@@ -83,9 +83,12 @@ fn is_plain(query: &ast::Query, select: &Select) -> Result<bool, SqlError> {
     if query.with.is_some() || query.order_by.is_some() || query.limit_clause.is_some() {
         return Ok(false);
     }
-    let Some(ast::Statement::Query(mut plain)) = parse("SELECT 1")?.pop() else {
-        return Ok(false);
-    };
+    static PLAIN: OnceLock<Option<Box<ast::Query>>> = OnceLock::new();
+    let plain = PLAIN.get_or_init(|| match parse("SELECT 1").ok()?.pop()? {
+        ast::Statement::Query(query) => Some(query),
+        _ => None,
+    });
+    let Some(mut plain) = plain.clone() else { return Ok(false) };
     if let SetExpr::Select(body) = plain.body.as_mut() {
         body.projection.clone_from(&select.projection);
         body.selection.clone_from(&select.selection);

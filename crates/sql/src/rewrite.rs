@@ -20,6 +20,12 @@ pub fn rewrite(
     mut statement: ast::Statement,
     scope: &QueryScope,
 ) -> Result<ast::Statement, SqlError> {
+    if let ast::Statement::Query(query) = &statement
+        && !query.locks.is_empty()
+    {
+        return Err(SqlError::unsupported("SELECT … FOR UPDATE or FOR SHARE")
+            .hint("Nothing is locked: of two transactions that change one row, the second fails with 40001."));
+    }
     let mut rewriter = Rewriter { scope };
     if let ControlFlow::Break(error) = VisitMut::visit(&mut statement, &mut rewriter) {
         return Err(error);

@@ -6,6 +6,7 @@ use datafusion::sql::sqlparser::ast::{self, Statement};
 use proteus_kernel_api::table::{ColumnType, Row, Value};
 
 use crate::ddl;
+use crate::depth::{self, Deep};
 use crate::describe;
 use crate::engine::{Engine, RowStream};
 use crate::error::{SqlError, sqlstate};
@@ -17,7 +18,7 @@ use crate::point;
 use crate::procedures::Calls;
 use crate::rewrite;
 use crate::settings::{self, Settings};
-use crate::statement::{Changed, Context, parse};
+use crate::statement::{Changed, Context, parse_bounded};
 use crate::transaction::Transaction;
 use crate::types::{ResultColumn, TEXT};
 
@@ -27,11 +28,18 @@ const CONFLICT_RETRIES_MAX: usize = 32;
 /// Savepoints that one transaction may hold.
 const SAVEPOINTS_MAX: usize = 1000;
 
+/// A statement that was parsed.
+#[derive(Debug, Clone)]
+pub struct Parsed {
+    statement: Arc<Statement>,
+    is_deep: bool,
+}
+
 /// A statement that was parsed, with the types of its parameters and result.
 #[derive(Debug, Clone)]
 pub struct Prepared {
     /// The statement; `None` for empty text.
-    pub statement: Option<Arc<Statement>>,
+    pub statement: Option<Parsed>,
     /// Types of its parameters, in order.
     pub parameter_types: Vec<ColumnType>,
     /// Columns of its result, if it has one.
@@ -129,9 +137,12 @@ impl SqlSession {
     ///
     /// # Errors
     /// 42601, and the transaction block has failed.
-    pub fn parse(&mut self, sql: &str) -> Result<Vec<Arc<Statement>>, SqlError> {
-        match parse(sql) {
-            Ok(statements) => Ok(statements.into_iter().map(Arc::new).collect()),
+    pub fn parse(&mut self, sql: &str) -> Result<Vec<Parsed>, SqlError> {
+        match parse_bounded(sql) {
+            Ok((statements, is_deep)) => {
+                let parsed = |statement| Parsed { statement: Arc::new(statement), is_deep };
+                Ok(statements.into_iter().map(parsed).collect())
+            }
             Err(error) => {
                 self.fail();
                 Err(error)
@@ -146,25 +157,25 @@ impl SqlSession {
     /// What is wrong with it, and the transaction block has failed.
     pub async fn prepare(
         &mut self,
-        statement: Option<Arc<Statement>>,
+        parsed: Option<Parsed>,
         given: &[Option<ColumnType>],
     ) -> Result<Prepared, SqlError> {
-        let Some(statement) = statement else {
+        let Some(parsed) = parsed else {
             return Ok(Prepared { statement: None, parameter_types: Vec::new(), columns: None });
         };
-        self.refuse_if_failed(&statement)?;
-        let result = self.describe(statement, given);
+        self.refuse_if_failed(&parsed.statement)?;
+        let result = if parsed.is_deep {
+            depth::on_large_stack(|| self.describe(parsed, given))
+        } else {
+            self.describe(parsed, given)
+        };
         if result.is_err() {
             self.fail();
         }
         result
     }
 
-    fn describe(
-        &self,
-        statement: Arc<Statement>,
-        given: &[Option<ColumnType>],
-    ) -> Result<Prepared, SqlError> {
+    fn describe(&self, parsed: Parsed, given: &[Option<ColumnType>]) -> Result<Prepared, SqlError> {
         let mut transaction = match &self.state {
             State::Implicit(transaction) | State::Explicit { transaction, .. } => {
                 transaction.clone()
@@ -173,8 +184,8 @@ impl SqlSession {
         };
         let context = self.context(&mut transaction, &[], 0, false);
         let (parameter_types, columns) =
-            describe::describe(&context, &statement, given, &self.settings)?;
-        Ok(Prepared { statement: Some(statement), parameter_types, columns })
+            describe::describe(&context, &parsed.statement, given, &self.settings)?;
+        Ok(Prepared { statement: Some(parsed), parameter_types, columns })
     }
 
     fn context<'a>(
@@ -230,7 +241,8 @@ impl SqlSession {
         values: Vec<Value>,
         is_last: bool,
     ) -> Result<Execution, SqlError> {
-        let Some(statement) = &prepared.statement else { return Ok(Execution::Empty) };
+        let Some(parsed) = &prepared.statement else { return Ok(Execution::Empty) };
+        let statement = &parsed.statement;
         self.refuse_if_failed(statement)?;
         if values.len() != prepared.parameter_types.len() {
             let message = format!(
@@ -252,7 +264,16 @@ impl SqlSession {
             | Statement::Reset(_)
             | Statement::ShowVariable { .. }
             | Statement::Discard { .. } => self.setting(statement),
-            _ => self.transactional(statement, &parameters, is_last).await,
+            _ => {
+                let running = self.transactional(statement, &parameters, is_last);
+                let result = Deep::new(running, parsed.is_deep).await;
+                match result {
+                    Ok(Execution::Rows { columns, rows, tag }) if parsed.is_deep => {
+                        Ok(Execution::Rows { columns, rows: depth::deep_rows(rows), tag })
+                    }
+                    other => other,
+                }
+            }
         };
         if result.is_err() {
             self.fail();

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 use proteus_kernel_api::table::{ColumnType, Row, TableInfo, Value};
 
+use crate::depth;
 use crate::engine::{Engine, QueryScope};
 use crate::error::{SqlError, sqlstate};
 use crate::eval::Scope;
@@ -22,11 +24,32 @@ const RECURSION_MAX: usize = 50;
 /// # Errors
 /// 42601.
 pub fn parse(sql: &str) -> Result<Vec<ast::Statement>, SqlError> {
-    Parser::new(&PostgreSqlDialect {})
-        .with_recursion_limit(RECURSION_MAX)
-        .try_with_sql(sql)
-        .and_then(|mut parser| parser.parse_statements())
-        .map_err(|error| SqlError::new(sqlstate::SYNTAX_ERROR, error.to_string()))
+    parse_bounded(sql).map(|(statements, _)| statements)
+}
+
+/// Parses statements and says whether they are deep.
+///
+/// # Errors
+/// 42601, 54001.
+pub fn parse_bounded(sql: &str) -> Result<(Vec<ast::Statement>, bool), SqlError> {
+    let syntax_error = |message: String| SqlError::new(sqlstate::SYNTAX_ERROR, message);
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql)
+        .tokenize()
+        .map_err(|error| syntax_error(error.to_string()))?;
+    let is_deep = depth::is_deep(&tokens)?;
+    let parse = || {
+        Parser::new(&PostgreSqlDialect {})
+            .with_recursion_limit(RECURSION_MAX)
+            .with_tokens(tokens)
+            .parse_statements()
+            .map_err(|error| syntax_error(error.to_string()))
+            .and_then(|statements| {
+                statements.iter().try_for_each(depth::check_relations)?;
+                Ok(statements)
+            })
+    };
+    let statements = if is_deep { depth::on_large_stack(parse) } else { parse() };
+    statements.map(|statements| (statements, is_deep))
 }
 
 /// What a data-changing statement did.
@@ -131,5 +154,28 @@ impl Scope for RowScope<'_> {
 
     fn now_ms(&self) -> u64 {
         self.now_ms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proteus_testkit::fuzz;
+
+    use super::*;
+
+    #[test]
+    fn any_text_is_parsed_or_refused() {
+        let corpus: Vec<Vec<u8>> = [
+            "SELECT a, count(*) FROM t LEFT JOIN u USING (a) WHERE b = $1 GROUP BY 1 ORDER BY 2 DESC LIMIT 3",
+            "INSERT INTO t (a, b) VALUES (1, 'x''y'), ($1, E'\\n') ON CONFLICT (a) DO UPDATE SET b = excluded.b",
+            "BEGIN; UPDATE t SET a = -1.5e3 WHERE NOT EXISTS (SELECT 1); CALL redis.set('k', $$v$$); COMMIT",
+            "CREATE TABLE \"T\" (a numeric(10, 2) DEFAULT 0, PRIMARY KEY (a)) WITH (topic = 'x')",
+        ]
+        .iter()
+        .map(|sql| sql.as_bytes().to_vec())
+        .collect();
+        fuzz::run("sql_text", &corpus, |input| {
+            let _ = parse(&String::from_utf8_lossy(input));
+        });
     }
 }

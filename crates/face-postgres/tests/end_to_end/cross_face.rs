@@ -66,6 +66,8 @@ async fn one_commit_spans_all_machines_or_none() {
         .execute("CALL kafka.commit_offset($1, $2, $3, $4)", &[&"g", &"readings", &"0", &"6"])
         .await
         .unwrap();
+    let typed = "CALL kafka.commit_offset($1, $2, $3::int, $4::bigint)";
+    client.execute(typed, &[&"g", &"readings", &1, &6i64]).await.unwrap();
 }
 
 #[tokio::test]

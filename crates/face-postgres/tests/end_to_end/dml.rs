@@ -204,3 +204,64 @@ async fn a_thousand_rows_go_in_with_one_prepared_statement() {
         .unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, f64>(1)), (990, 249_727.5));
 }
+
+#[tokio::test]
+async fn expressions_have_one_value_with_and_without_the_query_engine() {
+    let served = serve_postgres();
+    let client = served.connect().await;
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, i int, b bigint, d double precision, s text, n int, flag boolean);
+             INSERT INTO t VALUES (1, 7, -3, 2.5, 'abc', NULL, true)",
+        )
+        .await
+        .unwrap();
+    for (column, expression) in [
+        ("i", "i + 1"),
+        ("i", "-i * 2 - 3"),
+        ("i", "i / 2"),
+        ("i", "-i / 2"),
+        ("i", "-i % 4"),
+        ("b", "b + i"),
+        ("d", "d * i"),
+        ("d", "i / d"),
+        ("d", "b / 2"),
+        ("s", "s || 'x'"),
+        ("s", "s || n"),
+        ("i", "coalesce(n, i)"),
+        ("i", "coalesce(n, n)"),
+        ("i", "greatest(i, b, n)"),
+        ("i", "least(i, 3)"),
+        ("flag", "i > b"),
+        ("flag", "n = n"),
+        ("flag", "n IS NULL AND flag"),
+        ("flag", "flag OR n > 1"),
+        ("flag", "NOT (n > 1)"),
+        ("flag", "s < 'b'"),
+        ("flag", "d = 2.5"),
+        ("flag", "i = '7'"),
+        ("b", "i::bigint * 1000000000000"),
+        ("i", "d"),
+        ("d", "'1e3'"),
+        ("s", "i::text || s"),
+        ("i", "'12'::int"),
+        ("flag", "b <> -3"),
+    ] {
+        let mut found = Vec::new();
+        // By key the session evaluates; over any other condition the query engine does.
+        for condition in ["id = 1", "id + 0 = 1"] {
+            let sql = format!("BEGIN; UPDATE t SET {column} = {expression} WHERE {condition}");
+            client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+            let rows = client.simple_query("SELECT * FROM t WHERE id = 1").await.unwrap();
+            let value = rows.iter().find_map(|message| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => {
+                    Some(row.get(column).map(str::to_owned))
+                }
+                _ => None,
+            });
+            found.push(value);
+            client.batch_execute("ROLLBACK").await.unwrap();
+        }
+        assert_eq!(found[0], found[1], "{column} = {expression}");
+    }
+}

@@ -59,6 +59,9 @@ async fn errors_have_their_sqlstate_and_the_session_goes_on() {
         ("DROP TABLE missing", "42P01"),
         ("CREATE INDEX i ON t (v)", "0A000"),
         ("COPY t FROM STDIN", "0A000"),
+        ("SELECT * FROM t FOR UPDATE", "0A000"),
+        ("WITH gone AS (SELECT 1) DELETE FROM t", "0A000"),
+        ("SELECT * INTO copied FROM t", "0A000"),
         ("SET nothing = 1", "42704"),
         ("CALL redis.nothing(1)", "42883"),
     ] {

@@ -158,3 +158,23 @@ async fn the_catalog_lists_tables() {
         .unwrap();
     assert_eq!(rows.len(), 1);
 }
+
+#[tokio::test]
+async fn deep_statements_are_answered_or_refused_and_end_nothing() {
+    let served = serve_postgres();
+    let client = served.connect().await;
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, v int)").await.unwrap();
+    let sum = |count: usize| format!("SELECT {}1", "1 + ".repeat(count));
+    let row = client.query_one(sum(900).as_str(), &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 901);
+    let ors = |count: usize| format!("SELECT * FROM t WHERE {}false", "v = 1 OR ".repeat(count));
+    assert!(client.query(ors(300).as_str(), &[]).await.unwrap().is_empty());
+    assert_eq!(code(client.query(sum(100_000).as_str(), &[]).await), "54001");
+    assert_eq!(code(client.query(ors(100_000).as_str(), &[]).await), "54001");
+    let from = format!("SELECT 1 FROM t{}", ", t".repeat(50_000));
+    assert_eq!(code(client.query(from.as_str(), &[]).await), "54001");
+    let nested = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
+    assert_eq!(code(client.query(nested.as_str(), &[]).await), "42601");
+    let list = format!("SELECT * FROM t WHERE v IN ({}1)", "1, ".repeat(20_000));
+    assert!(client.query(list.as_str(), &[]).await.unwrap().is_empty());
+}

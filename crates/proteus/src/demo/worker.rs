@@ -135,10 +135,12 @@ fn commit_statements(
         .iter()
         .map(|((sensor, day), (count, total))| format!("({sensor},'{day}',{count},{total})"))
         .collect();
+    // Kafka says -1 where nothing was committed; in SQL that is NULL.
+    let expected = if committed < 0 { "NULL".to_owned() } else { committed.to_string() };
     let mut statements = format!(
         "BEGIN;\n\
          CALL zookeeper.check_exists('{lock_path}');\n\
-         CALL kafka.check_offset('{GROUP}', '{TOPIC}', {partition}, {committed});\n\
+         CALL kafka.check_offset('{GROUP}', '{TOPIC}', {partition}, {expected});\n\
          INSERT INTO readings (sensor, at, value) VALUES {rows};\n\
          INSERT INTO daily (sensor, day, readings, total) VALUES {} \
          ON CONFLICT (sensor, day) DO UPDATE SET readings = daily.readings + excluded.readings, total = daily.total + excluded.total;\n",

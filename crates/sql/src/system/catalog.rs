@@ -1,6 +1,6 @@
 //! `pg_catalog` and `information_schema` from the catalog.
 
-use proteus_kernel_api::table::{Column, ColumnType, Row, Source, TableInfo, Value};
+use proteus_kernel_api::table::{Column, ColumnType, TableInfo, Value};
 
 use super::{Content, empty};
 use crate::engine::QueryScope;
@@ -24,11 +24,11 @@ const DATABASE: i64 = 5;
 /// A primary key's index and constraint have their table's id, moved above all tables' ids.
 const PRIMARY_KEY_OIDS_START: i64 = 1 << 32;
 
-fn text(value: impl Into<String>) -> Value {
+pub(super) fn text(value: impl Into<String>) -> Value {
     Value::Text(value.into())
 }
 
-fn int(value: impl Into<i64>) -> Value {
+pub(super) fn int(value: impl Into<i64>) -> Value {
     Value::Int(value.into())
 }
 
@@ -83,7 +83,7 @@ pub fn type_size(column_type: ColumnType) -> i16 {
     }
 }
 
-const TYPES: [(u32, &str, &str); 20] = [
+pub(super) const TYPES: [(u32, &str, &str); 20] = [
     (16, "bool", "B"),
     (17, "bytea", "U"),
     (18, "char", "Z"),
@@ -349,7 +349,7 @@ fn pg_attribute(tables: &[TableInfo]) -> Content {
     (columns, rows)
 }
 
-fn default_text(column: &Column) -> Option<String> {
+pub(super) fn default_text(column: &Column) -> Option<String> {
     let value = column.default.as_ref()?;
     let text = crate::value_text::format_value(value, column.column_type)?;
     Some(match value {
@@ -752,81 +752,4 @@ fn pg_settings() -> Content {
         vec![text(name), text(value), Value::Null, text(""), text("")]
     };
     (columns, crate::settings::Settings::default().all().into_iter().map(row).collect())
-}
-
-pub(super) fn information_schema(
-    name: &str,
-    scope: &QueryScope,
-) -> Result<Option<Content>, SqlError> {
-    let database = || text(&scope.database);
-    let content: Content = match name {
-        "schemata" => (
-            vec![("catalog_name", TEXT), ("schema_name", TEXT), ("schema_owner", TEXT)],
-            [PUBLIC, super::PG_CATALOG, super::INFORMATION_SCHEMA]
-                .into_iter()
-                .map(|schema| vec![database(), text(schema), text(&scope.user)])
-                .collect(),
-        ),
-        "tables" => (
-            vec![
-                ("table_catalog", TEXT),
-                ("table_schema", TEXT),
-                ("table_name", TEXT),
-                ("table_type", TEXT),
-                ("is_insertable_into", TEXT),
-            ],
-            scope
-                .tables()?
-                .iter()
-                .map(|table| {
-                    let is_rows = table.definition.source == Source::Rows;
-                    let insertable = if is_rows { "YES" } else { "NO" };
-                    let name = text(&table.definition.name);
-                    vec![database(), text(PUBLIC), name, text("BASE TABLE"), text(insertable)]
-                })
-                .collect(),
-        ),
-        "columns" => (
-            vec![
-                ("table_catalog", TEXT),
-                ("table_schema", TEXT),
-                ("table_name", TEXT),
-                ("column_name", TEXT),
-                ("ordinal_position", INT),
-                ("column_default", TEXT),
-                ("is_nullable", TEXT),
-                ("data_type", TEXT),
-                ("udt_name", TEXT),
-            ],
-            scope.tables()?.iter().flat_map(|table| column_rows(table, &scope.database)).collect(),
-        ),
-        "views" | "routines" => (
-            vec![("table_catalog", TEXT), ("table_schema", TEXT), ("table_name", TEXT)],
-            Vec::new(),
-        ),
-        _ => return Ok(None),
-    };
-    Ok(Some(content))
-}
-
-fn column_rows(table: &TableInfo, database: &str) -> Vec<Row> {
-    let row = |(index, column): (usize, &Column)| {
-        let oid = type_oid(column.column_type);
-        let internal =
-            TYPES.iter().find(|(other, ..)| *other == oid).map_or("", |(_, name, _)| name);
-        let plain = type_name(column.column_type);
-        let plain = plain.split('(').next().unwrap_or_default();
-        vec![
-            text(database),
-            text(PUBLIC),
-            text(&table.definition.name),
-            text(&column.name),
-            int(i64::try_from(index + 1).unwrap_or(i64::MAX)),
-            default_text(column).map_or(Value::Null, Value::Text),
-            text(if column.not_null { "NO" } else { "YES" }),
-            text(plain),
-            text(internal),
-        ]
-    };
-    table.definition.columns.iter().enumerate().map(row).collect()
 }

@@ -6,6 +6,7 @@
 mod catalog;
 mod empty;
 pub mod functions;
+mod information_schema;
 
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ pub fn table(
     let content = match schema {
         Some(PG_CATALOG) => catalog::pg_catalog(name, scope)?,
         None if name.starts_with("pg_") => catalog::pg_catalog(name, scope)?,
-        Some(INFORMATION_SCHEMA) => catalog::information_schema(name, scope)?,
+        Some(INFORMATION_SCHEMA) => information_schema::information_schema(name, scope)?,
         _ => None,
     };
     let Some((columns, rows)) = content else { return Ok(None) };
