@@ -36,7 +36,7 @@ pub struct ChoreOptions {
 impl Default for ChoreOptions {
     fn default() -> ChoreOptions {
         ChoreOptions {
-            checkpoint_bytes: 32 * 1024 * 1024,
+            checkpoint_bytes: 48 * 1024 * 1024,
             replay_bytes_max: 64 * 1024 * 1024,
             checkpoint_interval: Duration::from_secs(60),
         }
