@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,7 +63,7 @@ pub(crate) async fn run(options: &Options, proteus: &Path) -> Result<()> {
                 / f64::from(1 << 20);
             table.row(&format!("{case} ({mib:.1} MiB/s)"), &samples, &[]);
             if *records > 1 {
-                consumed_mib.push(consume(&partitions, options.seconds(2.0)).await?);
+                consumed_mib.push(consume(partitions, options.seconds(2.0)).await?);
             }
         }
         table.end();
@@ -107,10 +107,10 @@ async fn produce(
 
 /// Reads partitions from their start, all at once, to their end or for `duration`: MiB and records
 /// per second.
-async fn consume(partitions: &[Arc<PartitionClient>], duration: Duration) -> Result<(f64, f64)> {
+async fn consume(partitions: Vec<Arc<PartitionClient>>, duration: Duration) -> Result<(f64, f64)> {
     let started = Instant::now();
     let mut tasks = Vec::new();
-    for partition in partitions.iter().cloned() {
+    for partition in partitions {
         tasks.push(tokio::spawn(async move {
             let mut offset = 0;
             while started.elapsed() < duration {
@@ -133,29 +133,44 @@ async fn consume(partitions: &[Arc<PartitionClient>], duration: Duration) -> Res
     Ok((per_second * RECORD_BYTES as f64 / f64::from(1 << 20), per_second))
 }
 
-/// What the disk gives to one writer that flushes every write: the ceiling of anything durable.
+/// What the disk gives to one writer that flushes every write: the ceiling of anything durable. A
+/// file that grows takes the file system's journal with it; space that is already there does not.
 fn disk_limit(options: &Options) -> Result<()> {
     let table = Table::begin("The disk alone: sequential write and fdatasync", None);
     for write_bytes in [256, 4 * 1024, 128 * 1024, 1024 * 1024] {
-        let mut samples = Vec::new();
-        for _ in 0..options.rounds {
-            samples.push(flush_writes(options, write_bytes)?);
+        for reserve in [false, true] {
+            let mut samples = Vec::new();
+            for _ in 0..options.rounds {
+                samples.push(flush_writes(options, write_bytes, reserve)?);
+            }
+            let per_second = Sample::median(&samples).per_second;
+            let mib = per_second * write_bytes as f64 / f64::from(1 << 20);
+            let file = if reserve { "into zeros written before" } else { "growing file" };
+            table.row(&format!("{write_bytes} B · {file} ({mib:.1} MiB/s)"), &samples, &[]);
         }
-        let mib = Sample::median(&samples).per_second * write_bytes as f64 / f64::from(1 << 20);
-        table.row(&format!("{write_bytes} B ({mib:.1} MiB/s)"), &samples, &[]);
     }
     table.end();
     Ok(())
 }
 
-fn flush_writes(options: &Options, write_bytes: usize) -> Result<Sample> {
+/// Zeros that stand in the file before it is written.
+const RESERVED_BYTES: usize = 64 << 20;
+
+fn flush_writes(options: &Options, write_bytes: usize, reserve: bool) -> Result<Sample> {
     let io = |error: std::io::Error| format!("the disk: {error}");
     let directory = options.temporary()?;
     let mut file = File::create(directory.path().join("written")).map_err(io)?;
+    if reserve {
+        file.write_all(&vec![0; RESERVED_BYTES]).and_then(|()| file.sync_all()).map_err(io)?;
+        file.rewind().map_err(io)?;
+    }
     let bytes = vec![b'x'; write_bytes];
     let mut latencies = Vec::new();
     let started = Instant::now();
     while started.elapsed() < options.seconds(1.0) {
+        if reserve && (latencies.len() + 1) * write_bytes > RESERVED_BYTES {
+            break;
+        }
         let begun = Instant::now();
         file.write_all(&bytes).and_then(|()| file.sync_data()).map_err(io)?;
         latencies.push(begun.elapsed());
