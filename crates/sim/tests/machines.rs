@@ -10,6 +10,6 @@ fn probe() {
         if let Err(claim) = proteus_sim::behaviour::check::<Composed>(seed) {
             panic!("seed {seed}: {claim}");
         }
-    println!("{:?}", t.elapsed());
+        println!("{:?}", t.elapsed());
     }
 }
