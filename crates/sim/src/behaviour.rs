@@ -216,7 +216,9 @@ fn aborted_leave_no_trace<M: Machine>(script: &Script) -> Result<Result<(), Stri
                 }
                 Outcome::CheckFailed { .. } | Outcome::Refused { .. } => {
                     if let Some(difference) = difference(&before, &after) {
-                        return Ok(Err(format!("an aborted commit left {difference}: {command:?}")));
+                        return Ok(Err(format!(
+                            "an aborted commit left {difference}: {command:?}"
+                        )));
                     }
                     if !changes.is_empty() {
                         return Ok(Err(format!("an aborted commit was announced: {command:?}")));
@@ -323,7 +325,8 @@ fn time_settles<M: Machine>(
             let entry = Entry { first_ts: ts.plus(1), commands };
             ts = entry.last_ts();
             let applied = apply_entry::<M>(&mut store, LogIndex(1), &entry)?;
-            let is_refused = |(outcome, _): &&Applied| !matches!(outcome, Outcome::Committed { .. });
+            let is_refused =
+                |(outcome, _): &&Applied| !matches!(outcome, Outcome::Committed { .. });
             if let Some((outcome, _)) = applied.iter().find(is_refused) {
                 return Ok(Err(format!("what is there cannot be deleted: {outcome:?}")));
             }

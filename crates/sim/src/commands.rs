@@ -84,8 +84,7 @@ impl Generator {
             definition.name = format!("n{number}");
             ops.push(table::Op::CreateTable { id: None, definition, if_not_exists: false }.into());
         }
-        for (path, kind) in
-            [("/a", tree::NodeKind::Persistent), ("/b", tree::NodeKind::Container)]
+        for (path, kind) in [("/a", tree::NodeKind::Persistent), ("/b", tree::NodeKind::Container)]
         {
             let path = path.to_owned();
             ops.push(tree::Op::Create { path, data: None, kind, sequential: false }.into());
@@ -289,7 +288,11 @@ impl Generator {
             4 => topic::Op::GrowTopic { topic_id, partition_count: self.random.below(6) as u32 },
             5 => topic::Op::ConfigureTopic {
                 topic_id,
-                config: self.settings().into_iter().map(|(name, value)| (name, Some(value))).collect(),
+                config: self
+                    .settings()
+                    .into_iter()
+                    .map(|(name, value)| (name, Some(value)))
+                    .collect(),
             },
             6..=13 => topic::Op::Append { topic_id, partition, batch: self.batch() },
             14 => topic::Op::DeleteRecords {
