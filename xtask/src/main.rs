@@ -23,7 +23,9 @@ const FUZZ_TARGETS: &[(&str, &str)] = &[
     ("zookeeper", "proteus-face-zookeeper"),
     ("kafka", "proteus-face-kafka"),
     ("records", "proteus-machine-topic"),
+    ("commands", "proteus-shard-machine"),
     ("postgres", "proteus-face-postgres"),
+    ("sql", "proteus-sql"),
 ];
 
 /// The repository's root.

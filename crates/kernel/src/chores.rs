@@ -36,7 +36,7 @@ impl Default for ChoreOptions {
     fn default() -> ChoreOptions {
         ChoreOptions {
             look_interval: Duration::from_millis(100),
-            checkpoint_bytes: 32 * 1024 * 1024,
+            checkpoint_bytes: 48 * 1024 * 1024,
             replay_bytes_max: 64 * 1024 * 1024,
             checkpoint_interval: Duration::from_secs(60),
         }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use tracing::{error, info};
+use proteus_env::task;
+use tracing::{error, info, warn};
 
 use crate::config::{Config, ConfigError};
 use crate::demo::{DemoOptions, WorkerOptions, run_worker};
@@ -14,6 +15,9 @@ use crate::server::{OpenFace, Server};
 
 const ABOUT: &str =
     "One process that speaks ZooKeeper, Kafka, Redis and PostgreSQL over one replicated log";
+
+/// Most readings that one demo sends: more than five hundred years.
+const DEMO_EVENTS_MAX: i64 = 100_000_000;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,7 +43,13 @@ enum Command {
     ///
     /// Prints a table of the open faces, each with its address and a line to try it with. Stops
     /// cleanly on Ctrl-C and SIGTERM; what was acknowledged survives any other end, too.
-    Start(Settings),
+    Start {
+        #[command(flatten)]
+        settings: Settings,
+        /// Stop when standard input is closed: for programs whose node must not outlive them.
+        #[arg(long, hide = true)]
+        until_stdin_closes: bool,
+    },
     /// Run the main job on real data, kill it half-way, and check what every face says.
     ///
     /// Starts a node of its own on free ports and a temporary directory, produces a year of
@@ -50,8 +60,8 @@ enum Command {
     /// status says whether they do.
     Demo {
         /// Readings to send; the year repeats beyond its 183,801
-        #[arg(long, value_name = "N")]
-        events: Option<usize>,
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=DEMO_EVENTS_MAX))]
+        events: Option<u32>,
         /// Keep the data, and leave the node running at the end
         #[arg(long)]
         keep: bool,
@@ -134,8 +144,10 @@ pub fn main() -> ExitCode {
             .resolve()
             .map_err(|error| error.to_string())
             .and_then(|config| print(&format!("{}\n", config.render()))),
-        Command::Start(settings) => start(&settings),
-        Command::Demo { events, keep } => demo(DemoOptions { events, keep }),
+        Command::Start { settings, until_stdin_closes } => start(&settings, until_stdin_closes),
+        Command::Demo { events, keep } => {
+            demo(DemoOptions { events: events.map(|events| events as usize), keep })
+        }
         Command::DemoWorker { port_offset } => {
             block_on(run_worker(&WorkerOptions { port_offset })).and_then(|result| result)
         }
@@ -151,15 +163,15 @@ pub fn main() -> ExitCode {
 }
 
 /// Writes to stdout; a reader that has gone away is no reason to panic.
-fn print(text: &str) -> Result<(), String> {
+pub(crate) fn print(text: &str) -> Result<(), String> {
     let mut out = std::io::stdout();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| error.to_string())
 }
 
-fn start(settings: &Settings) -> Result<(), String> {
+fn start(settings: &Settings, until_stdin_closes: bool) -> Result<(), String> {
     let config = settings.resolve().map_err(|error| error.to_string())?;
     start_logging(&config);
-    block_on(run(&config)).and_then(|result| result)
+    block_on(run(&config, until_stdin_closes)).and_then(|result| result)
 }
 
 fn demo(options: DemoOptions) -> Result<(), String> {
@@ -177,11 +189,12 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, String> {
     Ok(runtime.block_on(future))
 }
 
-async fn run(config: &Config) -> Result<(), String> {
+async fn run(config: &Config, until_stdin_closes: bool) -> Result<(), String> {
     let server = Server::start(config).await.map_err(|error| error.to_string())?;
     print(&table(&server, config))?;
     let stop = tokio::select! {
         signal = stop_signal() => signal.map_err(|error| error.to_string()),
+        () = stdin_closed(), if until_stdin_closes => Ok("closed standard input"),
         reason = server.failed() => Err(format!("the node stopped: {reason}")),
     };
     match &stop {
@@ -192,7 +205,23 @@ async fn run(config: &Config) -> Result<(), String> {
     stop.map(|_| ())
 }
 
-async fn stop_signal() -> std::io::Result<&'static str> {
+/// Waits until whoever holds the other end of standard input has closed it or ended.
+async fn stdin_closed() {
+    let (closed, wait) = tokio::sync::oneshot::channel::<()>();
+    // A thread of its own: the runtime would wait for a blocking task when it ends.
+    let reader = task::spawn_thread("stdin", move || {
+        // An error says as much as the end: nobody is there.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        drop(closed);
+    });
+    match reader {
+        // The sender is only ever dropped.
+        Ok(_) => drop(wait.await),
+        Err(error) => warn!(%error, "cannot watch standard input"),
+    }
+}
+
+pub(crate) async fn stop_signal() -> std::io::Result<&'static str> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

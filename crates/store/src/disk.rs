@@ -1,6 +1,5 @@
 //! The part of a store that is on disk: an LSM tree fed by whole checkpoints.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -86,9 +85,10 @@ impl DiskStore {
         }
     }
 
-    pub(crate) fn ingest(
+    /// Writes changes, which come in the order of their keys, in one atomic step.
+    pub(crate) fn ingest<'a>(
         &self,
-        changes: &BTreeMap<Bytes, Option<Bytes>>,
+        changes: impl Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
     ) -> Result<(), StoreError> {
         let io = |error: fjall::Error| self.io(&error);
         let mut ingestion = self.keyspace.start_ingestion().map_err(io)?;

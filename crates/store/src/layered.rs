@@ -1,7 +1,6 @@
 //! Recent changes in memory over a checkpoint on disk.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use crate::{Direction, DiskStore, Read, State, StoreError, Visit};
 #[derive(Debug, Default)]
 pub struct LayeredStore {
     active: Table,
-    frozen: Option<Arc<BTreeMap<Bytes, Option<Bytes>>>>,
+    frozen: Option<Arc<Table>>,
     disk: Option<DiskStore>,
 }
 
@@ -27,9 +26,13 @@ pub struct LayeredStore {
 /// nobody.
 #[derive(Debug)]
 pub struct Checkpoint {
-    changes: Arc<BTreeMap<Bytes, Option<Bytes>>>,
+    changes: Arc<Table>,
     disk: DiskStore,
 }
+
+/// Changes that are on disk: memory to be freed.
+#[derive(Debug)]
+pub struct Frozen(#[allow(dead_code, reason = "held only to be dropped")] Arc<Table>);
 
 impl Checkpoint {
     /// Writes all changes in one atomic step and returns once they are durable.
@@ -37,7 +40,7 @@ impl Checkpoint {
     /// # Errors
     /// If the disk fails; nothing of the checkpoint is then visible after a restart.
     pub fn write(&self) -> Result<(), StoreError> {
-        self.disk.ingest(&self.changes)
+        self.disk.ingest(self.changes.iter())
     }
 }
 
@@ -66,24 +69,26 @@ impl LayeredStore {
     /// write, or a checkpoint under way. Call between two entries of the log, never within one.
     pub fn freeze(&mut self) -> Option<Checkpoint> {
         let disk = self.disk.clone()?;
-        if self.frozen.is_some() || self.active.entries.is_empty() {
+        if self.frozen.is_some() || self.active.is_empty() {
             return None;
         }
-        let changes = Arc::new(std::mem::take(&mut self.active).entries);
+        let mut changes = std::mem::take(&mut self.active);
+        changes.savepoint();
+        let changes = Arc::new(changes);
         self.frozen = Some(changes.clone());
         Some(Checkpoint { changes, disk })
     }
 
     /// Forgets the frozen changes once [`Checkpoint::write`] has succeeded. The returned handle is
     /// the memory to free: drop it outside the lock.
-    pub fn release_frozen(&mut self) -> Option<Arc<BTreeMap<Bytes, Option<Bytes>>>> {
-        self.frozen.take()
+    pub fn release_frozen(&mut self) -> Option<Frozen> {
+        self.frozen.take().map(Frozen)
     }
 }
 
 impl Read for LayeredStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        if let Some(value) = self.active.entries.get(key) {
+        if let Some(value) = self.active.get(key) {
             return Ok(value.clone());
         }
         if let Some(frozen) = &self.frozen
@@ -108,11 +113,9 @@ impl Read for LayeredStore {
             return Ok(());
         }
         let bounds = (Bound::Included(start), Bound::Excluded(end));
-        let active = in_direction(self.active.entries.range::<[u8], _>(bounds), direction);
-        let frozen = self
-            .frozen
-            .as_deref()
-            .map(|frozen| in_direction(frozen.range::<[u8], _>(bounds), direction));
+        let active = in_direction(self.active.range(bounds), direction);
+        let frozen =
+            self.frozen.as_deref().map(|frozen| in_direction(frozen.range(bounds), direction));
         let disk = self.disk.as_ref().map(|disk| disk.range(start, end, direction));
         let mut merge = Merge {
             active: active.peekable(),

@@ -20,7 +20,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 pub use disk::DiskStore;
-pub use layered::{Checkpoint, LayeredStore};
+pub use layered::{Checkpoint, Frozen, LayeredStore};
 
 /// Longest key, in bytes. A key is held in memory and in every index block, so it stays small.
 pub const KEY_BYTES_MAX: usize = 64 * 1024 - 1;

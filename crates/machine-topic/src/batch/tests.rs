@@ -145,3 +145,33 @@ fn what_the_broker_assigns_is_outside_the_checksum() {
 fn nothing_makes_no_batch() {
     assert_eq!(frame_batch(&[], 0), None);
 }
+
+/// Whatever a producer sends: reading it neither panics nor allocates on its word, and a batch of
+/// ours comes back.
+#[test]
+fn fuzz_records() {
+    let record = |value: &'static [u8]| NewRecord {
+        key: Some(Bytes::from_static(b"key")),
+        value: Some(Bytes::from_static(value)),
+        headers: vec![("h".into(), Some(Bytes::from_static(b"v")))],
+    };
+    let framed = frame_batch(&[record(b"one"), record(b"two")], 1_700_000_000_000).unwrap();
+    let mut corpus = vec![framed.to_vec()];
+    for codec in 1..=4 {
+        // The codec's number without its compression: what a confused producer might send.
+        let mut batch = framed.to_vec();
+        batch[22] = codec;
+        corpus.push(batch);
+    }
+    proteus_testkit::fuzz::run("record batch", &corpus, |input| {
+        let input = Bytes::copy_from_slice(input);
+        let _ = BatchHeader::parse(&input);
+        if let Ok(records) = decode_records(&input, 0) {
+            for record in records.take(10_000) {
+                if record.is_err() {
+                    break;
+                }
+            }
+        }
+    });
+}

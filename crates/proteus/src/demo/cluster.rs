@@ -13,6 +13,9 @@ use tokio::process::{Child, Command};
 
 use super::STEP_TIMEOUT;
 
+/// What a worker prints once it holds the lock.
+pub(crate) const HOLDS_LOCK: &str = "holds the lock";
+
 /// Where the demo's node listens.
 #[derive(Debug, Clone)]
 pub(crate) struct Ports {
@@ -26,11 +29,17 @@ const REDIS: u16 = 6379;
 const POSTGRES: u16 = 5432;
 const HTTP: u16 = 8080;
 
+/// Offsets to choose from, 137 apart from 21,000: no two make two faces meet on a port.
+const OFFSET_COUNT: u32 = 211;
+
 impl Ports {
-    /// An offset at which every face's port is free.
+    /// An offset at which every face's port is free. Two demos at once begin their search at
+    /// different places, so that they do not take each other's.
     pub(crate) fn free() -> Result<Ports, String> {
-        (21_000..50_000)
-            .step_by(137)
+        let first = std::process::id() % OFFSET_COUNT;
+        (0..OFFSET_COUNT)
+            .map(|place| (first + place) % OFFSET_COUNT)
+            .filter_map(|place| u16::try_from(21_000 + place * 137).ok())
             .map(Ports::at)
             .find(|ports| ports.all().into_iter().all(|address| net::listen(address).is_ok()))
             .ok_or_else(|| "no free ports on this machine".to_owned())
@@ -84,27 +93,79 @@ fn own_binary() -> Result<PathBuf, String> {
     std::env::current_exe().map_err(|error| format!("cannot find this binary: {error}"))
 }
 
+/// A command that runs this binary as the demo wants it: no setting of whoever runs the demo reaches
+/// it, and the terminal's Ctrl-C reaches the demo alone, which then ends it.
+fn own_command() -> Result<Command, String> {
+    let mut command = Command::new(own_binary()?);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PROTEUS_") {
+            command.env_remove(name);
+        }
+    }
+    command.process_group(0);
+    Ok(command)
+}
+
 /// A node in a process of its own.
 pub(crate) struct NodeProcess {
     directory: PathBuf,
     ports: Ports,
     child: Child,
     ready_after: Duration,
-    is_left: bool,
+    lifetime: Lifetime,
+}
+
+/// How long a demo's node lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lifetime {
+    /// With the demo, however that ends: the node stops when its standard input is closed.
+    WithDemo,
+    /// Beyond the demo's good end.
+    Kept,
 }
 
 impl NodeProcess {
-    /// Starts a node and waits until it answers a client.
-    pub(crate) async fn start(directory: &Path, ports: &Ports) -> Result<NodeProcess, String> {
-        let (child, ready_after) = spawn_node(directory, ports).await?;
-        let directory = directory.to_owned();
-        Ok(NodeProcess { directory, ports: ports.clone(), child, ready_after, is_left: false })
+    /// Starts a node; see [`NodeProcess::ready`].
+    pub(crate) fn start(
+        directory: &Path,
+        ports: &Ports,
+        lifetime: Lifetime,
+    ) -> Result<NodeProcess, String> {
+        let child = spawn_node(directory, ports, lifetime)?;
+        let (directory, ports) = (directory.to_owned(), ports.clone());
+        Ok(NodeProcess { directory, ports, child, ready_after: Duration::ZERO, lifetime })
     }
 
     /// Starts it again after [`NodeProcess::kill`].
-    pub(crate) async fn restart(&mut self) -> Result<(), String> {
-        (self.child, self.ready_after) = spawn_node(&self.directory, &self.ports).await?;
+    pub(crate) fn restart(&mut self) -> Result<(), String> {
+        self.child = spawn_node(&self.directory, &self.ports, self.lifetime)?;
         Ok(())
+    }
+
+    /// Waits for the first answer to a client.
+    pub(crate) async fn ready(&mut self) -> Result<(), String> {
+        let clock = SystemClock::new();
+        let client = redis::Client::open(format!("redis://{}/", self.ports.redis()))
+            .map_err(|error| error.to_string())?;
+        // Whoever else may have taken the port answers with another number.
+        let own = format!("process_id:{}\r\n", self.child.id().unwrap_or(0));
+        loop {
+            if let Ok(mut connection) = client.get_multiplexed_async_connection().await {
+                let answer: Result<String, _> =
+                    redis::cmd("INFO").arg("server").query_async(&mut connection).await;
+                if answer.is_ok_and(|answer| answer.contains(&own)) {
+                    self.ready_after = clock.elapsed();
+                    return Ok(());
+                }
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(format!("the node ended before it answered: {status}"));
+            }
+            if clock.elapsed() > STEP_TIMEOUT {
+                return Err("the node does not answer".to_owned());
+            }
+            task::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// Time from starting the process to its first answer.
@@ -123,55 +184,31 @@ impl NodeProcess {
         let _ = self.child.kill().await;
     }
 
-    /// Lets it run on after the demo.
-    pub(crate) fn leave_running(&mut self) {
-        self.is_left = true;
-    }
-
-    pub(crate) async fn stop(mut self) {
-        self.kill().await;
+    /// Lets it run on after the demo, and says as which process.
+    pub(crate) fn leave_running(mut self) -> Option<u32> {
+        // Dropping a child neither ends nor awaits it.
+        self.child.id().filter(|_| matches!(self.child.try_wait(), Ok(None)))
     }
 }
 
-impl Drop for NodeProcess {
-    fn drop(&mut self) {
-        if !self.is_left {
-            let _ = self.child.start_kill();
-        }
-    }
-}
-
-async fn spawn_node(directory: &Path, ports: &Ports) -> Result<(Child, Duration), String> {
-    let clock = SystemClock::new();
-    let mut child = Command::new(own_binary()?)
+/// A child that is dropped is left alone; so the demo ends its node in every case but one, through
+/// [`NodeProcess::kill`], and the closed standard input does so where the demo itself was killed.
+fn spawn_node(directory: &Path, ports: &Ports, lifetime: Lifetime) -> Result<Child, String> {
+    let mut command = own_command()?;
+    command
         .arg("start")
         .arg("--data-dir")
         .arg(directory)
         .args(["--port-offset", &ports.offset().to_string(), "--log-level", "warn"])
-        .stdout(Stdio::null())
-        .stdin(Stdio::null())
-        .spawn()
-        .map_err(|error| format!("cannot start the node: {error}"))?;
-    let client = redis::Client::open(format!("redis://{}/", ports.redis()))
-        .map_err(|error| error.to_string())?;
-    loop {
-        if let Ok(mut connection) = client.get_multiplexed_async_connection().await {
-            let answer: Result<String, _> = redis::cmd("PING").query_async(&mut connection).await;
-            if answer.is_ok() {
-                return Ok((child, clock.elapsed()));
-            }
-        }
-        if let Ok(Some(status)) = child.try_wait() {
-            return Err(format!("the node ended with {status}"));
-        }
-        if clock.elapsed() > STEP_TIMEOUT {
-            return Err("the node does not answer".to_owned());
-        }
-        task::sleep(Duration::from_millis(2)).await;
-    }
+        .stdout(Stdio::null());
+    match lifetime {
+        Lifetime::WithDemo => command.arg("--until-stdin-closes").stdin(Stdio::piped()),
+        Lifetime::Kept => command.stdin(Stdio::null()),
+    };
+    command.spawn().map_err(|error| format!("cannot start the node: {error}"))
 }
 
-/// A worker in a process of its own; it prints a line per commit.
+/// A worker in a process of its own; it prints a line when it holds the lock, and one per commit.
 pub(crate) struct WorkerProcess {
     child: Child,
     progress: Arc<Mutex<Progress>>,
@@ -179,13 +216,14 @@ pub(crate) struct WorkerProcess {
 
 #[derive(Default)]
 struct Progress {
+    holds_lock: bool,
     rows: u64,
     latencies: Vec<Duration>,
 }
 
 impl WorkerProcess {
     pub(crate) fn start(ports: &Ports) -> Result<WorkerProcess, String> {
-        let mut child = Command::new(own_binary()?)
+        let mut child = own_command()?
             .args(["demo-worker", "--port-offset", &ports.offset().to_string()])
             .stdout(Stdio::piped())
             .stdin(Stdio::null())
@@ -198,6 +236,10 @@ impl WorkerProcess {
         task::spawn(async move {
             let mut lines = BufReader::new(output).lines();
             while let Ok(Some(line)) = lines.next_line().await {
+                if line == HOLDS_LOCK {
+                    noted.lock().holds_lock = true;
+                    continue;
+                }
                 let mut numbers = line.split(' ').map(str::parse::<u64>);
                 if let (Some(Ok(rows)), Some(Ok(micros))) = (numbers.next(), numbers.next()) {
                     let mut progress = noted.lock();
@@ -212,6 +254,19 @@ impl WorkerProcess {
     /// Its process id, which names its znode.
     pub(crate) fn id(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// Waits until it holds the lock, and so until the worker before it is known to be gone.
+    pub(crate) async fn holds_lock(&mut self) -> Result<(), String> {
+        let clock = SystemClock::new();
+        while !self.progress.lock().holds_lock {
+            self.check_alive()?;
+            if clock.elapsed() > STEP_TIMEOUT {
+                return Err(format!("the worker got no lock in {STEP_TIMEOUT:?}"));
+            }
+            task::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
     }
 
     /// Rows whose commit it has seen acknowledged.

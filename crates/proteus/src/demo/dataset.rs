@@ -45,6 +45,11 @@ impl Hour {
     pub(crate) fn date(&self) -> String {
         format!("{:04}-{:02}-{:02}", self.year, self.month, self.day)
     }
+
+    /// 0 to 23.
+    pub(crate) fn hour_of_day(&self) -> i32 {
+        i32::from(self.hour)
+    }
 }
 
 impl fmt::Display for Hour {

@@ -21,9 +21,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use proteus_env::random::random_u64;
 use proteus_env::{Clock, SystemClock, task};
 
-use cluster::{NodeProcess, Ports, WorkerProcess};
+use crate::cli::{print, stop_signal};
+use cluster::{Lifetime, NodeProcess, Ports, WorkerProcess};
 use dataset::Dataset;
 use report::Report;
 pub use worker::{WorkerOptions, run_worker};
@@ -56,29 +58,41 @@ pub struct DemoOptions {
 /// # Errors
 /// If a step could not be carried out.
 pub async fn run(options: &DemoOptions) -> Result<bool, String> {
-    let clock = SystemClock::new();
     let dataset = Dataset::load()?;
     let events = options.events.unwrap_or(dataset.len());
     let ports = Ports::free()?;
-    let directory = std::env::temp_dir().join(format!("proteus-demo-{}", std::process::id()));
-    let mut report = Report::new(events, dataset.sensors.len());
-    print!("{}", report.opening(&directory));
+    let directory = std::env::temp_dir().join(format!("proteus-demo-{:016x}", random_u64()));
+    let mut report = Report::new(events, dataset.sensors.len().min(events));
+    print(&report.opening(&directory))?;
 
-    let mut node = NodeProcess::start(&directory, &ports).await?;
-    report.started(node.ready_after());
-    let outcome = job(&dataset, events, &ports, &mut node, &mut report, &clock).await;
-    report.peak_memory(node.peak_memory_bytes());
+    let lifetime = if options.keep { Lifetime::Kept } else { Lifetime::WithDemo };
+    let mut node = match NodeProcess::start(&directory, &ports, lifetime) {
+        Ok(node) => node,
+        Err(error) => {
+            remove(directory).await;
+            return Err(error);
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = job(&dataset, events, &ports, &mut node, &mut report) => outcome,
+        signal = stop_signal() => Err(match signal {
+            Ok(signal) => format!("stopped by {signal}; its processes and data are removed"),
+            Err(error) => error.to_string(),
+        }),
+    };
+    let told = match &outcome {
+        Ok(checks) => print(&report.closing(checks)),
+        Err(_) => Ok(()),
+    };
     if options.keep && outcome.is_ok() {
-        node.leave_running();
-        println!("\nThe node goes on: {}", ports.summary());
+        let process = node.leave_running();
+        print(&report.left_running(&ports, process, &directory))?;
     } else {
-        node.stop().await;
+        node.kill().await;
         remove(directory).await;
     }
-    let checks = outcome?;
-    let held = checks.iter().all(|check| check.held);
-    print!("{}", report.closing(&checks));
-    Ok(held)
+    told?;
+    Ok(outcome?.iter().all(|check| check.held))
 }
 
 async fn job(
@@ -87,41 +101,46 @@ async fn job(
     ports: &Ports,
     node: &mut NodeProcess,
     report: &mut Report,
-    clock: &SystemClock,
 ) -> Result<Vec<verify::Check>, String> {
+    let clock = SystemClock::new();
+    node.ready().await?;
+    print(&report.started(node.ready_after()))?;
     let bar = progress_bar(events, "produce");
-    let produced = producer::produce(dataset, events, ports, clock, &bar).await?;
+    let produced = producer::produce(dataset, events, ports, &clock, &bar).await?;
     bar.finish_and_clear();
-    println!("{}", report.produced(&produced));
+    print(&report.produced(&produced))?;
 
     verify::create_tables(dataset, ports).await?;
-    let bar = progress_bar(events, "consume");
+    let bar = progress_bar(events, "commit");
     let started = clock.elapsed();
     let mut worker = WorkerProcess::start(ports)?;
-    let half = events / 2;
-    wait_for_rows(ports, &mut worker, half, &bar).await?;
+    worker.holds_lock().await?;
+    wait_for_rows(ports, &mut worker, events / 2, &bar).await?;
 
     report.peak_memory(node.peak_memory_bytes());
     worker.kill().await;
     node.kill().await;
-    let survived_rows_at_least = worker.committed_rows();
-    bar.suspend(|| println!("{}", report.killed(survived_rows_at_least)));
-    node.restart().await?;
+    let acknowledged_rows = worker.committed_rows();
+    bar.suspend(|| print(&report.killed(acknowledged_rows)))?;
+    node.restart()?;
+    node.ready().await?;
     let found_rows = verify::count_rows(ports).await?;
-    bar.suspend(|| println!("{}", report.recovered(node.ready_after(), found_rows)));
-    if (found_rows as u64) < survived_rows_at_least {
+    bar.suspend(|| print(&report.recovered(node.ready_after(), found_rows)))?;
+    if (found_rows as u64) < acknowledged_rows {
         return Err(format!(
-            "lost acknowledged rows: {survived_rows_at_least} were committed, {found_rows} are there"
+            "lost acknowledged rows: {acknowledged_rows} were committed, {found_rows} are there"
         ));
     }
     let mut latencies = worker.commit_latencies();
     let mut worker = WorkerProcess::start(ports)?;
+    worker.holds_lock().await?;
     wait_for_rows(ports, &mut worker, events, &bar).await?;
     bar.finish_and_clear();
     latencies.extend(worker.commit_latencies());
-    println!("{}", report.consumed(clock.elapsed().saturating_sub(started), latencies));
+    print(&report.consumed(clock.elapsed().saturating_sub(started), latencies))?;
 
     let checks = verify::every_face(dataset, events, ports, &worker).await?;
+    report.peak_memory(node.peak_memory_bytes());
     worker.kill().await;
     Ok(checks)
 }
@@ -157,7 +176,7 @@ async fn wait_for_rows(
 fn progress_bar(events: usize, doing: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(events as u64);
     let style = ProgressStyle::with_template(
-        "  {msg:8} {bar:40} {human_pos}/{human_len}  {per_sec}  {eta}",
+        "  {msg:8} {bar:40} {human_pos}/{human_len}  {per_sec}  {eta} left",
     );
     if let Ok(style) = style {
         bar.set_style(style);

@@ -59,7 +59,8 @@ pub(crate) async fn produce(
             send(&partitions[partition], batch, clock, &mut latencies).await?;
         }
     }
-    for (partition, batch) in waiting.into_iter().enumerate() {
+    let rest = waiting.into_iter().enumerate().filter(|(_, batch)| !batch.is_empty());
+    for (partition, batch) in rest {
         bar.inc(batch.len() as u64);
         send(&partitions[partition], batch, clock, &mut latencies).await?;
     }

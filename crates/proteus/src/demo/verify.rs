@@ -8,14 +8,23 @@ use rskafka::client::partition::{OffsetAt, UnknownTopicHandling};
 use super::cluster::{Ports, WorkerProcess};
 use super::dataset::{Dataset, Reading};
 use super::producer::partition_of;
+use super::report::counted;
 use super::worker::{connect_postgres, describe};
 use super::{GROUP, PARTITION_COUNT, TOPIC, WORKERS_DIRECTORY, offsets};
+
+/// Rows of an answer that people see.
+const BUSIEST_SHOWN: usize = 3;
+
+/// Longest claim shown, when what was found is far from what was expected.
+const CLAIM_CHARACTERS_MAX: usize = 400;
 
 /// One invariant and what was found.
 pub(crate) struct Check {
     pub(crate) face: &'static str,
     pub(crate) claim: String,
     pub(crate) held: bool,
+    /// Some of what the face returned, for people.
+    pub(crate) answer: Vec<String>,
 }
 
 impl Check {
@@ -28,10 +37,14 @@ impl Check {
         let held = found == expected;
         let mut claim = claim.into();
         if !held {
-            claim = format!("{claim}: found {found:?}, expected {expected:?}");
-            claim.truncate(400);
+            let differs = format!("{claim}: found {found:?}, expected {expected:?}");
+            claim = differs.chars().take(CLAIM_CHARACTERS_MAX).collect();
         }
-        Check { face, claim, held }
+        Check { face, claim, held, answer: Vec::new() }
+    }
+
+    fn answering(self, answer: Vec<String>) -> Check {
+        Check { answer, ..self }
     }
 }
 
@@ -42,10 +55,19 @@ struct SensorTotal {
     total: i64,
 }
 
+impl SensorTotal {
+    /// The mean in thousandths, rounded: exact enough to compare, coarse enough for a sum of floats.
+    fn mean_thousandths(&self) -> i64 {
+        (self.total as f64 / self.readings.max(1) as f64 * 1000.0).round() as i64
+    }
+}
+
 /// What the readings say, computed here without any face.
 struct Expected {
     sensors: BTreeMap<i32, SensorTotal>,
     days: BTreeMap<(i32, String), SensorTotal>,
+    /// By sensor and hour of the day.
+    hours: BTreeMap<(i32, i32), SensorTotal>,
     newest: BTreeMap<i32, Reading>,
     partitions: Vec<i64>,
 }
@@ -54,6 +76,7 @@ fn expected(dataset: &Dataset, events: usize) -> Expected {
     let mut expected = Expected {
         sensors: BTreeMap::new(),
         days: BTreeMap::new(),
+        hours: BTreeMap::new(),
         newest: BTreeMap::new(),
         partitions: vec![0; usize::try_from(PARTITION_COUNT).unwrap_or(0)],
     };
@@ -63,6 +86,7 @@ fn expected(dataset: &Dataset, events: usize) -> Expected {
         for total in [
             expected.sensors.entry(sensor).or_default(),
             expected.days.entry((sensor, reading.time.date())).or_default(),
+            expected.hours.entry((sensor, reading.time.hour_of_day())).or_default(),
         ] {
             total.readings += 1;
             total.total += reading.value;
@@ -141,29 +165,60 @@ async fn postgres_checks(ports: &Ports, expected: &Expected) -> Result<Vec<Check
          FROM readings GROUP BY sensor, CAST(at AS DATE)) r FULL JOIN daily d ON r.sensor = d.sensor AND r.day = d.day \
          WHERE d.readings IS NULL OR r.n IS NULL OR r.n <> d.readings OR r.s <> d.total";
     let differing: i64 = postgres.query_one(differing, &[]).await.map_err(failed)?.get(0);
-    let busiest = "SELECT s.name, AVG(d.total) AS mean FROM daily d JOIN sensors s ON s.id = d.sensor \
-         GROUP BY s.name ORDER BY mean DESC LIMIT 1";
-    let busiest = postgres.query_one(busiest, &[]).await.map_err(failed)?;
-    let (name, mean): (String, f64) = (busiest.get(0), busiest.get(1));
+    let (hours, busiest) = hourly_means(&postgres).await?;
+    let wanted_hours: BTreeMap<(i32, i32), i64> =
+        expected.hours.iter().map(|(hour, total)| (*hour, total.mean_thousandths())).collect();
     let rows: i64 = sensors.values().map(|total| total.readings).sum();
+    let rows = counted(usize::try_from(rows).unwrap_or(0), "row");
+    let day_count = counted(days.len(), "daily total");
+    let hour_count = counted(hours.len(), "hourly mean");
     Ok(vec![
         Check::equal(
             "postgres",
-            format!("{rows} rows in readings; per sensor, count and sum are those of the data"),
+            format!("{rows} in readings; per sensor, count and sum are those of the data"),
             &sensors,
             &expected.sensors,
         ),
         Check::equal(
             "postgres",
-            format!(
-                "{} daily totals, each that of the data; busiest: {name}, {mean:.0} a day",
-                days.len()
-            ),
+            format!("{day_count} in daily, each that of the data"),
             &days,
             &expected.days,
         ),
+        Check::equal(
+            "postgres",
+            format!("{hour_count} by SELECT sensor, hour, AVG(value) ... GROUP BY; the busiest:"),
+            &hours,
+            &wanted_hours,
+        )
+        .answering(busiest),
         Check::equal("postgres", "rows and daily totals agree, joined by SQL", &differing, &0),
     ])
+}
+
+/// Each sensor's mean of each hour of the day, in thousandths, and the busiest for people.
+async fn hourly_means(
+    postgres: &tokio_postgres::Client,
+) -> Result<(BTreeMap<(i32, i32), i64>, Vec<String>), String> {
+    let query = "SELECT r.sensor, CAST(EXTRACT(HOUR FROM r.at) AS int) AS hour, \
+         CAST(AVG(r.value) AS double precision) AS mean, s.name \
+         FROM readings r JOIN sensors s ON s.id = r.sensor \
+         GROUP BY r.sensor, s.name, CAST(EXTRACT(HOUR FROM r.at) AS int) ORDER BY mean DESC, r.sensor";
+    let rows = postgres
+        .query(query, &[])
+        .await
+        .map_err(|error| format!("SQL failed: {}", describe(&error)))?;
+    let mut means = BTreeMap::new();
+    let mut busiest = Vec::new();
+    for row in rows {
+        let (sensor, hour, mean): (i32, i32, f64) = (row.get(0), row.get(1), row.get(2));
+        if busiest.len() < BUSIEST_SHOWN {
+            let name: String = row.get(3);
+            busiest.push(format!("{name:<28} {hour:02}:00  {mean:>9.1}"));
+        }
+        means.insert((sensor, hour), (mean * 1000.0).round() as i64);
+    }
+    Ok((means, busiest))
 }
 
 async fn redis_check(ports: &Ports, expected: &Expected) -> Result<Check, String> {
@@ -182,8 +237,17 @@ async fn redis_check(ports: &Ports, expected: &Expected) -> Result<Check, String
         let fields = [("at", reading.time.to_string()), ("value", reading.value.to_string())];
         wanted.insert(*sensor, fields.map(|(field, value)| (field.to_owned(), value)).into());
     }
-    let claim = format!("{} hashes hold each sensor's newest reading (HGETALL)", found.len());
-    Ok(Check::equal("redis", claim, &found, &wanted))
+    let claim = format!(
+        "{} with each sensor's newest reading, by HGETALL; the first:",
+        if found.len() == 1 { "1 hash".to_owned() } else { format!("{} hashes", found.len()) }
+    );
+    let first = found.iter().next().map(|(sensor, hash)| {
+        let fields: Vec<String> =
+            hash.iter().map(|(field, value)| format!("{field} \"{value}\"")).collect();
+        format!("newest:{sensor}  {}", fields.join("  "))
+    });
+    let answer = first.into_iter().collect();
+    Ok(Check::equal("redis", claim, &found, &wanted).answering(answer))
 }
 
 async fn kafka_checks(ports: &Ports, expected: &Expected) -> Result<Vec<Check>, String> {
@@ -199,10 +263,13 @@ async fn kafka_checks(ports: &Ports, expected: &Expected) -> Result<Vec<Check>, 
     }
     let committed = offsets::committed(ports.kafka(), GROUP, TOPIC, PARTITION_COUNT).await?;
     let records: i64 = ends.iter().sum();
+    let records = counted(usize::try_from(records).unwrap_or(0), "record");
+    // Nothing is committed where nothing was produced.
+    let at_ends: Vec<i64> = ends.iter().map(|end| if *end == 0 { -1 } else { *end }).collect();
     Ok(vec![
         Check::equal(
             "kafka",
-            format!("{records} records in {PARTITION_COUNT} partitions, none lost or duplicated"),
+            format!("{records} in {PARTITION_COUNT} partitions, none lost or duplicated"),
             &ends,
             &expected.partitions,
         ),
@@ -210,8 +277,9 @@ async fn kafka_checks(ports: &Ports, expected: &Expected) -> Result<Vec<Check>, 
             "kafka",
             "the group's committed offsets stand at the ends: each reading counted once",
             &committed,
-            &ends,
-        ),
+            &at_ends,
+        )
+        .answering(vec![format!("ends {ends:?}  committed {committed:?}")]),
     ])
 }
 
@@ -221,10 +289,7 @@ async fn zookeeper_check(ports: &Ports, worker: &WorkerProcess) -> Result<Check,
     let client = zookeeper_client::Client::connect(&address).await.map_err(failed)?;
     let found = client.list_children(WORKERS_DIRECTORY).await.map_err(failed)?;
     let wanted = vec![format!("worker-{}", worker.id().unwrap_or(0))];
-    Ok(Check::equal(
-        "zookeeper",
-        "the living worker's ephemeral znode is there, the killed one's is gone",
-        &found,
-        &wanted,
-    ))
+    let claim = "the living worker's ephemeral znode is there, the killed one's is gone";
+    let answer = vec![format!("ls {WORKERS_DIRECTORY}  {}", found.join(" "))];
+    Ok(Check::equal("zookeeper", claim, &found, &wanted).answering(answer))
 }

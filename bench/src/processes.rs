@@ -1,0 +1,292 @@
+//! Servers: started on free loopback ports and temporary directories, stopped when dropped.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::{Options, Result, load};
+
+/// What an acknowledged write means, on both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Durability {
+    /// On stable storage.
+    Flushed,
+    /// On stable storage within a second.
+    Relaxed,
+}
+
+impl Durability {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Durability::Flushed => "flushed",
+            Durability::Relaxed => "relaxed",
+        }
+    }
+}
+
+/// A child that is killed with its owner.
+pub(crate) struct Server {
+    child: Child,
+    /// Its data; removed with it.
+    directory: Option<tempfile::TempDir>,
+    pub(crate) address: SocketAddr,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Server {
+    /// Ends the process as a power cut would; its data stays.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// The data directory, to start another server on it.
+    pub(crate) fn into_directory(mut self) -> Option<tempfile::TempDir> {
+        self.kill();
+        self.directory.take()
+    }
+
+    /// Resident memory, in MiB.
+    pub(crate) fn resident_mib(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let kib = status.unwrap_or_default().lines().find_map(|line| {
+            line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok()
+        });
+        kib.unwrap_or(0.0) / 1024.0
+    }
+
+    /// Processor time used so far, in seconds.
+    pub(crate) fn processor_s(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.unwrap_or_default();
+        // Fields after the name, which stands in parentheses and may hold anything.
+        let fields: Vec<&str> =
+            stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |place: usize| fields.get(place).and_then(|ticks| ticks.parse::<f64>().ok());
+        // User and system time, in ticks of 10 ms.
+        (ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / 100.0
+    }
+
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits until `is_ready`, at most a minute.
+    fn wait_until(&mut self, what: &str, is_ready: impl Fn(SocketAddr) -> bool) -> Result<()> {
+        let started = Instant::now();
+        while !is_ready(self.address) {
+            if self.has_ended() {
+                return Err(format!("{what} ended at its start"));
+            }
+            if started.elapsed() > Duration::from_secs(60) {
+                return Err(format!("{what} does not answer on {}", self.address));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+fn free_port() -> Result<u16> {
+    let listener =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| error.to_string())?;
+    Ok(listener.local_addr().map_err(|error| error.to_string())?.port())
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let log = File::create(log).map_err(|error| error.to_string())?;
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().map_err(|error| error.to_string())?)
+        .stderr(log)
+        .spawn()
+        .map_err(|error| format!("cannot start {name}: {error}"))
+}
+
+/// Standard ports of our faces.
+pub(crate) const ZOOKEEPER: u16 = 2181;
+pub(crate) const KAFKA: u16 = 9092;
+pub(crate) const REDIS: u16 = 6379;
+pub(crate) const POSTGRES: u16 = 5432;
+const HTTP: u16 = 8080;
+
+/// A node of ours.
+pub(crate) struct Proteus {
+    pub(crate) server: Server,
+    offset: u16,
+    /// From starting the process to the first answered request.
+    pub(crate) first_answer: Duration,
+}
+
+impl Proteus {
+    /// Starts a node with all faces and waits for the first answer of the redis face.
+    pub(crate) fn start(
+        binary: &Path,
+        directory: tempfile::TempDir,
+        durability: Durability,
+    ) -> Result<Proteus> {
+        let is_free = |port: u16| TcpListener::bind(loopback(port)).is_ok();
+        let ports = [ZOOKEEPER, KAFKA, REDIS, POSTGRES, HTTP];
+        let offset = (20_000..50_000)
+            .step_by(131)
+            .find(|offset| ports.iter().all(|port| is_free(port + offset)))
+            .ok_or("no free ports on this machine")?;
+        let mut command = Command::new(binary);
+        command
+            .arg("start")
+            .args(["--listen", "127.0.0.1", "--port-offset", &offset.to_string()])
+            .args(["--durability", durability.name(), "--log-level", "warn"])
+            .arg("--data-dir")
+            .arg(directory.path().join("data"));
+        let started = Instant::now();
+        let child = spawn(&mut command, &directory.path().join("output"))?;
+        let address = loopback(REDIS + offset);
+        let mut server = Server { child, directory: Some(directory), address };
+        server.wait_until("proteus", load::answers_redis)?;
+        Ok(Proteus { server, offset, first_answer: started.elapsed() })
+    }
+
+    /// Where the face with this standard port listens.
+    pub(crate) fn face(&self, standard_port: u16) -> SocketAddr {
+        loopback(standard_port + self.offset)
+    }
+}
+
+/// redis-server with an append-only file; `None` if it is not installed.
+pub(crate) fn start_redis(
+    directory: tempfile::TempDir,
+    durability: Durability,
+) -> Result<Option<(Server, Duration)>> {
+    if crate::measure::version("redis-server", &["--version"]).is_none() {
+        return Ok(None);
+    }
+    let port = free_port()?;
+    let fsync = match durability {
+        Durability::Flushed => "always",
+        Durability::Relaxed => "everysec",
+    };
+    let mut command = Command::new("redis-server");
+    command
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+        .args(["--appendonly", "yes", "--appendfsync", fsync])
+        .arg("--dir")
+        .arg(directory.path());
+    let started = Instant::now();
+    let child = spawn(&mut command, &directory.path().join("output"))?;
+    let mut server = Server { child, directory: Some(directory), address: loopback(port) };
+    server.wait_until("redis-server", load::answers_redis)?;
+    Ok(Some((server, started.elapsed())))
+}
+
+/// Where Debian puts ZooKeeper and what it needs.
+const ZOOKEEPER_JAR: &str = "/usr/share/java/zookeeper.jar";
+
+/// A standalone ZooKeeper with its defaults; `None` if it is not installed.
+pub(crate) fn start_zookeeper(directory: tempfile::TempDir) -> Result<Option<(Server, Duration)>> {
+    if !Path::new(ZOOKEEPER_JAR).exists()
+        || crate::measure::version("java", &["--version"]).is_none()
+    {
+        return Ok(None);
+    }
+    let port = free_port()?;
+    let settings = directory.path().join("zoo.cfg");
+    let mut file = File::create(&settings).map_err(|error| error.to_string())?;
+    // Sessions without bound; everything else, forceSync above all, is the default.
+    write!(
+        file,
+        "tickTime=2000\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\nmaxClientCnxns=0\nadmin.enableServer=false\n",
+        directory.path().join("data").display()
+    )
+    .map_err(|error| error.to_string())?;
+    let mut command = Command::new("java");
+    command
+        .args(["-cp", ZOOKEEPER_JAR, "org.apache.zookeeper.server.quorum.QuorumPeerMain"])
+        .arg(&settings);
+    let started = Instant::now();
+    let child = spawn(&mut command, &directory.path().join("output"))?;
+    let mut server = Server { child, directory: Some(directory), address: loopback(port) };
+    server.wait_until("ZooKeeper", |address| TcpStream::connect(address).is_ok())?;
+    Ok(Some((server, started.elapsed())))
+}
+
+/// The newest PostgreSQL that Debian has installed.
+fn postgres_programs() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+    let mut found: Vec<PathBuf> = versions
+        .filter_map(|version| Some(version.ok()?.path().join("bin")))
+        .filter(|programs| programs.join("postgres").exists())
+        .collect();
+    found.sort();
+    found.pop()
+}
+
+/// What PostgreSQL says of its version, if it is installed.
+pub(crate) fn postgres_version() -> Option<String> {
+    let program = postgres_programs()?.join("postgres");
+    crate::measure::version(&program.to_string_lossy(), &["--version"])
+}
+
+/// The user and group ids of `name`.
+fn account(name: &str) -> Option<(u32, u32)> {
+    let accounts = std::fs::read_to_string("/etc/passwd").ok()?;
+    let line = accounts.lines().find(|line| line.split(':').next() == Some(name))?;
+    let mut fields = line.split(':').skip(2);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// PostgreSQL with its defaults, or with commits acknowledged before they are flushed; `None` if it
+/// is not installed.
+pub(crate) fn start_postgres(options: &Options, durability: Durability) -> Result<Option<Server>> {
+    let Some(programs) = postgres_programs() else { return Ok(None) };
+    let directory = options.temporary()?;
+    let data = directory.path().join("data");
+    let mut initdb = Command::new(programs.join("initdb"));
+    initdb.args(["--auth=trust", "--username=postgres", "--no-sync"]).arg("-D").arg(&data);
+    let mut command = Command::new(programs.join("postgres"));
+    // It refuses to run as the superuser, and then needs a user that the package has made.
+    let is_root = account("root").is_some_and(|(id, _)| {
+        std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").expect("procfs")) == id
+    });
+    if is_root {
+        let Some((user, group)) = account("postgres") else { return Ok(None) };
+        std::os::unix::fs::chown(directory.path(), Some(user), Some(group))
+            .map_err(|error| error.to_string())?;
+        initdb.uid(user).gid(group);
+        command.uid(user).gid(group);
+    }
+    let log = options.temporary()?;
+    let mut child = spawn(initdb.current_dir(directory.path()), &log.path().join("initdb"))?;
+    if !child.wait().is_ok_and(|status| status.success()) {
+        return Err("initdb failed".to_owned());
+    }
+    let port = free_port()?;
+    let commit = match durability {
+        Durability::Flushed => "synchronous_commit=on",
+        Durability::Relaxed => "synchronous_commit=off",
+    };
+    command
+        .current_dir(directory.path())
+        .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", commit])
+        .args(["-c", "unix_socket_directories="])
+        .arg("-D")
+        .arg(&data);
+    let child = spawn(&mut command, &log.path().join("output"))?;
+    let mut server = Server { child, directory: Some(directory), address: loopback(port) };
+    server.wait_until("PostgreSQL", |address| TcpStream::connect(address).is_ok())?;
+    Ok(Some(server))
+}
