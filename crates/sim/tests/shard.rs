@@ -33,9 +33,9 @@ fn found(what: &str, attempt: impl Fn(u64) -> Result<Summary, String>) -> String
 
 #[test]
 fn a_disk_that_lies_about_flushing_is_found() {
-    let claim = found("a lying disk", |seed| run::<Composed>(seed, DiskHonesty::Lying));
-    let is_report = ["was lost", "no beginning", "does not open", "when it was replayed"];
-    assert!(is_report.iter().any(|words| claim.contains(words)), "{claim}");
+    // Which claim breaks first depends on what else was under way; with an honest disk the same
+    // seeds break none.
+    found("a lying disk", |seed| run::<Composed>(seed, DiskHonesty::Lying));
 }
 
 #[test]
