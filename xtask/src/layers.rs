@@ -74,6 +74,18 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "proteus-types",
         ],
     ),
+    (
+        "proteus-sim",
+        &[
+            "proteus-env",
+            "proteus-kernel",
+            "proteus-log",
+            "proteus-machine",
+            "proteus-shard-machine",
+            "proteus-store",
+            "proteus-types",
+        ],
+    ),
     ("proteus-testkit", &["proteus-env", "proteus-face", "proteus-kernel-api"]),
     (
         "proteus",

@@ -5,6 +5,7 @@
 //! cargo xtask fix              formats, and applies clippy's suggestions
 //! cargo xtask layers           the crates and what each may depend on
 //! cargo xtask fuzz NAME [N]    runs a decoder's fuzz target N times (default 1,000,000)
+//! cargo xtask sim [--seeds N] [--seed S]   simulates N runs from seed S on (default 1000 from 0)
 //! cargo xtask deps             how many packages the lock file holds
 //! ```
 #![allow(clippy::disallowed_methods, reason = "a tool of the developers, outside the product")]
@@ -72,6 +73,31 @@ fn fuzz(name: &str, runs: &str) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(format!("fuzz target {name} failed")) }
 }
 
+fn sim(options: &[&str]) -> Result<(), String> {
+    let usage = || "usage: cargo xtask sim [--seeds N] [--seed S]".to_owned();
+    let (mut seeds, mut seed) = (None, None);
+    for pair in options.chunks(2) {
+        match pair {
+            ["--seeds", count] => seeds = Some(*count),
+            ["--seed", first] => seed = Some(*first),
+            _ => return Err(usage()),
+        }
+    }
+    if seeds.into_iter().chain(seed).any(|number| number.parse::<u64>().is_err()) {
+        return Err(usage());
+    }
+    // One seed is a failure to be repeated; without one there is much to be tried.
+    let seeds = seeds.unwrap_or(if seed.is_some() { "1" } else { "1000" });
+    let status = Command::new("cargo")
+        .args(["test", "-p", "proteus-sim", "--no-fail-fast", "claims", "--", "--nocapture"])
+        .env("PROTEUS_SIM_SEEDS", seeds)
+        .env("PROTEUS_SIM_SEED", seed.unwrap_or("0"))
+        .current_dir(root())
+        .status()
+        .map_err(|error| error.to_string())?;
+    if status.success() { Ok(()) } else { Err("the simulation failed".to_owned()) }
+}
+
 fn deps() -> Result<(), String> {
     let lock =
         std::fs::read_to_string(root().join("Cargo.lock")).map_err(|error| error.to_string())?;
@@ -88,8 +114,9 @@ fn main() -> ExitCode {
         ["layers"] => layers::print(&root()),
         ["fuzz", name] => fuzz(name, "1000000"),
         ["fuzz", name, runs] => fuzz(name, runs),
+        ["sim", options @ ..] => sim(options),
         ["deps"] => deps(),
-        _ => Err("usage: cargo xtask check | fix | layers | fuzz NAME [RUNS] | deps".to_owned()),
+        _ => Err("usage: cargo xtask check | fix | layers | fuzz NAME [RUNS] | sim [--seeds N] [--seed S] | deps".to_owned()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

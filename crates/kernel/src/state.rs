@@ -119,7 +119,10 @@ impl<M: ShardMachine> ShardState<M> {
         let mut writing = self.writing.lock();
         if writing.is_none() {
             let mut stored = self.state.write();
-            if let (Some(checkpoint), Some(id)) = (stored.store.freeze(), stored.applied) {
+            // Half an entry must not become durable: the next start applies the whole of it.
+            if !stored.is_closed
+                && let (Some(checkpoint), Some(id)) = (stored.store.freeze(), stored.applied)
+            {
                 *writing = Some((checkpoint, id, stored.membership.clone()));
             }
         }
@@ -141,6 +144,8 @@ impl<M: ShardMachine> ShardState<M> {
         if stored.is_closed {
             return Err(closed());
         }
+        // Until the whole entry is applied: a fault below leaves it so before anybody has the lock.
+        stored.is_closed = true;
         assert!(
             envelope.first_ts > stored.applied_ts,
             "commit timestamps only grow: {} after {}",
@@ -163,6 +168,7 @@ impl<M: ShardMachine> ShardState<M> {
             return Err(StoreError::corrupt(b"(log entry)", "bytes follow the last command"));
         }
         stored.advance(id);
+        stored.is_closed = false;
         drop(guard);
         self.applied_count.fetch_add(u64::from(envelope.command_count), Ordering::Relaxed);
         if envelope.node == self.node {

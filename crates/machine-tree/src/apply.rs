@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use proteus_machine::{Abort, Ctx};
+use proteus_types::CommitTs;
 
 use crate::record::{self, Lifetime, NodeRecord};
 use crate::{
@@ -259,7 +260,8 @@ fn remove_container(ctx: &mut Context<'_>, path: &str, due_ms: u64) -> Applied<R
         Some(node)
             if node.lifetime == Lifetime::Container
                 && node.child_count == 0
-                && node.created_count != 0 =>
+                && node.created_count != 0
+                && lingered_until(&node) <= due_ms =>
         {
             remove(ctx, path, &node)?;
             true
@@ -267,6 +269,13 @@ fn remove_container(ctx: &mut Context<'_>, path: &str, due_ms: u64) -> Applied<R
         _ => false,
     };
     Ok(Reply::ContainerVisited { removed })
+}
+
+/// When an empty container goes, in milliseconds since the Unix epoch: its children last changed when
+/// the last of them went.
+fn lingered_until(node: &NodeRecord) -> u64 {
+    let emptied_ms = CommitTs(node.children_zxid.0.cast_unsigned()).physical_ms();
+    emptied_ms.saturating_add(CONTAINER_LINGER_MS)
 }
 
 fn existing(ctx: &Context<'_>, path: &str) -> Applied<NodeRecord> {

@@ -311,6 +311,26 @@ fn a_container_with_children_again_stays() {
     assert!(world.due().is_empty());
 }
 
+#[test]
+fn a_container_emptied_again_lingers_from_then() {
+    let mut world = World::new();
+    world.create("/c", NodeKind::Container).expect("free");
+    world.create("/c/x", NodeKind::Persistent).expect("free");
+    world.delete("/c/x").expect("there");
+    world.now = CommitTs::from_physical_ms(world.now.physical_ms() + CONTAINER_LINGER_MS / 2);
+    world.create("/c/y", NodeKind::Persistent).expect("free");
+    world.delete("/c/y").expect("there");
+    world.now = CommitTs::from_physical_ms(world.now.physical_ms() + CONTAINER_LINGER_MS / 2);
+    for op in world.due() {
+        assert_eq!(world.apply(&op), Ok(Reply::ContainerVisited { removed: false }));
+    }
+    world.now = CommitTs::from_physical_ms(world.now.physical_ms() + CONTAINER_LINGER_MS / 2);
+    for op in world.due() {
+        assert_eq!(world.apply(&op), Ok(Reply::ContainerVisited { removed: true }));
+    }
+    assert_eq!(world.stat("/c"), None);
+}
+
 /// What must hold of every state: each index says what the records say.
 fn assert_consistent(world: &World) {
     let read: &dyn Read = &world.store;

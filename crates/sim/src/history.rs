@@ -1,0 +1,156 @@
+//! What callers, readers and followers of the feed saw, and whether it can be true.
+//!
+//! A history outlives every crash: it is the memory of the clients. Each commit of the simulation has
+//! an id of its own, which it leaves in all four machines at once (see [`crate::ledger`]).
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+use proteus_kernel::CommitSink;
+use proteus_machine::Committed;
+use proteus_shard_machine::Change;
+use proteus_types::CommitTs;
+
+/// Names one commit of the simulation.
+pub type CommitId = u64;
+
+/// What a caller knows of a commit it proposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// Nothing: the answer was lost, or not awaited.
+    Proposed,
+    /// It happened, at this time.
+    Acknowledged(CommitTs),
+    /// It did not happen.
+    Refused,
+}
+
+/// All that was seen so far.
+#[derive(Default)]
+pub struct History(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    commits: BTreeMap<CommitId, Known>,
+    /// The longest ledger that a reader was shown.
+    shown: Vec<CommitId>,
+    /// What the feed announced, over all runs.
+    announced: BTreeMap<CommitTs, Vec<Change>>,
+    /// What the feed announced last in this run.
+    announced_last: CommitTs,
+    /// What cannot be true, found where nobody could be told.
+    violation: Option<String>,
+}
+
+impl History {
+    /// A commit is on its way.
+    pub fn proposed(&self) -> CommitId {
+        let mut seen = self.0.lock();
+        let id = seen.commits.len() as CommitId + 1;
+        seen.commits.insert(id, Known::Proposed);
+        id
+    }
+
+    /// Its caller was told that it happened.
+    ///
+    /// # Errors
+    /// If the feed had not announced it by then.
+    pub fn acknowledged(&self, id: CommitId, commit_ts: CommitTs) -> Result<(), String> {
+        let mut seen = self.0.lock();
+        seen.commits.insert(id, Known::Acknowledged(commit_ts));
+        if seen.announced.contains_key(&commit_ts) {
+            Ok(())
+        } else {
+            Err(format!("commit {id} was acknowledged at {commit_ts} before the feed announced it"))
+        }
+    }
+
+    /// Its caller was told that it did not happen.
+    pub fn refused(&self, id: CommitId) {
+        self.0.lock().commits.insert(id, Known::Refused);
+    }
+
+    /// How many commits were acknowledged.
+    pub fn acknowledged_count(&self) -> usize {
+        let seen = self.0.lock();
+        seen.commits.values().filter(|known| matches!(known, Known::Acknowledged(_))).count()
+    }
+
+    /// The node starts again: the feed may repeat what the log replays.
+    pub fn restarted(&self) {
+        self.0.lock().announced_last = CommitTs::ZERO;
+    }
+
+    /// A reader was shown this ledger: ids in the order in which they committed.
+    ///
+    /// # Errors
+    /// If an acknowledged commit is missing, one happened that was refused or that nobody proposed,
+    /// one happened twice, the order contradicts commit timestamps, or an older state was shown.
+    pub fn shown(&self, ledger: &[CommitId], applied_ts: CommitTs) -> Result<(), String> {
+        let mut seen = self.0.lock();
+        if let Some(violation) = seen.violation.clone() {
+            return Err(violation);
+        }
+        let mut last_ts = CommitTs::ZERO;
+        let mut places = BTreeMap::new();
+        for (place, id) in ledger.iter().enumerate() {
+            if places.insert(*id, place).is_some() {
+                return Err(format!("commit {id} was applied twice"));
+            }
+            match seen.commits.get(id) {
+                None => return Err(format!("commit {id} was applied and never proposed")),
+                Some(Known::Refused) => {
+                    return Err(format!("commit {id} was applied and its caller told that not"));
+                }
+                Some(Known::Acknowledged(commit_ts)) if *commit_ts <= last_ts => {
+                    return Err(format!("commit {id} at {commit_ts} stands behind {last_ts}"));
+                }
+                Some(Known::Acknowledged(commit_ts)) => last_ts = *commit_ts,
+                Some(Known::Proposed) => {}
+            }
+        }
+        for (id, known) in &seen.commits {
+            if let Known::Acknowledged(commit_ts) = known
+                && !places.contains_key(id)
+            {
+                return Err(format!("commit {id}, acknowledged at {commit_ts}, was lost"));
+            }
+        }
+        if applied_ts < last_ts {
+            return Err(format!("a read at {applied_ts} shows a commit of {last_ts}"));
+        }
+        if !ledger.starts_with(&seen.shown) {
+            return Err(format!(
+                "a reader was shown {} commits, and then {} of which those are no beginning",
+                seen.shown.len(),
+                ledger.len()
+            ));
+        }
+        seen.shown = ledger.to_vec();
+        Ok(())
+    }
+}
+
+impl CommitSink<Change> for History {
+    fn on_commit(&self, commit: Committed<Change>) {
+        let mut seen = self.0.lock();
+        let ts = commit.commit_ts;
+        let newest = seen.announced.last_key_value().map_or(CommitTs::ZERO, |(ts, _)| *ts);
+        let violation = if ts <= seen.announced_last {
+            Some(format!("the feed announced {ts} after {}", seen.announced_last))
+        } else {
+            match seen.announced.get(&ts) {
+                Some(before) if *before != commit.changes => {
+                    Some(format!("the commit at {ts} changed other things when it was replayed"))
+                }
+                None if ts <= newest => {
+                    Some(format!("a commit at {ts} came after one at {newest}"))
+                }
+                _ => None,
+            }
+        };
+        seen.announced_last = ts;
+        seen.announced.insert(ts, commit.changes);
+        seen.violation = seen.violation.take().or(violation);
+    }
+}
