@@ -4,6 +4,7 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use proteus_consensus::{Group, GroupOptions};
@@ -26,6 +27,10 @@ pub trait CommitSink<C>: Send + Sync + 'static {
     /// Learns of one commit that changed something.
     fn on_commit(&self, commit: Committed<C>);
 }
+
+/// How often, and how many times, those are answered who proposed while the shard was stopping.
+const STOPPED_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+const STOPPED_SWEEPS: usize = 50;
 
 /// The outcomes to come of one proposal.
 type Answer<O> = oneshot::Receiver<Result<Vec<O>, KernelError>>;
@@ -218,5 +223,10 @@ async fn watch_group<M: ShardMachine>(
         *stopped = Some(reason.clone());
     }
     drop(stopped);
-    state.pending.fail(&KernelError::Stopped(reason));
+    // No proposal is accepted from here on. One that the group took while it was stopping reaches
+    // the waiting list only afterwards, and must not wait for ever.
+    for _ in 0..STOPPED_SWEEPS {
+        state.pending.fail(&KernelError::Stopped(reason.clone()));
+        task::sleep(STOPPED_SWEEP_INTERVAL).await;
+    }
 }

@@ -335,7 +335,8 @@ impl Writer {
             }
         }
         let left = self.reserved_byte_offset - self.end_byte_offset;
-        self.shared.queue.lock().reserved_left_bytes = i64::try_from(left / 2).unwrap_or(i64::MAX);
+        // A part of it only: several entries are judged against it before the first is written.
+        self.shared.queue.lock().reserved_left_bytes = i64::try_from(left / 4).unwrap_or(i64::MAX);
     }
 
     fn remove_unneeded(&self) {
