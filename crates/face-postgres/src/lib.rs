@@ -9,6 +9,7 @@
 //!
 //! Reading order: [`PostgresFace`], [`wire`], `session`, [`values`].
 
+mod cancel;
 pub mod errors;
 mod session;
 pub mod values;
@@ -38,6 +39,7 @@ pub struct PostgresFace {
     clock: Arc<dyn Clock>,
     accounts: Accounts,
     meters: Meters,
+    cancels: Arc<cancel::Cancels>,
 }
 
 /// One meter for each kind of request that does work.
@@ -73,7 +75,7 @@ impl PostgresFace {
             execute: meter("execute"),
             sync: meter("sync"),
         };
-        Ok(PostgresFace { engine, clock, accounts, meters })
+        Ok(PostgresFace { engine, clock, accounts, meters, cancels: Arc::default() })
     }
 }
 

@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use futures::StreamExt;
-use proteus_env::{random, task};
+use futures::{FutureExt, StreamExt};
+use proteus_env::{net::TcpStream, task};
 use proteus_face::{Connection, ConnectionError, Meter};
 use proteus_kernel_api::table::{ColumnType, Row, Value};
 use proteus_sql::{
     Execution, Prepared, REPORTED, ResultColumn, RowStream, SqlError, SqlSession,
     TransactionStatus, sqlstate, type_modifier, type_oid, type_size,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 
 use crate::PostgresFace;
+use crate::cancel::{Interrupt, Registered};
 use crate::errors::{put_error, put_fatal, put_notice};
 use crate::values::{Format, decode, format_at, put_value, type_of_oid};
 use crate::wire::{
@@ -41,6 +42,9 @@ const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may leave its output unread.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How often a query without rows yet looks whether its client is still there.
+const CLIENT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How often a client may ask for encryption before it begins.
 const NEGOTIATIONS_MAX: usize = 4;
 
@@ -57,11 +61,12 @@ pub async fn serve(face: Arc<PostgresFace>, connection: Connection) -> Served {
     let Some(begun) = begun else {
         return Err(ConnectionError::Limit("no session within the time for startup".to_owned()));
     };
-    let Some(sql) = begun? else { return Ok(()) };
+    let Some((sql, registered)) = begun? else { return Ok(()) };
     let mut session = Session {
         face,
         socket,
         sql,
+        registered,
         statements: HashMap::new(),
         portals: HashMap::new(),
         is_skipping: false,
@@ -114,7 +119,10 @@ impl Socket {
 }
 
 /// Begins a session; `None` if the client leaves before.
-async fn begin(face: &PostgresFace, socket: &mut Socket) -> Served<Option<SqlSession>> {
+async fn begin(
+    face: &PostgresFace,
+    socket: &mut Socket,
+) -> Served<Option<(SqlSession, Registered)>> {
     let mut negotiations = 0;
     let (minor, parameters) = loop {
         match wire::decode_startup(&mut socket.input) {
@@ -129,8 +137,11 @@ async fn begin(face: &PostgresFace, socket: &mut Socket) -> Served<Option<SqlSes
                 socket.output.put_u8(b'N');
                 socket.flush().await?;
             }
-            // Nothing is cancelled: the protocol lets the server ignore it.
-            Ok(Some(Startup::Ssl | Startup::Gss | Startup::Cancel)) => return Ok(None),
+            Ok(Some(Startup::Ssl | Startup::Gss)) => return Ok(None),
+            Ok(Some(Startup::Cancel { session, secret })) => {
+                face.cancels.cancel(session, secret);
+                return Ok(None);
+            }
             Ok(Some(Startup::Session { minor, parameters })) => break (minor, parameters),
         }
     };
@@ -159,9 +170,10 @@ async fn begin(face: &PostgresFace, socket: &mut Socket) -> Served<Option<SqlSes
             tracing::debug!(name, %error, "a startup parameter is ignored");
         }
     }
-    greet(socket, &sql);
+    let registered = face.cancels.register();
+    greet(socket, &sql, &registered);
     socket.flush().await?;
-    Ok(Some(sql))
+    Ok(Some((sql, registered)))
 }
 
 async fn authenticate(face: &PostgresFace, socket: &mut Socket, user: &str) -> Served<bool> {
@@ -197,14 +209,16 @@ async fn authenticate(face: &PostgresFace, socket: &mut Socket, user: &str) -> S
 }
 
 /// Appends AuthenticationOk, the parameters, a cancel key and ReadyForQuery.
-fn greet(socket: &mut Socket, sql: &SqlSession) {
+fn greet(socket: &mut Socket, sql: &SqlSession, registered: &Registered) {
     let output = &mut socket.output;
     put_message(output, b'R', |into| into.put_u32(0));
     for (name, reported) in REPORTED {
         put_parameter(output, reported, &sql.settings.get(name).unwrap_or_default());
     }
-    let key = random::random_bytes::<8>();
-    put_message(output, b'K', |into| into.put_slice(&key));
+    put_message(output, b'K', |into| {
+        into.put_u32(registered.id);
+        into.put_u32(registered.secret);
+    });
     put_ready(output, TransactionStatus::Idle);
 }
 
@@ -266,12 +280,30 @@ impl Running {
         Running { columns, rows, pending: Vec::new().into_iter(), tag, row_count: 0 }
     }
 
-    async fn next(&mut self) -> Result<Option<Row>, SqlError> {
+    /// The next row, unless the query is to end before it is there.
+    async fn next(
+        &mut self,
+        interrupt: &Interrupt,
+        stream: &TcpStream,
+    ) -> Result<Option<Row>, Failure> {
         loop {
             if let Some(row) = self.pending.next() {
                 return Ok(Some(row));
             }
-            match self.rows.next().await {
+            let rows = tokio::select! {
+                biased;
+                () = interrupt.raised() => {
+                    let message = "canceling statement due to user request";
+                    return Err(SqlError::new(sqlstate::QUERY_CANCELED, message).into());
+                }
+                // Before the rows, which may use up what the runtime lets this task do at once.
+                () = client_gone(stream) => {
+                    let left = std::io::Error::from(std::io::ErrorKind::ConnectionAborted);
+                    return Err(ConnectionError::Io(left).into());
+                }
+                rows = self.rows.next() => rows,
+            };
+            match rows {
                 Some(rows) => self.pending = rows?.into_iter(),
                 None => return Ok(None),
             }
@@ -290,6 +322,7 @@ struct Session {
     face: Arc<PostgresFace>,
     socket: Socket,
     sql: SqlSession,
+    registered: Registered,
     statements: HashMap<String, Statement>,
     portals: HashMap<String, Portal>,
     /// After an error in the extended protocol: until Sync, nothing is done.
@@ -342,6 +375,7 @@ impl Session {
         if self.is_skipping && !matches!(request, Request::Sync) {
             return Ok(());
         }
+        self.registered.interrupt.reset();
         let started = self.face.clock.elapsed();
         let meters = &self.face.meters;
         let meter: Option<Meter> = match &request {
@@ -432,6 +466,7 @@ impl Session {
             match execution {
                 Execution::Empty => put_message(&mut self.socket.output, b'I', |_| {}),
                 Execution::Done { tag, notice } => self.done(&tag, notice.as_ref()),
+                Execution::Deallocate { name } => self.deallocate(name)?,
                 Execution::Rows { columns, rows, tag } => {
                     put_row_description(&mut self.socket.output, &columns, &[])?;
                     let mut running = Running::new(columns, rows, tag);
@@ -466,6 +501,21 @@ impl Session {
         REPORTED.iter().map(value).collect()
     }
 
+    fn deallocate(&mut self, name: Option<String>) -> Result<(), SqlError> {
+        let tag = match name {
+            None => {
+                self.statements.clear();
+                "DEALLOCATE ALL"
+            }
+            Some(name) => {
+                self.statements.remove(&name).ok_or_else(|| no_statement(&name))?;
+                "DEALLOCATE"
+            }
+        };
+        put_complete(&mut self.socket.output, tag);
+        Ok(())
+    }
+
     fn done(&mut self, tag: &str, notice: Option<&SqlError>) {
         if let Some(notice) = notice {
             put_notice(&mut self.socket.output, notice);
@@ -488,7 +538,9 @@ impl Session {
             .collect::<Result<_, SqlError>>()?;
         let mut sent = 0;
         while rows_max == 0 || sent < rows_max {
-            let Some(row) = running.next().await? else { return Ok(true) };
+            let stream = &self.socket.connection.stream;
+            let row = running.next(&self.registered.interrupt, stream).await?;
+            let Some(row) = row else { return Ok(true) };
             put_message(&mut self.socket.output, b'D', |into| {
                 into.put_u16(u16::try_from(row.len()).unwrap_or(u16::MAX));
                 for (value, (column_type, format)) in row.iter().zip(&columns) {
@@ -624,6 +676,10 @@ impl Session {
                     self.done(&tag, notice.as_ref());
                     portal.finished = Some(Finished::Done);
                 }
+                Execution::Deallocate { name } => {
+                    self.deallocate(name)?;
+                    portal.finished = Some(Finished::Done);
+                }
                 Execution::Rows { columns, rows, tag } => {
                     portal.running = Some(Running::new(columns, rows, tag));
                 }
@@ -640,6 +696,19 @@ impl Session {
         }
         self.portals.insert(name.to_owned(), portal);
         Ok(())
+    }
+}
+
+/// Resolves once the client has closed its side. What it sent before may still be unread here, so
+/// reading would not tell.
+async fn client_gone(stream: &TcpStream) {
+    loop {
+        task::sleep(CLIENT_CHECK_INTERVAL).await;
+        if let Some(Ok(ready)) = stream.ready(Interest::READABLE).now_or_never()
+            && ready.is_read_closed()
+        {
+            return;
+        }
     }
 }
 

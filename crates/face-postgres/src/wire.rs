@@ -36,7 +36,12 @@ pub enum Startup {
     /// The client asks for GSSAPI encryption.
     Gss,
     /// The client asks to cancel the query of another connection.
-    Cancel,
+    Cancel {
+        /// The other session's number, as BackendKeyData told it.
+        session: u32,
+        /// The secret that was told with it.
+        secret: u32,
+    },
     /// The client begins a session.
     Session {
         /// Minor version of the protocol that it asks for; the major is 3.
@@ -149,7 +154,7 @@ pub fn decode_startup(buffer: &mut BytesMut) -> Result<Option<Startup>, Malforme
     match code {
         CODE_SSL => Ok(Some(Startup::Ssl)),
         CODE_GSS => Ok(Some(Startup::Gss)),
-        CODE_CANCEL => Ok(Some(Startup::Cancel)),
+        CODE_CANCEL => Ok(Some(Startup::Cancel { session: body.u32()?, secret: body.u32()? })),
         _ if code >> 16 == 3 => {
             let mut parameters = Vec::new();
             loop {

@@ -66,6 +66,11 @@ pub enum Execution {
         /// Something the client may want to know.
         notice: Option<SqlError>,
     },
+    /// Prepared statements are to be forgotten, which the face holds.
+    Deallocate {
+        /// Which; `None` for all.
+        name: Option<String>,
+    },
 }
 
 impl std::fmt::Debug for Execution {
@@ -73,6 +78,7 @@ impl std::fmt::Debug for Execution {
         match self {
             Execution::Empty => f.write_str("Empty"),
             Execution::Rows { tag, .. } => write!(f, "Rows({tag})"),
+            Execution::Deallocate { name } => write!(f, "Deallocate({name:?})"),
             Execution::Done { tag, .. } => write!(f, "Done({tag})"),
         }
     }
@@ -263,7 +269,8 @@ impl SqlSession {
             Statement::Set(_)
             | Statement::Reset(_)
             | Statement::ShowVariable { .. }
-            | Statement::Discard { .. } => self.setting(statement),
+            | Statement::Discard { .. }
+            | Statement::Deallocate { .. } => self.setting(statement),
             _ => {
                 let running = self.transactional(statement, &parameters, is_last);
                 let result = Deep::new(running, parsed.is_deep).await;
@@ -479,6 +486,11 @@ impl SqlSession {
                 }
                 self.settings.reset(None);
                 done("DISCARD ALL")
+            }
+            Statement::Deallocate { name, .. } => {
+                let is_all = name.quote_style.is_none() && name.value.eq_ignore_ascii_case("all");
+                let name = if is_all { None } else { Some(names::fold(name)) };
+                Ok(Execution::Deallocate { name })
             }
             Statement::ShowVariable { variable } => {
                 let (columns, rows) = describe::show(variable, &self.settings)?;

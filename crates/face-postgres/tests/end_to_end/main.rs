@@ -70,3 +70,58 @@ async fn errors_have_their_sqlstate_and_the_session_goes_on() {
     }
     assert_eq!(client.query("SELECT * FROM t", &[]).await.unwrap().len(), 0);
 }
+
+/// A query that makes rows for hours unless it is interrupted.
+const ENDLESS: &str =
+    "SELECT count(*) FROM generate_series(1, 1000000) a(i), generate_series(1, 1000000) b(i)";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_is_cancelled_and_its_session_goes_on() {
+    let served = serve_postgres();
+    let client = served.connect().await;
+    let token = client.cancel_token();
+    let cancelled = client.query_one(ENDLESS, &[]);
+    let cancelling = async {
+        // A request that arrives before the query is without effect, as in PostgreSQL.
+        loop {
+            proteus_env::task::sleep(std::time::Duration::from_millis(50)).await;
+            token.cancel_query(tokio_postgres::NoTls).await.unwrap();
+        }
+    };
+    tokio::select! {
+        result = cancelled => assert_eq!(code(result), "57014"),
+        () = cancelling => {}
+    }
+    // A cancellation may still be on its way, and meets no query or this one.
+    let answer = client.query_one("SELECT 1", &[]).await;
+    assert!(answer.is_ok() || code(answer) == "57014");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_ends_when_its_client_has_left() {
+    let served = serve_postgres();
+    let mut stream = proteus_env::net::connect(served.face.address).await.unwrap();
+    let mut startup = Vec::from(196_608_u32.to_be_bytes());
+    startup.extend(b"user\0proteus\0\0");
+    stream.write_u32(startup.len() as u32 + 4).await.unwrap();
+    stream.write_all(&startup).await.unwrap();
+    stream.write_u8(b'Q').await.unwrap();
+    stream.write_u32(ENDLESS.len() as u32 + 5).await.unwrap();
+    stream.write_all(ENDLESS.as_bytes()).await.unwrap();
+    // Half closed: what the server still says can be read, and it says nothing before it closes.
+    stream.write_u8(0).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).await.unwrap();
+    assert!(said.windows(5).any(|window| window == b"Z\0\0\0\x05"), "{said:?}");
+}
+
+#[tokio::test]
+async fn prepared_statements_are_forgotten_when_asked() {
+    let served = serve_postgres();
+    let client = served.connect().await;
+    let statement = client.prepare("SELECT 1").await.unwrap();
+    client.batch_execute("DEALLOCATE ALL").await.unwrap();
+    assert_eq!(code(client.query(&statement, &[]).await), "26000");
+    assert_eq!(code(client.batch_execute("DEALLOCATE missing").await), "26000");
+}

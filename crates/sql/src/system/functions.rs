@@ -12,7 +12,7 @@ use datafusion::logical_expr::{
     Volatility,
 };
 
-use super::catalog::format_type;
+use super::catalog::{TYPES, format_type};
 use crate::error::SqlError;
 
 /// What `server_version` says: the PostgreSQL release whose behaviour is meant.
@@ -107,6 +107,17 @@ const FUNCTIONS: &[(&str, DataType, Body)] = &[
             oid.map(|oid| format_type(oid, modifier))
         };
         Ok(Arc::new(oids.iter().enumerate().map(name).collect::<StringArray>()))
+    }),
+    ("to_regtype", DataType::Int64, |arguments, count| {
+        let Some(names) = arguments.first() else {
+            return Ok(Arc::new(Int64Array::new_null(count)));
+        };
+        let names = cast(names, &DataType::Utf8)?;
+        let oid = |name: Option<&str>| {
+            let known = TYPES.iter().find(|(_, known, _)| Some(*known) == name);
+            known.map(|(oid, _, _)| i64::from(*oid))
+        };
+        Ok(Arc::new(names.as_string::<i32>().iter().map(oid).collect::<Int64Array>()))
     }),
     ("pg_get_userbyid", DataType::Utf8, |_, count| Ok(texts(count, "proteus"))),
     ("pg_table_is_visible", DataType::Boolean, always),
