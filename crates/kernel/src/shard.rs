@@ -217,12 +217,10 @@ async fn watch_group<M: ShardMachine>(
     stopped: Arc<Mutex<Option<String>>>,
 ) {
     let reason = group.stopped().await;
-    let mut stopped = stopped.lock();
-    if stopped.is_none() {
+    stopped.lock().get_or_insert_with(|| {
         error!(reason, "the shard stopped; restart the node once the cause is mended");
-        *stopped = Some(reason.clone());
-    }
-    drop(stopped);
+        reason.clone()
+    });
     // No proposal is accepted from here on. One that the group took while it was stopping reaches
     // the waiting list only afterwards, and must not wait for ever.
     for _ in 0..STOPPED_SWEEPS {
