@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use kafka_protocol::messages::{ApiKey, RequestKind, ResponseKind};
-use proteus_env::net::TcpStream;
+use proteus_env::net::{self, TcpStream};
 use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -130,6 +130,9 @@ async fn read(
             if queue.send(pending).await.is_err() {
                 return Ok(());
             }
+        }
+        if !buffer.is_empty() {
+            net::acknowledge_at_once(stream.as_ref());
         }
         make_room(&mut buffer);
         if stream.read_buf(&mut buffer).await? == 0 {
