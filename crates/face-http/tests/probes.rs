@@ -8,7 +8,7 @@ use proteus_testkit::{memory_kernel, serve_face};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn get(address: std::net::SocketAddr, path: &str) -> String {
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut stream = proteus_env::net::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut reply = String::new();
@@ -33,7 +33,7 @@ async fn probes_and_metrics_answer() {
 async fn garbage_closes_its_connection_and_disturbs_no_other() {
     let face = HttpFace::new(memory_kernel(), Metrics::default(), Arc::new(|| {}));
     let served = serve_face(Arc::new(face));
-    let mut stream = tokio::net::TcpStream::connect(served.address).await.unwrap();
+    let mut stream = proteus_env::net::connect(served.address).await.unwrap();
     stream.write_all(b"\x16\x03\x01\x00garbage\r\n\r\n").await.unwrap();
     let mut reply = Vec::new();
     stream.read_to_end(&mut reply).await.unwrap();

@@ -104,7 +104,7 @@ async fn a_transaction_is_atomic_and_watch_guards_it() {
 #[tokio::test]
 async fn exec_is_refused_after_a_command_that_could_not_be_queued() {
     let served = serve(Accounts::default());
-    let mut raw = tokio::net::TcpStream::connect(served.address).await.unwrap();
+    let mut raw = proteus_env::net::connect(served.address).await.unwrap();
     raw.write_all(b"MULTI\r\nSET a 1\r\nNOSUCH\r\nEXEC\r\nGET a\r\nQUIT\r\n").await.unwrap();
     let mut replies = String::new();
     raw.read_to_string(&mut replies).await.unwrap();
@@ -122,7 +122,7 @@ async fn garbage_closes_its_connection_and_disturbs_no_other() {
     let garbage: [&[u8]; 4] =
         [b"*1\r\n$-7\r\n", b"*99999999\r\n", b"*1\r\n!oops\r\n", b"GET \"x\r\n"];
     for bytes in garbage {
-        let mut raw = tokio::net::TcpStream::connect(served.address).await.unwrap();
+        let mut raw = proteus_env::net::connect(served.address).await.unwrap();
         raw.write_all(bytes).await.unwrap();
         let mut reply = String::new();
         raw.read_to_string(&mut reply).await.unwrap();
@@ -135,7 +135,7 @@ async fn garbage_closes_its_connection_and_disturbs_no_other() {
 async fn a_wrong_password_is_told_and_nothing_is_served_without() {
     let accounts = [("ann".to_owned(), "secret".to_owned())].into_iter().collect();
     let served = serve(Accounts::new(accounts));
-    let mut raw = tokio::net::TcpStream::connect(served.address).await.unwrap();
+    let mut raw = proteus_env::net::connect(served.address).await.unwrap();
     raw.write_all(b"GET k\r\nAUTH ann wrong\r\nAUTH ann secret\r\nGET k\r\nQUIT\r\n")
         .await
         .unwrap();

@@ -24,7 +24,7 @@ fn acknowledged_redis_writes_survive_kill_9_exactly_once() {
     let directory = tempfile::tempdir().unwrap();
     let mut node = NodeProcess::start(directory.path());
     let runtime = runtime();
-    let mut acknowledged = vec![0i64; WRITERS];
+    let mut acknowledged = [0i64; WRITERS];
     for round in 0..ROUNDS {
         let stop = Arc::new(AtomicBool::new(false));
         let progress = Arc::new(AtomicU64::new(0));
