@@ -19,9 +19,6 @@ pub use proteus_machine_tree as tree;
 /// First byte of an encoded minitransaction: the version of the format.
 const FORMAT_VERSION: u8 = 1;
 
-/// Most checks, and most ops, in one minitransaction.
-pub const MINITRANSACTION_PARTS_MAX: usize = 1 << 20;
-
 /// A change that one commit applies all or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Minitransaction {

@@ -25,9 +25,6 @@ pub use layered::{Checkpoint, Frozen, LayeredStore};
 /// Longest key, in bytes. A key is held in memory and in every index block, so it stays small.
 pub const KEY_BYTES_MAX: usize = 64 * 1024 - 1;
 
-/// Longest value, in bytes. Larger than the largest command that the kernel accepts.
-pub const VALUE_BYTES_MAX: usize = 128 * 1024 * 1024;
-
 /// Why the store could not do what it was asked. Each stops the replica: it is never the answer to
 /// a client's command.
 #[derive(Debug, thiserror::Error)]
