@@ -30,6 +30,7 @@ use proteus_kernel_api::table::{ColumnType, Row, Source, TableInfo, Value};
 
 use crate::batch::{rows_of, scalar_of};
 use crate::catalog::Catalog;
+use crate::checked::CheckedArithmetic;
 use crate::error::SqlError;
 use crate::names::PUBLIC;
 use crate::procedures::Procedures;
@@ -103,6 +104,7 @@ impl Engine {
             .with_config(config)
             .with_runtime_env(runtime)
             .with_default_features()
+            .with_analyzer_rule(Arc::new(CheckedArithmetic))
             .with_physical_optimizer_rule(Arc::new(YieldingJoins))
             .build();
         system::functions::register(&mut state)?;

@@ -16,6 +16,7 @@
 
 mod batch;
 mod catalog;
+mod checked;
 mod ddl;
 mod depth;
 mod describe;

@@ -145,6 +145,38 @@ async fn settings_and_session_values_are_answered() {
 }
 
 #[tokio::test]
+async fn integer_overflow_is_an_error_and_nothing_is_changed_by_it() {
+    let served = serve_postgres();
+    let client = served.connect().await;
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, small int, big bigint)")
+        .await
+        .unwrap();
+    client
+        .execute("INSERT INTO t VALUES (1, 2147483647, $1), (2, 1, 1)", &[&i64::MAX])
+        .await
+        .unwrap();
+    let overflowing = [
+        "SELECT big + 1 FROM t",
+        "SELECT big * big FROM t",
+        "SELECT -1 - big - 2 FROM t ORDER BY id",
+        "SELECT count(*) FROM t WHERE big + id > 0",
+        "SELECT 9223372036854775807 + 1",
+        "SELECT -(-9223372036854775807 - 1)",
+        "UPDATE t SET big = big + 1 WHERE id > 0",
+        "UPDATE t SET small = small + 1",
+    ];
+    for sql in overflowing {
+        assert_eq!(code(client.query(sql, &[]).await), "22003", "{sql}");
+    }
+    assert_eq!(code(client.query("SELECT $1::bigint * 2", &[&i64::MAX]).await), "22003");
+    let row = client.query_one("SELECT sum(small), max(big) FROM t", &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (2_147_483_648, i64::MAX));
+    let row = client.query_one("SELECT -big - 1 AS least FROM t WHERE id = 1", &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>("least"), i64::MIN);
+}
+
+#[tokio::test]
 async fn the_catalog_lists_tables() {
     let served = serve_postgres();
     let client = served.connect().await;
