@@ -5,10 +5,10 @@ use std::io;
 
 use bytes::Bytes;
 use openraft::entry::RaftEntry;
-use openraft::type_config::alias::{EntryOf, LogIdOf, StoredMembershipOf};
+use openraft::type_config::alias::{CommittedLeaderIdOf, EntryOf, LogIdOf, StoredMembershipOf};
 use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, Membership};
-use proteus_types::{EntryId, LogIndex, Term};
+use proteus_types::{EntryId, LogIndex, Member, Term};
 use serde::{Deserialize, Serialize};
 
 openraft::declare_raft_types!(
@@ -17,7 +17,7 @@ openraft::declare_raft_types!(
         D = Payload,
         R = (),
         NodeId = u64,
-        Node = openraft::EmptyNode,
+        Node = Member,
         LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
         AsyncRuntime = openraft_rt_tokio::TokioRuntime,
 );
@@ -51,9 +51,13 @@ pub(crate) fn entry_id(log_id: &LogId) -> EntryId {
     EntryId { term: Term(log_id.committed_leader_id().term), index: LogIndex(log_id.index) }
 }
 
+/// The committed leader of a term; with one leader a term, the term names it.
+pub(crate) fn leader_of_term(term: Term) -> CommittedLeaderIdOf<TypeConfig> {
+    openraft::impls::leader_id_std::LeaderId { term: term.0, voted_for: 0 }.to_committed()
+}
+
 pub(crate) fn log_id(id: EntryId) -> LogId {
-    let leader = openraft::impls::leader_id_std::LeaderId { term: id.term.0, voted_for: 0 };
-    LogId::new(leader.to_committed(), id.index.0)
+    LogId::new(leader_of_term(id.term), id.index.0)
 }
 
 /// The entry as the log keeps it: kind, then payload or membership.
@@ -79,7 +83,7 @@ pub(crate) fn decode_entry(id: EntryId, bytes: &Bytes) -> io::Result<Entry> {
         Some(&KIND_BLANK) => EntryPayload::Blank,
         Some(&KIND_NORMAL) => EntryPayload::Normal(Payload(bytes.slice(1..))),
         Some(&KIND_MEMBERSHIP) => {
-            let membership: Membership<u64, openraft::EmptyNode> = from_bytes(&bytes[1..])?;
+            let membership: Membership<u64, Member> = from_bytes(&bytes[1..])?;
             EntryPayload::Membership(membership)
         }
         kind => {

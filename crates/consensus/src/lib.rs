@@ -5,14 +5,18 @@
 //! this crate's affair alone. Source: Ongaro & Ousterhout, "In Search of an Understandable Consensus
 //! Algorithm" (2014), as implemented by openraft.
 //!
-//! Groups have one voter so far: replication to other nodes needs the transport that comes with
-//! clusters, and [`network`] says so to whoever asks.
+//! Messages to other nodes go through a [`Transport`] that the group's owner gives: sockets in a node,
+//! a simulated network in tests.
 
 mod config;
 mod group;
 mod log_storage;
 mod network;
 mod replica;
+mod transport;
 
-pub use group::{Group, GroupOptions, ProposeError};
-pub use replica::{Applied, Replica, ReplicaFault};
+pub use group::{
+    ChangeError, Group, GroupOptions, GroupStatus, Leadership, Membership, ProposeError, Timing,
+};
+pub use replica::{Applied, Image, ImageChunks, ReceivedImage, Replica, ReplicaFault, SnapshotPace};
+pub use transport::{Call, Transport, TransportError, Unconnected};

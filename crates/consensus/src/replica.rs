@@ -2,12 +2,15 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine, SnapshotMeta};
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::{EntryPayload, RaftSnapshotBuilder, Snapshot};
+use proteus_env::task;
 use proteus_types::EntryId;
 
 use crate::config::{
@@ -47,11 +50,92 @@ pub trait Replica: Send + Sync + 'static {
     /// Name of the last entry that the newest checkpoint on disk contains, and the membership there:
     /// the log up to it is no longer needed. `None` before the first.
     fn checkpointed(&self) -> Option<(EntryId, Option<Bytes>)>;
+
+    /// An image of the newest checkpoint on disk, to be sent to another replica. It stays as it is
+    /// while it is held. `None` before the first checkpoint.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn open_image(&self) -> Result<Option<Image>, ReplicaFault>;
+
+    /// Begins to receive such an image, beside the present state, which stays until the image is
+    /// installed. One begun before and not installed is given up.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn receive_image(&self) -> Result<Box<dyn ReceivedImage>, ReplicaFault>;
 }
 
-/// Names a checkpoint that lies in the replica's own store.
-#[derive(Debug, Clone)]
-pub struct SnapshotHandle;
+/// A log snapshot on its way out.
+pub struct Image {
+    /// Name of the last entry that it contains.
+    pub id: EntryId,
+    /// The membership there.
+    pub membership: Option<Bytes>,
+    /// Its bytes.
+    pub chunks: Box<dyn ImageChunks>,
+}
+
+/// The bytes of a log snapshot, in pieces of a size that a message may have.
+pub trait ImageChunks: Send + 'static {
+    /// The next piece; `None` at the end. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn next_chunk(&mut self) -> Result<Option<Bytes>, ReplicaFault>;
+}
+
+/// A log snapshot on its way in.
+pub trait ReceivedImage: Send + 'static {
+    /// Takes the next piece. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If it is damaged, or the store fails.
+    fn take_chunk(&mut self, chunk: &[u8]) -> Result<(), ReplicaFault>;
+
+    /// Puts the image in place of the replica's state. It must say of itself that it ends with `id`.
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// If it does not, or the store fails.
+    fn install(self: Box<Self>, id: EntryId) -> Result<(), ReplicaFault>;
+}
+
+/// What the library passes about as a log snapshot.
+pub enum SnapshotHandle {
+    /// A checkpoint in the replica's own store, named so that the log before it can go.
+    Own,
+    /// To be sent.
+    Outgoing(Box<dyn ImageChunks>),
+    /// Received whole, to be installed.
+    Received(Box<dyn ReceivedImage>),
+}
+
+/// Bounds how fast log snapshots leave this node, so that feeding a replica does not harm the rest.
+#[derive(Debug, Default)]
+pub struct SnapshotPace {
+    bytes_per_second_max: AtomicU64,
+}
+
+impl SnapshotPace {
+    /// A bound in bytes a second; 0 is none.
+    pub fn new(bytes_per_second_max: u64) -> SnapshotPace {
+        SnapshotPace { bytes_per_second_max: AtomicU64::new(bytes_per_second_max) }
+    }
+
+    /// Changes the bound, also for snapshots under way.
+    pub fn set(&self, bytes_per_second_max: u64) {
+        self.bytes_per_second_max.store(bytes_per_second_max, Ordering::Relaxed);
+    }
+
+    /// Waits as long as so many bytes may take.
+    pub(crate) async fn pass(&self, bytes: usize) {
+        let rate = self.bytes_per_second_max.load(Ordering::Relaxed);
+        if rate > 0 {
+            task::sleep(Duration::from_secs_f64(bytes as f64 / rate as f64)).await;
+        }
+    }
+}
 
 /// Wires a replica to the library.
 #[derive(Clone)]
@@ -114,19 +198,24 @@ impl RaftStateMachine<TypeConfig> for ReplicaMachine {
 
     async fn install_snapshot(
         &mut self,
-        _meta: &SnapshotMetaOf<TypeConfig>,
-        _snapshot: SnapshotHandle,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        snapshot: SnapshotHandle,
     ) -> io::Result<()> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "groups have one voter in this version"))
+        let (SnapshotHandle::Received(image), Some(last)) = (snapshot, &meta.last_log_id) else {
+            return Err(io::Error::other("only a received log snapshot can be installed"));
+        };
+        let id = entry_id(last);
+        let installed = task::spawn_blocking(move || image.install(id)).await;
+        installed.map_err(io::Error::other)?.map_err(fault)
     }
 
     async fn get_current_snapshot(
         &mut self,
     ) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotHandle>>> {
-        let Some((id, membership)) = self.replica.checkpointed() else { return Ok(None) };
-        let (last_log_id, last_membership) = stored(Some(id), membership)?;
+        let Some(image) = self.replica.open_image().map_err(fault)? else { return Ok(None) };
+        let (last_log_id, last_membership) = stored(Some(image.id), image.membership)?;
         let meta = SnapshotMeta { last_log_id, last_membership };
-        Ok(Some(Snapshot { meta, snapshot: SnapshotHandle }))
+        Ok(Some(Snapshot { meta, snapshot: SnapshotHandle::Outgoing(image.chunks) }))
     }
 }
 
@@ -139,6 +228,6 @@ impl RaftSnapshotBuilder<TypeConfig> for ReplicaMachine {
             checkpointed.map_or((None, None), |(id, members)| (Some(id), members));
         let (last_log_id, last_membership) = stored(id, membership)?;
         let meta = SnapshotMeta { last_log_id, last_membership };
-        Ok(Snapshot { meta, snapshot: SnapshotHandle })
+        Ok(Snapshot { meta, snapshot: SnapshotHandle::Own })
     }
 }

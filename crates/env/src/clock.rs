@@ -1,6 +1,6 @@
 //! Wall time and elapsed time.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A source of time. Faces and the kernel hold one; state machines never do.
@@ -73,5 +73,42 @@ impl Clock for ManualClock {
 
     fn elapsed(&self) -> Duration {
         Duration::from_millis(self.wall_ms())
+    }
+}
+
+/// The runtime's own time, which a simulation pauses and moves, with a wall clock that may run wrong.
+#[derive(Debug)]
+pub struct RuntimeClock {
+    started: tokio::time::Instant,
+    start_ms: u64,
+    /// How much faster than real time the wall clock runs, in parts of a thousand.
+    drift_permille: i64,
+    /// What the wall clock has been set forward by, or back.
+    jumped_ms: AtomicI64,
+}
+
+impl RuntimeClock {
+    /// A clock that shows `start_ms` now.
+    pub fn new(start_ms: u64, drift_permille: i64) -> RuntimeClock {
+        let started = tokio::time::Instant::now();
+        RuntimeClock { started, start_ms, drift_permille, jumped_ms: AtomicI64::new(0) }
+    }
+
+    /// Sets the wall clock forward, or back.
+    pub fn jump(&self, by_ms: i64) {
+        self.jumped_ms.fetch_add(by_ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for RuntimeClock {
+    fn wall_ms(&self) -> u64 {
+        let elapsed_ms = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let shown_ms = elapsed_ms.saturating_mul(1000 + self.drift_permille) / 1000;
+        let jumped_ms = self.jumped_ms.load(Ordering::SeqCst);
+        self.start_ms.saturating_add_signed(shown_ms).saturating_add_signed(jumped_ms)
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.started.elapsed()
     }
 }

@@ -210,6 +210,23 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     std::fs::read(path)
 }
 
+/// Whether there is a directory of this name.
+pub fn is_directory(path: &Path) -> bool {
+    path.is_dir()
+}
+
+/// Renames a file or directory within one file system, durably.
+///
+/// # Errors
+/// Those of the file system.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::rename(from, to)?;
+    match to.parent() {
+        Some(parent) => std::fs::File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
 /// Removes a directory and all in it.
 ///
 /// # Errors

@@ -14,4 +14,4 @@ pub mod random;
 pub mod sim_disk;
 pub mod task;
 
-pub use clock::{Clock, ManualClock, SystemClock};
+pub use clock::{Clock, ManualClock, RuntimeClock, SystemClock};

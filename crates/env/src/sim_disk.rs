@@ -56,6 +56,24 @@ impl SimDisk {
         self.world.lock().writes_left = Some(writes);
     }
 
+    /// Takes back a power cut that has not happened yet.
+    pub fn spare_power(&self) {
+        self.world.lock().writes_left = None;
+    }
+
+    /// Turns out to have lied: the last flushes of each file did nothing, so that a crash takes the
+    /// whole second half of what was flushed.
+    pub fn forget_flushes(&self) {
+        for file in self.world.lock().files.values() {
+            let mut file = file.lock();
+            let half = file.flushed.iter().rposition(|byte| *byte != 0).unwrap_or(0) / 2;
+            let length_bytes = file.flushed.len();
+            file.flushed.truncate(half);
+            file.flushed.resize(length_bytes, 0);
+            file.unflushed.clear();
+        }
+    }
+
     /// Lets the disk hold `capacity_bytes` and no more; `None` lifts the limit.
     pub fn set_capacity(&self, capacity_bytes: Option<u64>) {
         self.world.lock().capacity_bytes = capacity_bytes;

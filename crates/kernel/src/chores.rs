@@ -54,6 +54,9 @@ pub(crate) async fn propose_due<M: ShardMachine>(
             () = task::sleep(look_interval) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
+        if !shard.leads() {
+            continue;
+        }
         loop {
             let mut due = Ok(Vec::new());
             if shard.read(&mut |view| due = M::due(view, DUE_COUNT_MAX)).is_err() {

@@ -1,45 +1,61 @@
 //! What a log entry of a shard contains: a batch of commands, each its own minitransaction.
 //!
 //! ```text
-//! ┌─────────┬──────────┬──────────────┬──────────────┬───────────┬─────────┬─────────┬─ ─
-//! │ ver u8  │ node u64 │ proposal u64 │ first ts u64 │ count u32 │ command │ command │
-//! └─────────┴──────────┴──────────────┴──────────────┴───────────┴─────────┴─────────┴─ ─
+//! ┌────────┬──────────────┬───────────────────┬──────────────────┬─────────┬─ ─┬────────┬─ ─
+//! │ ver u8 │ first ts u64 │ commands bytes u32 │ origin count u32 │ command │   │ origin │
+//! └────────┴──────────────┴───────────────────┴──────────────────┴─────────┴─ ─┴────────┴─ ─
+//! origin = node u64 │ proposal u64 │ command count u32
 //! ```
-//! Little-endian. Command `i` (from 0) commits at timestamp `first ts + i`. Node and proposal tell
-//! the leader whose clients wait for the outcomes.
+//! Little-endian. Command `i` (from 0) commits at timestamp `first ts + i`. Origins tell, in the order
+//! of the commands, on which node somebody waits for the outcomes of how many of them.
 
 use bytes::Bytes;
 use proteus_store::StoreError;
 use proteus_types::{CommitTs, NodeId, ProposalId};
 
-const FORMAT_VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 2;
 
 /// Bytes before the first command.
-pub(crate) const ENVELOPE_BYTES: usize = 1 + 8 + 8 + 8 + 4;
+pub(crate) const ENVELOPE_BYTES: usize = 1 + 8 + 4 + 4;
 
-/// Everything of a batch but its commands.
+const ORIGIN_BYTES: usize = 8 + 8 + 4;
+
+/// Consecutive commands of one batch that one node waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Envelope {
+pub(crate) struct Origin {
     pub(crate) node: NodeId,
     pub(crate) proposal: ProposalId,
-    pub(crate) first_ts: CommitTs,
     pub(crate) command_count: u32,
 }
 
-impl Envelope {
-    /// Writes the envelope over the first [`ENVELOPE_BYTES`] of a batch.
-    pub(crate) fn seal(&self, batch: &mut [u8]) {
-        batch[0] = FORMAT_VERSION;
-        batch[1..9].copy_from_slice(&self.node.0.to_le_bytes());
-        batch[9..17].copy_from_slice(&self.proposal.0.to_le_bytes());
-        batch[17..25].copy_from_slice(&self.first_ts.0.to_le_bytes());
-        batch[25..29].copy_from_slice(&self.command_count.to_le_bytes());
-    }
+/// A batch as it is read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Envelope<'a> {
+    pub(crate) first_ts: CommitTs,
+    pub(crate) commands: &'a [u8],
+    pub(crate) origins: Vec<Origin>,
+}
 
-    /// The envelope and the commands' bytes.
-    pub(crate) fn open(batch: &Bytes) -> Result<(Envelope, &[u8]), StoreError> {
+/// Makes a batch of commands behind [`ENVELOPE_BYTES`] of room.
+pub(crate) fn seal(mut batch: Vec<u8>, first_ts: CommitTs, origins: &[Origin]) -> Bytes {
+    let commands_bytes = (batch.len() - ENVELOPE_BYTES) as u32;
+    batch[0] = FORMAT_VERSION;
+    batch[1..9].copy_from_slice(&first_ts.0.to_le_bytes());
+    batch[9..13].copy_from_slice(&commands_bytes.to_le_bytes());
+    batch[13..17].copy_from_slice(&(origins.len() as u32).to_le_bytes());
+    for origin in origins {
+        batch.extend_from_slice(&origin.node.0.to_le_bytes());
+        batch.extend_from_slice(&origin.proposal.0.to_le_bytes());
+        batch.extend_from_slice(&origin.command_count.to_le_bytes());
+    }
+    Bytes::from(batch)
+}
+
+impl Envelope<'_> {
+    /// Reads a batch.
+    pub(crate) fn open(batch: &Bytes) -> Result<Envelope<'_>, StoreError> {
         let damaged = |message: String| StoreError::corrupt(b"(log entry)", message);
-        let (head, commands) = batch
+        let (head, rest) = batch
             .split_first_chunk::<ENVELOPE_BYTES>()
             .ok_or_else(|| damaged(format!("a batch of {} bytes has no envelope", batch.len())))?;
         if head[0] != FORMAT_VERSION {
@@ -48,17 +64,35 @@ impl Envelope {
                 head[0]
             )));
         }
-        let number =
-            |at: usize| head[at..].first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        let count = head[25..].first_chunk::<4>().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-        let envelope = Envelope {
-            node: NodeId(number(1)),
-            proposal: ProposalId(number(9)),
-            first_ts: CommitTs(number(17)),
-            command_count: count,
+        let first_ts = CommitTs(u64_at(head, 1));
+        let (commands_bytes, origin_count) = (u32_at(head, 9) as usize, u32_at(head, 13) as usize);
+        let split = rest.split_at_checked(commands_bytes);
+        let (commands, origins) =
+            split.ok_or_else(|| damaged("commands are missing from a batch".to_owned()))?;
+        if origins.len() != origin_count.saturating_mul(ORIGIN_BYTES) {
+            return Err(damaged("a batch does not end with its origins".to_owned()));
+        }
+        let origin = |bytes: &[u8]| Origin {
+            node: NodeId(u64_at(bytes, 0)),
+            proposal: ProposalId(u64_at(bytes, 8)),
+            command_count: u32_at(bytes, 16),
         };
-        Ok((envelope, commands))
+        let origins = origins.chunks_exact(ORIGIN_BYTES).map(origin).collect();
+        Ok(Envelope { first_ts, commands, origins })
     }
+
+    /// Commands in the batch.
+    pub(crate) fn command_count(&self) -> u64 {
+        self.origins.iter().map(|origin| u64::from(origin.command_count)).sum()
+    }
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]
@@ -66,18 +100,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_envelope_comes_back() {
-        let envelope = Envelope {
-            node: NodeId(7),
-            proposal: ProposalId(8),
-            first_ts: CommitTs(9),
-            command_count: 10,
-        };
+    fn a_batch_comes_back() {
+        let origins = [
+            Origin { node: NodeId(7), proposal: ProposalId(8), command_count: 10 },
+            Origin { node: NodeId(2), proposal: ProposalId(1), command_count: 1 },
+        ];
         let mut batch = vec![0; ENVELOPE_BYTES];
-        batch.push(42);
-        envelope.seal(&mut batch);
-        let batch = Bytes::from(batch);
-        assert_eq!(Envelope::open(&batch).unwrap(), (envelope, &[42u8][..]));
-        assert!(Envelope::open(&batch.slice(..5)).is_err());
+        batch.extend_from_slice(&[42, 43]);
+        let batch = seal(batch, CommitTs(9), &origins);
+        let envelope = Envelope::open(&batch).unwrap();
+        assert_eq!(envelope.command_count(), 11);
+        let expected =
+            Envelope { first_ts: CommitTs(9), commands: &[42, 43], origins: origins.to_vec() };
+        assert_eq!(envelope, expected);
+        for length in 0..batch.len() {
+            assert!(Envelope::open(&batch.slice(..length)).is_err(), "{length} bytes");
+        }
     }
 }

@@ -14,18 +14,28 @@
 //! - The state is always at a prefix of the log, and carries the name of its last entry with it.
 //! - A commit is published to the sink before any reader sees it, and before its proposer is
 //!   answered.
-//! - Commit timestamps only grow, across restarts and clock jumps.
+//! - Commit timestamps only grow, across restarts, leaders and clock jumps.
+//! - A proposal is answered once it is applied both here and on the leader; or it is proposed again
+//!   under a later leader, if it cannot be in the log.
 //!
-//! Reading order: [`Shard`], `envelope`, `proposer`, `state`, `chores`.
+//! Reading order: [`Shard`], `envelope`, `proposer`, `pending`, `forward`, `state`, `reads`, `chores`.
 
 mod chores;
 mod envelope;
+mod forward;
+mod links;
+mod pending;
 mod proposer;
+mod reads;
 mod shard;
 mod state;
 
 pub use chores::ChoreOptions;
-pub use shard::{CommitSink, Shard, ShardOptions, ShardStatus};
+pub use links::{Alone, Links, Route, Service};
+pub use proteus_consensus::{
+    Call, ChangeError, GroupStatus, Leadership, Membership, Timing, TransportError,
+};
+pub use shard::{Answering, CommitSink, Shard, ShardOptions, ShardStatus};
 
 /// Largest minitransaction with its parameters, in bytes. A log entry holds one or more.
 pub const PROPOSAL_BYTES_MAX: usize = 64 * 1024 * 1024;

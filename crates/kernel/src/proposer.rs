@@ -1,193 +1,326 @@
 //! From many proposals to few log entries.
 //!
 //! The proposer takes whatever has arrived while the entries before were on their way and makes one
-//! entry of it. So at low load an entry carries one command and latency is one flush; at high load
-//! the number of entries stays small and throughput is bounded by bytes and CPU.
+//! batch of it. So at low load a batch carries one command and latency is one flush; at high load the
+//! number of batches stays small and throughput is bounded by bytes and CPU.
+//!
+//! On the leader a batch becomes a log entry; on another node it is handed to the leader.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use proteus_consensus::Group;
-use proteus_env::Clock;
+use proteus_consensus::{Group, Leadership};
+use proteus_env::{Clock, task};
 use proteus_log::Log;
 use proteus_machine::{KernelError, ShardMachine};
-use proteus_types::{CommitTs, NodeId, ProposalId};
-use tokio::sync::{Notify, mpsc, oneshot};
+use proteus_types::{CommitTs, NodeId, ProposalId, ShardId, Term};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::envelope::{ENVELOPE_BYTES, Envelope};
+use crate::envelope::{ENVELOPE_BYTES, Origin, seal};
+use crate::forward::{Forward, ForwardAnswer, first_proposal};
+use crate::links::{Links, Route, Service};
+use crate::pending::{Batch, Proposal};
 use crate::state::ShardState;
 
-/// An entry is closed once it has this many bytes, so that a small command behind it waits for
-/// milliseconds only. A single larger proposal makes a larger entry.
+/// A batch is closed once it has this many bytes, so that a small command behind it waits for
+/// milliseconds only. A single larger proposal makes a larger batch.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
-/// Entries on their way to being applied. More than one keeps disk and CPU busy at the same time;
-/// many would make entries small.
-const ENTRIES_IN_FLIGHT_MAX: usize = 3;
+/// Batches on their way to being applied. More than one keeps disk and CPU busy at the same time;
+/// many would make batches small.
+const IN_FLIGHT_MAX: usize = 3;
 
-/// Bytes of proposals that wait or are on their way; beyond it new ones are refused.
-const PENDING_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How long a proposal waits for a leader before it is answered with an error.
+pub(crate) const LEADER_PATIENCE: Duration = Duration::from_secs(10);
 
-pub(crate) type Reply<O> = oneshot::Sender<Result<Vec<O>, KernelError>>;
+/// Pause before a batch that the leader did not take is handed to it again.
+const FORWARD_RETRY: Duration = Duration::from_millis(10);
 
-/// Encoded commands of one caller.
-pub(crate) struct Proposal<O> {
-    pub(crate) commands: Vec<u8>,
-    pub(crate) command_count: u32,
-    pub(crate) reply: Reply<O>,
-}
+/// How often a leader whose lease has run out looks whether it has been renewed.
+const LEASE_LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Who waits for the entries on their way.
-pub(crate) struct Pending<O> {
-    batches: Mutex<VecDeque<PendingBatch<O>>>,
-    /// Bytes of all proposals not yet answered.
-    bytes: AtomicUsize,
-    completed: Notify,
-}
+/// How long the leader may take over one batch of another node.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 
-struct PendingBatch<O> {
-    proposal: ProposalId,
-    bytes: usize,
-    replies: Vec<(u32, Reply<O>)>,
-}
-
-impl<O> Default for Pending<O> {
-    fn default() -> Pending<O> {
-        Pending { batches: Mutex::default(), bytes: AtomicUsize::new(0), completed: Notify::new() }
-    }
-}
-
-impl<O> Pending<O> {
-    /// Takes room for a proposal.
-    pub(crate) fn admit(&self, bytes: usize) -> Result<(), KernelError> {
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes > PENDING_BYTES_MAX && before > 0 {
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(KernelError::Overloaded(format!(
-                "{} MiB wait to be committed",
-                before >> 20
-            )));
-        }
-        Ok(())
-    }
-
-    fn release(&self, bytes: usize) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// Answers those who proposed the batch, in the order of their commands.
-    pub(crate) fn complete(&self, proposal: ProposalId, outcomes: Vec<O>) {
-        let batch = {
-            let mut batches = self.batches.lock();
-            // Entries of an earlier run of this node carry proposals that nobody waits for.
-            match batches.front() {
-                Some(front) if front.proposal == proposal => batches.pop_front(),
-                _ => None,
-            }
-        };
-        let Some(batch) = batch else { return };
-        let mut outcomes = outcomes.into_iter();
-        for (count, reply) in batch.replies {
-            let own = outcomes.by_ref().take(count as usize).collect();
-            // A caller that stopped waiting has its commit all the same.
-            let _ = reply.send(Ok(own));
-        }
-        self.release(batch.bytes);
-        self.completed.notify_one();
-    }
-
-    /// Answers all with `error`.
-    pub(crate) fn fail(&self, error: &KernelError) {
-        for batch in std::mem::take(&mut *self.batches.lock()) {
-            for (_, reply) in batch.replies {
-                let _ = reply.send(Err(error.clone()));
-            }
-            self.release(batch.bytes);
-        }
-        self.completed.notify_one();
-    }
-
-    fn in_flight(&self) -> usize {
-        self.batches.lock().len()
-    }
+/// What comes to the proposer.
+pub(crate) enum Arrival<O> {
+    /// Of a caller on this node.
+    Own(Proposal<O>),
+    /// Of another node, which waits for `taken` to tell whether it was proposed.
+    Foreign { forward: Forward, taken: oneshot::Sender<Result<(), KernelError>> },
 }
 
 pub(crate) struct Proposer<M: ShardMachine> {
+    pub(crate) shard: ShardId,
     pub(crate) node: NodeId,
     pub(crate) state: Arc<ShardState<M>>,
     pub(crate) group: Group,
+    pub(crate) links: Arc<dyn Links>,
     pub(crate) log: Log,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) arriving: mpsc::UnboundedReceiver<Proposal<M::Outcome>>,
+    pub(crate) arriving: mpsc::UnboundedReceiver<Arrival<M::Outcome>>,
     /// The next commit timestamp is this or later.
     pub(crate) next_ts: CommitTs,
-    /// Proposal ids of this run begin here, so that none repeats one in the log.
-    pub(crate) next_proposal: u64,
+    /// The number of the next batch; unique to this run of this node.
+    pub(crate) next_proposal: ProposalId,
+    /// The term in which batches were handed to another node last, and the last of them.
+    pub(crate) stream: (Term, ProposalId),
+    /// The number of the stream, and how often callers had been given up on when it began.
+    pub(crate) stream_number: (u32, usize),
+}
+
+/// Where a batch goes.
+enum Place {
+    Here(Term),
+    Other(NodeId, Term),
+}
+
+/// What was gathered into one batch.
+struct Gathered<O> {
+    /// Room for an envelope, then commands of this node's callers.
+    commands: Vec<u8>,
+    own: Vec<Proposal<O>>,
+    foreign: Vec<(Forward, oneshot::Sender<Result<(), KernelError>>)>,
 }
 
 impl<M: ShardMachine> Proposer<M> {
-    /// Makes entries of what arrives until all senders are gone or the group has stopped.
+    /// Makes batches of what arrives until all senders are gone.
     pub(crate) async fn run(mut self) {
         let mut held = None;
         loop {
-            let first = match held.take() {
-                Some(held) => held,
-                None => match self.arriving.recv().await {
-                    Some(first) => first,
-                    None => return,
-                },
-            };
-            while self.state.pending.in_flight() >= ENTRIES_IN_FLIGHT_MAX {
-                self.state.pending.completed.notified().await;
-            }
-            let (batch, entry) = self.gather(first, &mut held);
-            if let Err(error) = self.admit(entry.len()) {
-                self.refuse(batch, &error);
+            let Some(first) = self.next(&mut held).await else { return };
+            if !self.wait_for_room(&first).await {
+                let error = "no majority of the shard's voters has answered; this was not sent to them";
+                let mut impatient = Gathered::default();
+                impatient.add(first);
+                self.refuse(impatient, &KernelError::Unavailable(error.to_owned()));
                 continue;
             }
-            self.state.pending.batches.lock().push_back(batch);
-            if let Err(stopped) = self.group.propose(entry).await {
-                self.state.pending.fail(&KernelError::Stopped(stopped.to_string()));
+            let gathered = self.gather(first, &mut held);
+            match self.place(&gathered).await {
+                Some(Place::Here(term)) => self.propose(gathered, term).await,
+                Some(Place::Other(leader, term)) => self.forward(gathered, leader, term),
+                None => self.refuse(
+                    gathered,
+                    &KernelError::Unavailable("the shard has no leader now".to_owned()),
+                ),
             }
         }
     }
 
-    /// One entry of `first` and whatever else has arrived, up to the bound; what would exceed it is
-    /// held for the next.
-    fn gather(
-        &mut self,
-        first: Proposal<M::Outcome>,
-        held: &mut Option<Proposal<M::Outcome>>,
-    ) -> (PendingBatch<M::Outcome>, Bytes) {
-        let mut entry = Vec::with_capacity(ENVELOPE_BYTES + first.commands.len());
-        entry.resize(ENVELOPE_BYTES, 0);
-        let mut replies = Vec::new();
-        let mut command_count = 0;
-        let mut next = Some(first);
-        while let Some(proposal) = next {
-            entry.extend_from_slice(&proposal.commands);
-            command_count += proposal.command_count;
-            replies.push((proposal.command_count, proposal.reply));
-            next = self.arriving.try_recv().ok();
-            if let Some(waiting) = &next
-                && entry.len() + waiting.commands.len() > BATCH_BYTES_MAX
-            {
-                *held = next.take();
+    /// Waits until another batch may be on its way; false if `first` has waited for too long.
+    async fn wait_for_room(&self, first: &Arrival<M::Outcome>) -> bool {
+        let since = match first {
+            Arrival::Own(proposal) => proposal.since,
+            // Its node keeps the time.
+            Arrival::Foreign { .. } => self.clock.elapsed(),
+        };
+        while self.state.pending.in_flight() >= IN_FLIGHT_MAX {
+            let Some(patience) = self.patience_left(since) else { return false };
+            task::timeout(patience, self.state.pending.changed.notified()).await;
+        }
+        true
+    }
+
+    /// The next that waits: what is to be proposed again before what has arrived since.
+    async fn next(&mut self, held: &mut Option<Arrival<M::Outcome>>) -> Option<Arrival<M::Outcome>> {
+        loop {
+            if let Some(lost) = self.state.pending.take_lost() {
+                return Some(Arrival::Own(lost));
+            }
+            if let Some(held) = held.take() {
+                return Some(held);
+            }
+            tokio::select! {
+                biased;
+                arrived = self.arriving.recv() => return arrived,
+                () = self.state.pending.changed.notified() => {}
             }
         }
+    }
+
+    /// One batch of `first` and whatever else waits, up to the bound; what would exceed it is held for
+    /// the next.
+    fn gather(
+        &mut self,
+        first: Arrival<M::Outcome>,
+        held: &mut Option<Arrival<M::Outcome>>,
+    ) -> Gathered<M::Outcome> {
+        let mut gathered = Gathered::default();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(arrival) = next {
+            bytes += arrival.bytes();
+            if bytes > BATCH_BYTES_MAX && !gathered.is_empty() {
+                *held = Some(arrival);
+                break;
+            }
+            gathered.add(arrival);
+            let lost = self.state.pending.take_lost().map(Arrival::Own);
+            next = lost.or_else(|| held.take()).or_else(|| self.arriving.try_recv().ok());
+        }
+        gathered
+    }
+
+    /// Where the batch is to go, once there is a leader; `None` if there was none for too long.
+    async fn place(&mut self, gathered: &Gathered<M::Outcome>) -> Option<Place> {
+        let oldest = gathered.own.first().map_or(self.clock.elapsed(), |proposal| proposal.since);
+        loop {
+            let leadership = self.group.leadership();
+            match leadership.leader {
+                Some(leader) if leader != self.node => {
+                    return Some(Place::Other(leader, leadership.term));
+                }
+                // A leader may stamp timestamps once it has applied all that was committed before it.
+                Some(_) if self.group.holds_lease(self.state.applied_term()) => {
+                    return Some(Place::Here(leadership.term));
+                }
+                _ => {}
+            }
+            let patience = self.patience_left(oldest)?;
+            self.wait_for_leader(leadership, patience).await?;
+        }
+    }
+
+    /// How much longer what was proposed at `since` may wait; `None` if it may not.
+    fn patience_left(&self, since: Duration) -> Option<Duration> {
+        let waited = self.clock.elapsed().saturating_sub(since);
+        LEADER_PATIENCE.checked_sub(waited).filter(|left| !left.is_zero())
+    }
+
+    async fn wait_for_leader(&self, seen: Leadership, patience: Duration) -> Option<()> {
+        let applied = self.state.applied_changed.notified();
+        if self.group.leadership() != seen {
+            return Some(());
+        }
+        task::timeout(patience, async {
+            tokio::select! {
+                biased;
+                _ = self.group.leadership_after(seen) => {}
+                () = applied => {}
+                () = task::sleep(LEASE_LOOK_INTERVAL) => {}
+            }
+        })
+        .await
+    }
+
+    async fn propose(&mut self, gathered: Gathered<M::Outcome>, term: Term) {
+        let Gathered { mut commands, own, foreign } = gathered;
+        if commands.is_empty() {
+            commands.resize(ENVELOPE_BYTES, 0);
+        }
+        let proposal = self.take_number();
+        let mut origins = Vec::with_capacity(1 + foreign.len());
+        if !own.is_empty() {
+            let command_count = own.iter().map(|proposal| proposal.command_count).sum();
+            origins.push(Origin { node: self.node, proposal, command_count });
+        }
+        for (forward, _) in &foreign {
+            commands.extend_from_slice(&forward.commands);
+            let Forward { node, proposal, command_count, .. } = *forward;
+            origins.push(Origin { node, proposal, command_count });
+        }
+        if let Err(error) = self.admit(commands.len()) {
+            return self.refuse(Gathered { commands, own, foreign }, &error);
+        }
+        let command_count: u64 = origins.iter().map(|origin| u64::from(origin.command_count)).sum();
         let now = CommitTs::from_physical_ms(self.clock.wall_ms());
-        let first_ts = self.next_ts.max(now);
-        self.next_ts = first_ts.plus(u64::from(command_count.max(1)));
-        let proposal = ProposalId(self.next_proposal);
-        self.next_proposal += 1;
-        let envelope = Envelope { node: self.node, proposal, first_ts, command_count };
-        envelope.seal(&mut entry);
-        let bytes = entry.len() - ENVELOPE_BYTES;
-        (PendingBatch { proposal, bytes, replies }, Bytes::from(entry))
+        // The leader may have applied later timestamps of leaders before it.
+        let first_ts = self.next_ts.max(now).max(self.state.applied_ts().plus(1));
+        self.next_ts = first_ts.plus(command_count.max(1));
+        let entry = seal(commands, first_ts, &origins);
+        if !own.is_empty() {
+            let batch = Batch { proposal, term, proposals: own, confirmed: true, outcomes: None };
+            self.state.pending.push(batch);
+            self.settle(term);
+        }
+        for (_, taken) in foreign {
+            // A node that is gone asks again.
+            let _ = taken.send(Ok(()));
+        }
+        self.state.pending.entry_proposed(term);
+        let state = self.state.clone();
+        let rejected = move || {
+            state.pending.rejected(proposal, term);
+            for origin in &origins {
+                state.intake.reject(term, origin.node, origin.proposal);
+            }
+        };
+        if let Err(stopped) = self.group.propose(entry, term, rejected).await {
+            self.state.pending.fail(&KernelError::Stopped(stopped.to_string()));
+        }
+    }
+
+    fn forward(&mut self, gathered: Gathered<M::Outcome>, leader: NodeId, term: Term) {
+        let Gathered { commands, own, foreign } = gathered;
+        let Some(member) = self.group.member(leader) else {
+            let error = KernelError::Unavailable(format!("{leader} is not known here"));
+            return self.refuse(Gathered { commands, own, foreign }, &error);
+        };
+        // They asked this node as leader, which it is no longer.
+        drop(foreign);
+        if own.is_empty() {
+            return;
+        }
+        let given_up = self.state.pending.given_up();
+        if self.stream_number.1 != given_up {
+            self.stream_number = (self.stream_number.0.wrapping_add(1), given_up);
+            self.next_proposal = first_proposal(self.stream_number.0);
+            self.stream = (term, ProposalId(0));
+        }
+        let proposal = self.take_number();
+        let previous = if self.stream.0 == term { self.stream.1 } else { ProposalId(0) };
+        self.stream = (term, proposal);
+        let command_count = own.iter().map(|proposal| proposal.command_count).sum();
+        let commands = Bytes::from(commands).slice(ENVELOPE_BYTES..);
+        let forward =
+            Forward { term, node: self.node, proposal, previous, command_count, commands };
+        let batch = Batch { proposal, term, proposals: own, confirmed: false, outcomes: None };
+        self.state.pending.push(batch);
+        self.settle(term);
+        let message = forward.encode();
+        let route = Route { shard: self.shard, service: Service::Proposer };
+        // Called here and not in the task, so that batches leave in their order.
+        let mut call = self.links.call(leader, &member, route, message.clone());
+        let (links, state, group) = (self.links.clone(), self.state.clone(), self.group.clone());
+        let clock = self.clock.clone();
+        let give_up_at = clock.elapsed() + LEADER_PATIENCE * 2;
+        task::spawn(async move {
+            loop {
+                let answer = task::timeout(FORWARD_TIMEOUT, call).await.and_then(Result::ok);
+                match answer.and_then(|bytes| ForwardAnswer::decode(&bytes)) {
+                    Some(ForwardAnswer::Applied) => return state.pending.confirm(proposal),
+                    Some(ForwardAnswer::DiskFull(reason)) => {
+                        return state.pending.refuse(proposal, &KernelError::DiskFull(reason));
+                    }
+                    // What became of it shows when an entry of a later term is applied.
+                    Some(ForwardAnswer::NotLeading) => return,
+                    Some(ForwardAnswer::TryAgain) | None => task::sleep(FORWARD_RETRY).await,
+                }
+                // Those behind it in its stream wait for it, also if its own callers do not any more.
+                if group.leadership().term != term || clock.elapsed() > give_up_at {
+                    return;
+                }
+                call = links.call(leader, &member, route, message.clone());
+            }
+        });
+    }
+
+    /// Another term may have begun since `term` was looked up; its first entry, once applied, says that
+    /// what was handed over in `term` is lost, and must not have said so too early to be heard.
+    fn settle(&self, term: Term) {
+        let applied_term = self.state.applied_term();
+        if applied_term > term {
+            self.state.pending.term_began(applied_term);
+        }
+    }
+
+    fn take_number(&mut self) -> ProposalId {
+        let proposal = self.next_proposal;
+        self.next_proposal = ProposalId(proposal.0 + 1);
+        proposal
     }
 
     fn admit(&self, bytes: usize) -> Result<(), KernelError> {
@@ -197,10 +330,47 @@ impl<M: ShardMachine> Proposer<M> {
         })
     }
 
-    fn refuse(&self, batch: PendingBatch<M::Outcome>, error: &KernelError) {
-        for (_, reply) in batch.replies {
-            let _ = reply.send(Err(error.clone()));
+    fn refuse(&self, gathered: Gathered<M::Outcome>, error: &KernelError) {
+        for proposal in gathered.own {
+            self.state.pending.answer(proposal, Err(error.clone()));
         }
-        self.state.pending.release(batch.bytes);
+        for (_, taken) in gathered.foreign {
+            let _ = taken.send(Err(error.clone()));
+        }
+    }
+}
+
+impl<O> Arrival<O> {
+    fn bytes(&self) -> usize {
+        match self {
+            Arrival::Own(proposal) => proposal.commands.len(),
+            Arrival::Foreign { forward, .. } => forward.commands.len(),
+        }
+    }
+}
+
+impl<O> Default for Gathered<O> {
+    fn default() -> Gathered<O> {
+        Gathered { commands: Vec::new(), own: Vec::new(), foreign: Vec::new() }
+    }
+}
+
+impl<O> Gathered<O> {
+    fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.foreign.is_empty()
+    }
+
+    fn add(&mut self, arrival: Arrival<O>) {
+        match arrival {
+            Arrival::Own(proposal) => {
+                if self.commands.is_empty() {
+                    self.commands.reserve(ENVELOPE_BYTES + proposal.commands.len());
+                    self.commands.resize(ENVELOPE_BYTES, 0);
+                }
+                self.commands.extend_from_slice(&proposal.commands);
+                self.own.push(proposal);
+            }
+            Arrival::Foreign { forward, taken } => self.foreign.push((forward, taken)),
+        }
     }
 }

@@ -1,24 +1,30 @@
 //! The handle to a shard on this node.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
-use proteus_consensus::{Group, GroupOptions};
+use proteus_consensus::{Group, GroupOptions, GroupStatus, Leadership, Timing};
 use proteus_env::{Clock, task};
 use proteus_log::Log;
 use proteus_machine::{Committed, KernelError, ShardMachine, View};
-use proteus_store::DiskStore;
-use proteus_types::{CommitTs, LogIndex, NodeId, ShardId};
+use proteus_types::{CommitTs, LogIndex, Member, NodeId, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
 use crate::PROPOSAL_BYTES_MAX;
 use crate::chores::{ChoreOptions, propose_due, take_checkpoints};
-use crate::proposer::{Proposal, Proposer};
+use crate::forward::{Forward, ForwardAnswer, Taken, first_proposal};
+use crate::links::{Links, Route, Service, ServiceLinks};
+use crate::pending::Proposal;
+use crate::proposer::{Arrival, LEADER_PATIENCE, Proposer};
+use crate::reads::{Readers, ask_for_readers};
 use crate::state::ShardState;
 
 /// Where committed changes go: the feed. Called in commit order under the state's lock, so it may
@@ -26,14 +32,27 @@ use crate::state::ShardState;
 pub trait CommitSink<C>: Send + Sync + 'static {
     /// Learns of one commit that changed something.
     fn on_commit(&self, commit: Committed<C>);
+
+    /// Learns that this replica's state was replaced by the leader's, as of `applied_ts`: commits up to
+    /// it happened that are not told one by one.
+    fn on_gap(&self, applied_ts: CommitTs);
 }
 
 /// How often, and how many times, those are answered who proposed while the shard was stopping.
 const STOPPED_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 const STOPPED_SWEEPS: usize = 50;
 
+/// How often to look for callers who have waited too long.
+const PATIENCE_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a leader keeps another node waiting before it says to ask again.
+const APPLY_PATIENCE: Duration = Duration::from_secs(2);
+
 /// The outcomes to come of one proposal.
 type Answer<O> = oneshot::Receiver<Result<Vec<O>, KernelError>>;
+
+/// An answer to another node's message.
+pub type Answering = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
 
 /// What a shard needs to open.
 #[derive(Debug, Clone)]
@@ -42,8 +61,31 @@ pub struct ShardOptions {
     pub shard: ShardId,
     /// This node.
     pub node: NodeId,
+    /// This node as others reach it.
+    pub member: Member,
+    /// Whether a shard without a log is founded here, or waits to be added to one elsewhere.
+    pub found: bool,
+    /// Drawn anew at each start, so that no proposal of an earlier run is taken for one of this.
+    pub run: u32,
+    /// Times of consensus.
+    pub timing: Timing,
     /// When to take checkpoints.
     pub chores: ChoreOptions,
+}
+
+impl ShardOptions {
+    /// A shard on one node by itself.
+    pub fn alone(shard: ShardId, run: u32, chores: ChoreOptions) -> ShardOptions {
+        ShardOptions {
+            shard,
+            node: NodeId(1),
+            member: Member::default(),
+            found: true,
+            run,
+            timing: Timing::default(),
+            chores,
+        }
+    }
 }
 
 /// A shard's figures, for operators.
@@ -55,6 +97,8 @@ pub struct ShardStatus {
     pub applied_ts: CommitTs,
     /// Commands applied since start.
     pub applied_count: u64,
+    /// Batches that were proposed and not applied yet.
+    pub in_flight: usize,
     /// Memory of changes that no checkpoint contains, in bytes.
     pub active_bytes: usize,
     /// Size of the node's log, in bytes.
@@ -63,17 +107,21 @@ pub struct ShardStatus {
 
 /// A shard on this node: propose, read, follow through the sink.
 pub struct Shard<M: ShardMachine> {
+    node: NodeId,
     state: Arc<ShardState<M>>,
     group: Group,
     log: Log,
-    proposals: mpsc::UnboundedSender<Proposal<M::Outcome>>,
+    clock: Arc<dyn Clock>,
+    proposals: mpsc::UnboundedSender<Arrival<M::Outcome>>,
+    readers: Readers,
     stop: watch::Sender<bool>,
     /// Why the shard serves no more, once it does not.
     stopped: Arc<Mutex<Option<String>>>,
 }
 
 impl<M: ShardMachine> Shard<M> {
-    /// Opens the shard: recovers the store, replays the log behind it, and returns once it serves.
+    /// Opens the shard: recovers the store, and, if this node is the only voter, replays the log
+    /// behind it and returns once it serves. With other voters it returns while they are being found.
     ///
     /// # Errors
     /// If store or log cannot be opened, or the group does not come to lead itself.
@@ -83,37 +131,56 @@ impl<M: ShardMachine> Shard<M> {
         log: Log,
         clock: Arc<dyn Clock>,
         sink: Arc<dyn CommitSink<M::Change>>,
+        links: Arc<dyn Links>,
     ) -> Result<Arc<Shard<M>>, KernelError> {
-        let disk = DiskStore::open(store_directory)?;
+        let ShardOptions { shard, node, .. } = options;
         let state: Arc<ShardState<M>> =
-            Arc::new(ShardState::open(options.node, disk, clock.clone(), sink)?);
-        let group_options = GroupOptions { shard: options.shard, node: options.node };
-        let group = Group::open(group_options, log.clone(), state.clone())
+            ShardState::open(node, store_directory, clock.clone(), sink)?;
+        let group_options = GroupOptions {
+            shard,
+            node,
+            member: options.member,
+            found: options.found,
+            timing: options.timing,
+        };
+        let route = Route { shard, service: Service::Consensus };
+        let transport = Arc::new(ServiceLinks { links: links.clone(), route });
+        let group = Group::open(group_options, log.clone(), state.clone(), transport)
             .await
             .map_err(|error| KernelError::Stopped(error.to_string()))?;
         let (proposals, arriving) = mpsc::unbounded_channel();
         let (stop, stopping) = watch::channel(false);
         let proposer = Proposer {
-            node: options.node,
+            shard,
+            node,
             state: state.clone(),
             group: group.clone(),
+            links,
             log: log.clone(),
             clock: clock.clone(),
             arriving,
             next_ts: state.applied_ts().plus(1),
-            next_proposal: (state.applied_index().0 + 1) << 20,
+            next_proposal: first_proposal(options.run),
+            stream: Default::default(),
+            stream_number: (options.run, 0),
         };
         task::spawn(proposer.run());
+        let (readers, reading) = mpsc::unbounded_channel();
+        task::spawn(ask_for_readers(group.clone(), state.clone(), reading));
         let stopped = Arc::new(Mutex::new(None));
         let shard = Arc::new(Shard {
+            node,
             state: state.clone(),
             group: group.clone(),
             log: log.clone(),
+            clock: clock.clone(),
             proposals,
+            readers,
             stop,
             stopped: stopped.clone(),
         });
         task::spawn(watch_group(group.clone(), state.clone(), stopped));
+        task::spawn(sweep_impatient(state.clone(), clock.clone(), stopping.clone()));
         let look_interval = options.chores.look_interval;
         task::spawn(propose_due(shard.clone(), look_interval, stopping.clone()));
         task::spawn(take_checkpoints(state, group, log, clock, options.chores, stopping));
@@ -121,7 +188,8 @@ impl<M: ShardMachine> Shard<M> {
     }
 
     /// Commits commands: consecutive in the log, each atomic by itself. They are on their way when
-    /// this returns, whether or not the result is awaited.
+    /// this returns, whether or not the result is awaited. On a node that does not lead they go to the
+    /// leader; they wait while there is none.
     pub fn propose(
         &self,
         commands: &[M::Command],
@@ -150,15 +218,16 @@ impl<M: ShardMachine> Shard<M> {
         self.state.pending.admit(encoded.len())?;
         let (reply, receiver) = oneshot::channel();
         let command_count = u32::try_from(commands.len()).unwrap_or(u32::MAX);
-        let proposal = Proposal { commands: encoded, command_count, reply };
+        let since = self.clock.elapsed();
+        let proposal = Proposal { commands: encoded, command_count, reply, since };
         self.proposals
-            .send(proposal)
+            .send(Arrival::Own(proposal))
             .map_err(|_| KernelError::Unavailable("the node is stopping".to_owned()))?;
         Ok(receiver)
     }
 
-    /// Calls `reader` once with the state at the last applied commit. With one voter every commit
-    /// that was acknowledged is applied here, so the read is linearizable.
+    /// Calls `reader` once with the state at the last applied commit here. It sees every commit that
+    /// was acknowledged before [`Shard::read_barrier`] was passed.
     ///
     /// # Errors
     /// If the shard has stopped.
@@ -171,12 +240,108 @@ impl<M: ShardMachine> Shard<M> {
         }
     }
 
+    /// Whether a read may follow at once; if not, what to wait for first.
+    pub fn read_barrier(&self) -> Option<oneshot::Receiver<Result<(), KernelError>>> {
+        let term = self.state.applied_term();
+        if self.group.holds_lease(term) {
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        // If nobody asks any more the receiver learns it.
+        let _ = self.readers.send(sender);
+        Some(receiver)
+    }
+
+    /// Answers a message that another node's links carried here. What must happen in the order of
+    /// arrival has happened when this returns.
+    pub fn answer(self: &Arc<Self>, service: Service, message: Bytes) -> Answering {
+        match service {
+            Service::Consensus => {
+                let group = self.group.clone();
+                Box::pin(async move { group.answer(&message).await.map_err(|e| e.to_string()) })
+            }
+            Service::Proposer => match Forward::decode(&message) {
+                Some(forward) => {
+                    let taken = self.take(&forward);
+                    let shard = self.clone();
+                    Box::pin(async move { Ok(shard.follow_up(forward, taken).await.encode()) })
+                }
+                None => Box::pin(std::future::ready(Err("not a proposal known here".to_owned()))),
+            },
+        }
+    }
+
+    /// Queues a batch of another node, if it is the next of its stream.
+    fn take(&self, forward: &Forward) -> Option<oneshot::Receiver<Result<(), KernelError>>> {
+        if self.group.leadership() != self.own_leadership(forward)
+            || self.state.applied_term() != forward.term
+            || self.state.intake.take(forward) != Taken::Now
+        {
+            return None;
+        }
+        let (taken, receiver) = oneshot::channel();
+        self.proposals.send(Arrival::Foreign { forward: forward.clone(), taken }).ok()?;
+        Some(receiver)
+    }
+
+    fn own_leadership(&self, forward: &Forward) -> Leadership {
+        Leadership { term: forward.term, leader: Some(self.node) }
+    }
+
+    async fn follow_up(
+        &self,
+        forward: Forward,
+        taken: Option<oneshot::Receiver<Result<(), KernelError>>>,
+    ) -> ForwardAnswer {
+        if let Some(taken) = taken
+            && let Ok(Err(error)) = taken.await
+        {
+            return match error {
+                KernelError::DiskFull(reason) => ForwardAnswer::DiskFull(reason),
+                _ => ForwardAnswer::NotLeading,
+            };
+        }
+        let applied = async {
+            loop {
+                let changed = self.state.intake.changed.notified();
+                if self.state.intake.is_applied(&forward) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        match task::timeout(APPLY_PATIENCE, applied).await {
+            Some(()) => ForwardAnswer::Applied,
+            None if self.group.leadership() == self.own_leadership(&forward) => {
+                ForwardAnswer::TryAgain
+            }
+            None => ForwardAnswer::NotLeading,
+        }
+    }
+
+    /// The consensus group, for its membership.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// The group's figures.
+    pub fn group_status(&self) -> GroupStatus {
+        self.group.status()
+    }
+
+    /// Whether this node leads the shard and may propose.
+    pub fn leads(&self) -> bool {
+        let leadership = self.group.leadership();
+        leadership.leader == Some(self.node) && self.state.applied_term() == leadership.term
+    }
+
     /// The shard's figures.
     pub fn status(&self) -> ShardStatus {
         ShardStatus {
             applied_index: self.state.applied_index(),
             applied_ts: self.state.applied_ts(),
             applied_count: self.state.applied_count.load(Ordering::Relaxed),
+            in_flight: self.state.pending.in_flight(),
             active_bytes: self.state.active_bytes(),
             log_bytes: self.log.disk_bytes(),
         }
@@ -187,8 +352,10 @@ impl<M: ShardMachine> Shard<M> {
         self.stopped.lock().clone()
     }
 
-    /// Stops serving, leaving a checkpoint behind so that the next start replays nothing.
+    /// Stops serving, leaving a checkpoint behind so that the next start replays nothing. A leader
+    /// hands leadership over first, if another voter is there to take it.
     pub async fn shutdown(&self) {
+        self.hand_over().await;
         self.stop.send_replace(true);
         *self.stopped.lock() = Some("the node is stopping".to_owned());
         self.group.shutdown().await;
@@ -201,6 +368,31 @@ impl<M: ShardMachine> Shard<M> {
             Err(fault) => error!(%fault, "the checkpoint at shutdown ended abnormally"),
         }
         self.state.pending.fail(&KernelError::Unavailable("the node is stopping".to_owned()));
+    }
+
+    /// Stops at once and leaves nothing behind but what is on disk already, as a crash does. For
+    /// simulations, in which the process goes on.
+    pub async fn abandon(&self) {
+        self.stop.send_replace(true);
+        *self.stopped.lock() = Some("the node has crashed".to_owned());
+        self.group.shutdown().await;
+        self.state.abandon();
+        self.state.pending.fail(&KernelError::Unavailable("the node has crashed".to_owned()));
+    }
+
+    async fn hand_over(&self) {
+        if !self.leads() {
+            return;
+        }
+        let status = self.group.status();
+        let others: BTreeSet<NodeId> =
+            status.membership.voters.iter().copied().filter(|voter| *voter != self.node).collect();
+        let ahead = others.iter().max_by_key(|voter| status.matched.get(voter));
+        if let Some(to) = ahead
+            && let Err(fault) = self.group.hand_over(*to).await
+        {
+            error!(%fault, "leadership was not handed over; the others elect a leader once they miss this one");
+        }
     }
 
     fn serving(&self) -> Result<(), KernelError> {
@@ -226,5 +418,26 @@ async fn watch_group<M: ShardMachine>(
     for _ in 0..STOPPED_SWEEPS {
         state.pending.fail(&KernelError::Stopped(reason.clone()));
         task::sleep(STOPPED_SWEEP_INTERVAL).await;
+    }
+}
+
+/// Answers those who have waited too long for an entry to be committed: a majority is out of reach.
+async fn sweep_impatient<M: ShardMachine>(
+    state: Arc<ShardState<M>>,
+    clock: Arc<dyn Clock>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        tokio::select! {
+            () = task::sleep(PATIENCE_SWEEP_INTERVAL) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        if let Some(since) = clock.elapsed().checked_sub(LEADER_PATIENCE) {
+            let error = KernelError::Unavailable(
+                "no majority of the shard's voters has answered; what was sent may still be committed"
+                    .to_owned(),
+            );
+            state.pending.fail_older(since, &error);
+        }
     }
 }

@@ -2,20 +2,25 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use proteus_consensus::{Applied, Replica, ReplicaFault};
+use proteus_consensus::{Applied, Image, ImageChunks, ReceivedImage, Replica, ReplicaFault};
 use proteus_env::Clock;
-use proteus_machine::{Committed, Position, ShardMachine, View};
-use proteus_store::{Checkpoint, DiskStore, LayeredStore, Read, State, StoreError};
+use proteus_machine::{Committed, KernelError, Position, ShardMachine, View};
+use proteus_store::{
+    Checkpoint, DiskImage, DiskStore, IncomingStore, LayeredStore, Read, State, StoreError,
+};
 use proteus_types::{CommitTs, EntryId, LogIndex, NodeId, Term};
-use tracing::error;
+use tokio::sync::Notify;
+use tracing::{error, info};
 
 use crate::envelope::Envelope;
-use crate::proposer::Pending;
+use crate::forward::Intake;
+use crate::pending::Pending;
 use crate::shard::CommitSink;
 
 /// Keys of the kernel's own facts, in space 0.
@@ -25,6 +30,9 @@ const MEMBERSHIP_KEY: &[u8] = &[0, 2];
 /// A shard's state machine with its storage: what consensus drives.
 pub(crate) struct ShardState<M: ShardMachine> {
     node: NodeId,
+    /// Itself, for what it hands to others.
+    own: Weak<ShardState<M>>,
+    store_directory: PathBuf,
     clock: Arc<dyn Clock>,
     sink: Arc<dyn CommitSink<M::Change>>,
     state: RwLock<Stored>,
@@ -33,6 +41,12 @@ pub(crate) struct ShardState<M: ShardMachine> {
     /// Changes frozen for a checkpoint that has not succeeded yet.
     writing: Mutex<Option<(Checkpoint, EntryId, Option<Bytes>)>>,
     pub(crate) pending: Pending<M::Outcome>,
+    pub(crate) intake: Intake,
+    /// Index and term of the last entry applied, for those who hold no lock.
+    applied_index: AtomicU64,
+    applied_term: AtomicU64,
+    /// Wakes who waits for an entry to be applied.
+    pub(crate) applied_changed: Notify,
     /// Commands applied since start, for operators.
     pub(crate) applied_count: AtomicU64,
 }
@@ -47,34 +61,32 @@ struct Stored {
 }
 
 impl<M: ShardMachine> ShardState<M> {
-    /// The state as `disk` holds it.
+    /// The state as the store in `store_directory` holds it.
     pub(crate) fn open(
         node: NodeId,
-        disk: DiskStore,
+        store_directory: &Path,
         clock: Arc<dyn Clock>,
         sink: Arc<dyn CommitSink<M::Change>>,
-    ) -> Result<ShardState<M>, StoreError> {
-        let store = LayeredStore::over(disk);
-        let (applied, applied_ts) = match store.get(APPLIED_KEY)? {
-            Some(value) => {
-                let (id, ts) = decode_applied(&value)
-                    .ok_or_else(|| StoreError::corrupt(APPLIED_KEY, "not an applied position"))?;
-                (Some(id), ts)
-            }
-            None => (None, CommitTs::ZERO),
-        };
-        let membership = store.get(MEMBERSHIP_KEY)?;
-        let checkpointed = applied.map(|id| (id, membership.clone()));
-        Ok(ShardState {
+    ) -> Result<Arc<ShardState<M>>, StoreError> {
+        let stored = Stored::over(DiskStore::open(store_directory)?)?;
+        let checkpointed = stored.applied.map(|id| (id, stored.membership.clone()));
+        let applied = stored.applied.unwrap_or_default();
+        Ok(Arc::new_cyclic(|own| ShardState {
             node,
+            own: own.clone(),
+            store_directory: store_directory.to_owned(),
             clock,
             sink,
-            state: RwLock::new(Stored { store, applied, applied_ts, membership, is_closed: false }),
+            state: RwLock::new(stored),
             checkpointed: Mutex::new(checkpointed),
             writing: Mutex::new(None),
             pending: Pending::default(),
+            intake: Intake::default(),
+            applied_index: AtomicU64::new(applied.index.0),
+            applied_term: AtomicU64::new(applied.term.0),
+            applied_changed: Notify::new(),
             applied_count: AtomicU64::new(0),
-        })
+        }))
     }
 
     /// Calls `reader` with the state at the last applied commit; says whether there still is one.
@@ -92,13 +104,18 @@ impl<M: ShardMachine> ShardState<M> {
     /// Makes the state durable and lets go of the store, whoever still holds a handle to the shard.
     pub(crate) fn close(&self) -> Result<(), StoreError> {
         let result = self.checkpoint();
+        self.abandon();
+        result
+    }
+
+    /// Lets go of the store, whoever still holds a handle to the shard.
+    pub(crate) fn abandon(&self) {
         *self.writing.lock() = None;
         let mut stored = self.state.write();
         stored.is_closed = true;
         let store = std::mem::replace(&mut stored.store, LayeredStore::in_memory());
         drop(stored);
         drop(store);
-        result
     }
 
     pub(crate) fn applied_ts(&self) -> CommitTs {
@@ -106,7 +123,33 @@ impl<M: ShardMachine> ShardState<M> {
     }
 
     pub(crate) fn applied_index(&self) -> LogIndex {
-        self.state.read().applied.map_or(LogIndex(0), |id| id.index)
+        LogIndex(self.applied_index.load(Ordering::Acquire))
+    }
+
+    /// Term of the last entry applied.
+    pub(crate) fn applied_term(&self) -> Term {
+        Term(self.applied_term.load(Ordering::Acquire))
+    }
+
+    /// Resolves once the entry has been applied.
+    pub(crate) async fn wait_applied(&self, index: LogIndex) {
+        loop {
+            let changed = self.applied_changed.notified();
+            if self.applied_index() >= index {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Tells those who hold no lock how far the state is.
+    fn announce(&self, id: EntryId) {
+        let began = self.applied_term.swap(id.term.0, Ordering::AcqRel) != id.term.0;
+        self.applied_index.store(id.index.0, Ordering::Release);
+        if began {
+            self.pending.term_began(id.term);
+        }
+        self.applied_changed.notify_waiters();
     }
 
     /// Approximate memory of changes that no checkpoint contains, in bytes.
@@ -137,8 +180,10 @@ impl<M: ShardMachine> ShardState<M> {
     }
 
     fn apply_batch(&self, id: EntryId, batch: &Bytes) -> Result<(), StoreError> {
-        let (envelope, mut commands) = Envelope::open(batch)?;
-        let mut outcomes = Vec::with_capacity(envelope.command_count.min(65_536) as usize);
+        let envelope = Envelope::open(batch)?;
+        let command_count = envelope.command_count();
+        let mut commands = envelope.commands;
+        let mut outcomes = Vec::with_capacity(command_count.min(65_536) as usize);
         let mut guard = self.state.write();
         let stored = &mut *guard;
         if stored.is_closed {
@@ -152,7 +197,7 @@ impl<M: ShardMachine> ShardState<M> {
             envelope.first_ts,
             stored.applied_ts
         );
-        for place in 0..u64::from(envelope.command_count) {
+        for place in 0..command_count {
             let (command, rest) = M::decode(commands)?;
             commands = rest;
             let commit_ts = envelope.first_ts.plus(place);
@@ -170,15 +215,68 @@ impl<M: ShardMachine> ShardState<M> {
         stored.advance(id);
         stored.is_closed = false;
         drop(guard);
-        self.applied_count.fetch_add(u64::from(envelope.command_count), Ordering::Relaxed);
-        if envelope.node == self.node {
-            self.pending.complete(envelope.proposal, outcomes);
+        self.applied_count.fetch_add(command_count, Ordering::Relaxed);
+        self.announce(id);
+        let mut outcomes = outcomes.into_iter();
+        for origin in &envelope.origins {
+            let own = outcomes.by_ref().take(origin.command_count as usize);
+            if origin.node == self.node {
+                self.pending.applied(origin.proposal, own.collect());
+            } else {
+                own.for_each(drop);
+                self.intake.applied(id.term, origin.node, origin.proposal);
+            }
         }
+        self.pending.entry_applied(id.term);
+        Ok(())
+    }
+
+    /// Puts a log snapshot in place of the state. What it contains was committed, but the outcomes of
+    /// what is on its way are not in it.
+    fn install(&self, mut image: IncomingStore, id: EntryId) -> Result<(), StoreError> {
+        let found = image.get(APPLIED_KEY)?.and_then(|value| decode_applied(&value));
+        if found.map(|(applied, _)| applied) != Some(id) {
+            return Err(StoreError::corrupt(APPLIED_KEY, format!("the image is not of {id:?}")));
+        }
+        // A checkpoint of the present state would be written into the new one.
+        let mut writing = self.writing.lock();
+        *writing = None;
+        let mut stored = self.state.write();
+        if stored.is_closed {
+            return Err(closed());
+        }
+        // Until the new one is there: a fault below leaves nothing to be read.
+        stored.is_closed = true;
+        stored.store = LayeredStore::in_memory();
+        *stored = Stored::over(image.install()?)?;
+        *self.checkpointed.lock() = Some((id, stored.membership.clone()));
+        let applied_ts = stored.applied_ts;
+        drop(stored);
+        info!(index = %id.index, "state taken over from the leader");
+        self.announce(id);
+        self.sink.on_gap(applied_ts);
+        self.pending.fail(&KernelError::Unavailable(
+            "this node was brought up to date, and the answer is not known here".to_owned(),
+        ));
         Ok(())
     }
 }
 
 impl Stored {
+    fn over(disk: DiskStore) -> Result<Stored, StoreError> {
+        let store = LayeredStore::over(disk);
+        let (applied, applied_ts) = match store.get(APPLIED_KEY)? {
+            Some(value) => {
+                let (id, ts) = decode_applied(&value)
+                    .ok_or_else(|| StoreError::corrupt(APPLIED_KEY, "not an applied position"))?;
+                (Some(id), ts)
+            }
+            None => (None, CommitTs::ZERO),
+        };
+        let membership = store.get(MEMBERSHIP_KEY)?;
+        Ok(Stored { store, applied, applied_ts, membership, is_closed: false })
+    }
+
     /// Records `id` as applied, in the same step as the state it led to.
     fn advance(&mut self, id: EntryId) {
         assert!(self.applied.is_none_or(|applied| applied.index < id.index), "entries apply once");
@@ -218,11 +316,56 @@ impl<M: ShardMachine> Replica for ShardState<M> {
             stored.store.put(Bytes::from_static(MEMBERSHIP_KEY), membership);
         }
         stored.advance(entry.id);
+        drop(stored);
+        self.announce(entry.id);
+        self.pending.entry_applied(entry.id.term);
         Ok(())
+    }
+
+    fn open_image(&self) -> Result<Option<Image>, ReplicaFault> {
+        let faulty = |fault: StoreError| ReplicaFault(fault.to_string());
+        let Some(image) = self.state.read().store.image() else { return Ok(None) };
+        let Some(value) = image.get(APPLIED_KEY).map_err(faulty)? else { return Ok(None) };
+        let (id, _) = decode_applied(&value)
+            .ok_or_else(|| ReplicaFault("the checkpoint has no applied position".to_owned()))?;
+        let membership = image.get(MEMBERSHIP_KEY).map_err(faulty)?;
+        Ok(Some(Image { id, membership, chunks: Box::new(Outgoing(image)) }))
+    }
+
+    fn receive_image(&self) -> Result<Box<dyn ReceivedImage>, ReplicaFault> {
+        let stopping = || ReplicaFault(closed().to_string());
+        let state = self.own.upgrade().ok_or_else(stopping)?;
+        let store = IncomingStore::begin(&self.store_directory)
+            .map_err(|fault| ReplicaFault(fault.to_string()))?;
+        Ok(Box::new(Incoming { state, store }))
     }
 
     fn checkpointed(&self) -> Option<(EntryId, Option<Bytes>)> {
         self.checkpointed.lock().clone()
+    }
+}
+
+struct Outgoing(DiskImage);
+
+impl ImageChunks for Outgoing {
+    fn next_chunk(&mut self) -> Result<Option<Bytes>, ReplicaFault> {
+        self.0.next_chunk().map_err(|fault| ReplicaFault(fault.to_string()))
+    }
+}
+
+struct Incoming<M: ShardMachine> {
+    state: Arc<ShardState<M>>,
+    store: IncomingStore,
+}
+
+impl<M: ShardMachine> ReceivedImage for Incoming<M> {
+    fn take_chunk(&mut self, chunk: &[u8]) -> Result<(), ReplicaFault> {
+        self.store.take_chunk(chunk).map_err(|fault| ReplicaFault(fault.to_string()))
+    }
+
+    fn install(self: Box<Self>, id: EntryId) -> Result<(), ReplicaFault> {
+        let Incoming { state, store } = *self;
+        state.install(store, id).map_err(|fault| ReplicaFault(fault.to_string()))
     }
 }
 

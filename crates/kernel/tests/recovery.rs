@@ -7,11 +7,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use proteus_env::disk::RealDisk;
 use proteus_env::{Clock, ManualClock};
-use proteus_kernel::{ChoreOptions, CommitSink, Shard, ShardOptions};
+use proteus_kernel::{Alone, ChoreOptions, CommitSink, Shard, ShardOptions};
 use proteus_log::{Log, LogOptions};
 use proteus_machine::{Committed, Position, ShardMachine, View};
 use proteus_store::{DiskStore, LayeredStore, Read, State, StoreError};
-use proteus_types::{CommitTs, NodeId, ShardId};
+use proteus_types::{CommitTs, ShardId};
 
 /// Adds numbers to one sum, and answers with it. A zero changes nothing.
 struct Adder;
@@ -69,6 +69,8 @@ impl CommitSink<u64> for Recorder {
     fn on_commit(&self, commit: Committed<u64>) {
         self.0.lock().push(commit);
     }
+
+    fn on_gap(&self, _applied_ts: CommitTs) {}
 }
 
 async fn open(directory: &Path, clock: Arc<dyn Clock>, sink: Arc<Recorder>) -> Arc<Shard<Adder>> {
@@ -77,8 +79,8 @@ async fn open(directory: &Path, clock: Arc<dyn Clock>, sink: Arc<Recorder>) -> A
     let log = Log::open(disk, options).unwrap();
     let chores =
         ChoreOptions { checkpoint_interval: Duration::from_millis(50), ..ChoreOptions::default() };
-    let options = ShardOptions { shard: ShardId::META, node: NodeId(1), chores };
-    Shard::open(options, &directory.join("store"), log, clock, sink).await.unwrap()
+    let options = ShardOptions::alone(ShardId::META, proteus_env::random::random_u64() as u32, chores);
+    Shard::open(options, &directory.join("store"), log, clock, sink, Arc::new(Alone)).await.unwrap()
 }
 
 fn runtime() -> tokio::runtime::Runtime {

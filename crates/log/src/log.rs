@@ -67,6 +67,9 @@ pub struct LogOptions {
     pub flush_interval: Option<Duration>,
     /// Payloads kept in memory for readers that follow closely, in bytes.
     pub cache_bytes_max: usize,
+    /// Writes within each call instead of on a thread of the log's own. Slow; for simulations, whose
+    /// runs must not depend on when a thread gets its turn.
+    pub is_inline: bool,
 }
 
 impl Default for LogOptions {
@@ -77,6 +80,7 @@ impl Default for LogOptions {
             disk_reserve_bytes: 128 * 1024 * 1024,
             flush_interval: None,
             cache_bytes_max: 8 * 1024 * 1024,
+            is_inline: false,
         }
     }
 }
@@ -88,7 +92,7 @@ pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 #[derive(Clone)]
 pub struct Log {
     shared: Arc<Shared>,
-    _closer: Arc<Closer>,
+    closer: Arc<Closer>,
 }
 
 /// What the handle and the writer thread share.
@@ -110,16 +114,29 @@ pub(crate) struct Queue {
 
 struct Closer {
     shared: Arc<Shared>,
-    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    writer: Mutex<WriterPlace>,
+}
+
+/// Where the writer works.
+enum WriterPlace {
+    /// On a thread; `None` once that was waited for.
+    Thread(Option<std::thread::JoinHandle<()>>),
+    /// In whoever calls.
+    Inline(Box<Writer>),
 }
 
 impl Drop for Closer {
     fn drop(&mut self) {
         self.shared.queue.lock().closing = true;
         self.shared.arrived.notify_all();
-        if let Some(writer) = self.writer.lock().take() {
-            // A writer that panicked has already failed every request it had.
-            let _ = writer.join();
+        match &mut *self.writer.lock() {
+            WriterPlace::Thread(thread) => {
+                if let Some(thread) = thread.take() {
+                    // A writer that panicked has already failed every request it had.
+                    let _ = thread.join();
+                }
+            }
+            WriterPlace::Inline(writer) => writer.work_inline(),
         }
     }
 }
@@ -140,9 +157,14 @@ impl Log {
             arrived: Condvar::new(),
         });
         let writer = Writer::open(shared.clone(), recovered.tail).map_err(io)?;
-        let thread = spawn_thread("proteus-log", move || writer.run()).map_err(io)?;
-        let closer = Closer { shared: shared.clone(), writer: Mutex::new(Some(thread)) };
-        Ok(Log { shared, _closer: Arc::new(closer) })
+        let place = if shared.options.is_inline {
+            WriterPlace::Inline(Box::new(writer))
+        } else {
+            let thread = spawn_thread("proteus-log", move || writer.run()).map_err(io)?;
+            WriterPlace::Thread(Some(thread))
+        };
+        let closer = Closer { shared: shared.clone(), writer: Mutex::new(place) };
+        Ok(Log { shared, closer: Arc::new(closer) })
     }
 
     /// Appends consecutive entries. They are readable when this returns.
@@ -167,7 +189,7 @@ impl Log {
         // The queue is filled under the index's lock, so that both have one order.
         self.submit(Request::Append { shard, entries, done });
         drop(index);
-        self.shared.arrived.notify_one();
+        self.wake_writer();
     }
 
     /// Sets a small fact.
@@ -176,7 +198,7 @@ impl Log {
         index.shards.entry(shard).or_default().metas.insert(key, value.clone());
         self.submit(Request::Meta { shard, key, value, done });
         drop(index);
-        self.shared.arrived.notify_one();
+        self.wake_writer();
     }
 
     /// A small fact.
@@ -197,7 +219,7 @@ impl Log {
         };
         self.submit(Request::Truncate { shard, last, done });
         drop(index);
-        self.shared.arrived.notify_one();
+        self.wake_writer();
     }
 
     /// Removes entries up to and including `upto`, and the segments that nobody needs any more.
@@ -206,7 +228,7 @@ impl Log {
         index.purge(shard, upto);
         self.submit(Request::Purge { shard, upto, done });
         drop(index);
-        self.shared.arrived.notify_one();
+        self.wake_writer();
     }
 
     /// The last purged and the last present entry; the latter equals the former when none is
@@ -272,6 +294,15 @@ impl Log {
     pub fn disk_bytes(&self) -> u64 {
         let segments = self.shared.index.lock().segments.clone();
         segments.iter().filter_map(|segment| segment.file.len().ok()).sum()
+    }
+
+    fn wake_writer(&self) {
+        if self.shared.options.is_inline
+            && let WriterPlace::Inline(writer) = &mut *self.closer.writer.lock()
+        {
+            return writer.work_inline();
+        }
+        self.shared.arrived.notify_one();
     }
 
     fn submit(&self, request: Request) {

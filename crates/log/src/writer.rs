@@ -61,6 +61,8 @@ pub(crate) struct Writer {
     buffer: Vec<u8>,
     clock: SystemClock,
     last_flush: Duration,
+    /// Why an inline writer does no more; one on a thread ends instead.
+    failed: Option<io::Error>,
 }
 
 /// An entry's place, to be entered in the index once it is written.
@@ -89,6 +91,7 @@ impl Writer {
             buffer: Vec::new(),
             clock,
             last_flush,
+            failed: None,
         };
         if !fresh {
             // What recovery kept of an unflushed tail was read from the page cache, perhaps; from
@@ -115,19 +118,40 @@ impl Writer {
     pub(crate) fn run(mut self) {
         loop {
             let (requests, closing) = self.wait();
-            if !requests.is_empty()
-                && let Err(failure) = self.write(requests)
-            {
-                error!(error = %failure, location = %self.shared.disk.location().display(), "the log cannot be written; this node stops accepting writes");
+            if let Err(failure) = self.work(requests) {
                 return self.refuse_all(&failure);
-            }
-            if self.flush_is_due() && self.flush().is_err() {
-                return self.refuse_all(&io::Error::other("the log's flush failed"));
             }
             if closing {
                 // Nobody is left to hear of a failure; recovery will tell.
                 let _ = self.flush();
                 return;
+            }
+        }
+    }
+
+    fn work(&mut self, requests: Vec<Request>) -> io::Result<()> {
+        if !requests.is_empty()
+            && let Err(failure) = self.write(requests)
+        {
+            error!(error = %failure, location = %self.shared.disk.location().display(), "the log cannot be written; this node stops accepting writes");
+            return Err(failure);
+        }
+        if self.flush_is_due() && self.flush().is_err() {
+            return Err(io::Error::other("the log's flush failed"));
+        }
+        Ok(())
+    }
+
+    /// Does what has arrived, in the caller's place.
+    pub(crate) fn work_inline(&mut self) {
+        loop {
+            let requests: Vec<Request> = self.shared.queue.lock().requests.drain(..).collect();
+            if requests.is_empty() {
+                return;
+            }
+            match &self.failed {
+                Some(failure) => refuse(requests, failure),
+                None => self.failed = self.work(requests).err(),
             }
         }
     }
@@ -365,17 +389,21 @@ impl Writer {
             let requests = std::mem::take(&mut queue.requests);
             let closing = queue.closing;
             drop(queue);
-            for request in requests {
-                let (Request::Append { done, .. }
-                | Request::Meta { done, .. }
-                | Request::Truncate { done, .. }
-                | Request::Purge { done, .. }) = request;
-                done(Err(io::Error::new(failure.kind(), failure.to_string())));
-            }
+            refuse(requests, failure);
             if closing {
                 return;
             }
         }
+    }
+}
+
+fn refuse(requests: impl IntoIterator<Item = Request>, failure: &io::Error) {
+    for request in requests {
+        let (Request::Append { done, .. }
+        | Request::Meta { done, .. }
+        | Request::Truncate { done, .. }
+        | Request::Purge { done, .. }) = request;
+        done(Err(io::Error::new(failure.kind(), failure.to_string())));
     }
 }
 

@@ -4,6 +4,7 @@
 //! an id of its own, which it leaves in all four machines at once (see [`crate::ledger`]).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use proteus_kernel::CommitSink;
@@ -131,7 +132,117 @@ impl History {
     }
 }
 
+/// What was known when a read began: the least that it must show.
+pub struct Floor {
+    acknowledged: Vec<(CommitId, CommitTs)>,
+    shown_count: usize,
+}
+
+impl History {
+    /// A read begins.
+    pub fn read_begins(&self) -> Floor {
+        let seen = self.0.lock();
+        let acknowledged = seen.commits.iter().filter_map(|(id, known)| match known {
+            Known::Acknowledged(commit_ts) => Some((*id, *commit_ts)),
+            _ => None,
+        });
+        Floor { acknowledged: acknowledged.collect(), shown_count: seen.shown.len() }
+    }
+
+    /// The read that began at `floor` was shown this ledger, of one of several replicas. Others may
+    /// have been shown more meanwhile.
+    ///
+    /// # Errors
+    /// If it shows less than it must, or anything that contradicts what others were shown or told.
+    pub fn shown_by_replica(&self, floor: &Floor, ledger: &[CommitId]) -> Result<(), String> {
+        let mut seen = self.0.lock();
+        if let Some(violation) = seen.violation.clone() {
+            return Err(violation);
+        }
+        let common = ledger.len().min(seen.shown.len());
+        if ledger[..common] != seen.shown[..common] {
+            return Err("two readers were shown commits in different orders".to_owned());
+        }
+        if ledger.len() < floor.shown_count {
+            return Err(format!(
+                "a reader was shown {} commits after another had been shown {}",
+                ledger.len(),
+                floor.shown_count
+            ));
+        }
+        let places: BTreeMap<CommitId, usize> =
+            ledger.iter().enumerate().map(|(place, id)| (*id, place)).collect();
+        if places.len() != ledger.len() {
+            return Err("a commit was applied twice".to_owned());
+        }
+        for (id, commit_ts) in &floor.acknowledged {
+            if !places.contains_key(id) {
+                return Err(format!(
+                    "a read does not show commit {id}, acknowledged at {commit_ts} before it began"
+                ));
+            }
+        }
+        for id in ledger {
+            match seen.commits.get(id) {
+                None => return Err(format!("commit {id} was applied and never proposed")),
+                Some(Known::Refused) => {
+                    return Err(format!("commit {id} was applied and its caller told that not"));
+                }
+                Some(_) => {}
+            }
+        }
+        if ledger.len() > seen.shown.len() {
+            seen.shown = ledger.to_vec();
+        }
+        Ok(())
+    }
+
+    /// Notes what was found where nobody could be told.
+    pub fn violated(&self, claim: String) {
+        self.0.lock().violation.get_or_insert(claim);
+    }
+}
+
+/// The feed of one replica of several, in one run of its node.
+pub struct ReplicaFeed {
+    history: Arc<History>,
+    announced_last: Mutex<CommitTs>,
+}
+
+impl ReplicaFeed {
+    /// A feed that has announced nothing yet.
+    pub fn new(history: Arc<History>) -> ReplicaFeed {
+        ReplicaFeed { history, announced_last: Mutex::new(CommitTs::ZERO) }
+    }
+}
+
+impl CommitSink<Change> for ReplicaFeed {
+    fn on_gap(&self, applied_ts: CommitTs) {
+        *self.announced_last.lock() = applied_ts;
+    }
+
+    fn on_commit(&self, commit: Committed<Change>) {
+        let ts = commit.commit_ts;
+        let mut announced_last = self.announced_last.lock();
+        if ts <= *announced_last {
+            self.history.violated(format!("a feed announced {ts} after {announced_last}"));
+        }
+        *announced_last = ts;
+        let mut seen = self.history.0.lock();
+        let before = seen.announced.insert(ts, commit.changes);
+        if before.is_some_and(|before| seen.announced.get(&ts) != Some(&before)) {
+            seen.violation.get_or_insert(format!("two replicas announced different changes at {ts}"));
+        }
+    }
+}
+
 impl CommitSink<Change> for History {
+    fn on_gap(&self, applied_ts: CommitTs) {
+        // One node by itself has nobody to take its state from.
+        let mut seen = self.0.lock();
+        seen.violation.get_or_insert(format!("a gap in the feed up to {applied_ts}"));
+    }
+
     fn on_commit(&self, commit: Committed<Change>) {
         let mut seen = self.0.lock();
         let ts = commit.commit_ts;

@@ -1,18 +1,22 @@
 //! A simulated world for the kernel: random commands, fault plans, checkers.
 //!
-//! Two worlds. [`behaviour`] applies random entries to replicas without log and consensus, and
+//! Three worlds. [`behaviour`] applies random entries to replicas without log and consensus, and
 //! compares bytes. [`shard`] runs the real shard, with its log on a simulated disk, and compares what
-//! callers, readers and followers of the feed were told over crashes. What the checkers claim is in
+//! callers, readers and followers of the feed were told over crashes. [`cluster`] runs several nodes on a
+//! simulated network, in time that a seed moves. What the checkers claim is in
 //! `docs/testing.md`; [`planted`] proves that they see what they claim to see.
 //!
 //! It knows no face and no protocol. Only its own tests use it.
 //!
-//! Reading order: [`behaviour`], [`commands`], [`shard`], [`ledger`], [`history`], [`planted`].
+//! Reading order: [`behaviour`], [`commands`], [`shard`], [`network`], [`cluster`],
+//! [`ledger`], [`history`], [`planted`].
 
 pub mod behaviour;
+pub mod cluster;
 pub mod commands;
 pub mod history;
 pub mod ledger;
+pub mod network;
 pub mod planted;
 pub mod random;
 pub mod replica;

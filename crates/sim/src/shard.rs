@@ -17,11 +17,11 @@ use futures::future::{join, join_all};
 use proteus_env::disk::Disk;
 use proteus_env::sim_disk::SimDisk;
 use proteus_env::{Clock, ManualClock, task};
-use proteus_kernel::{ChoreOptions, Shard, ShardOptions};
+use proteus_kernel::{Alone, ChoreOptions, Shard, ShardOptions};
 use proteus_log::{Log, LogError, LogOptions};
 use proteus_machine::KernelError;
 use proteus_shard_machine::{Minitransaction, Outcome};
-use proteus_types::{NodeId, ShardId};
+use proteus_types::ShardId;
 use tempfile::TempDir;
 
 use crate::commands::Generator;
@@ -202,6 +202,7 @@ impl World {
             disk_reserve_bytes: 64 * 1024,
             flush_interval: None,
             cache_bytes_max: 4 * 1024,
+            is_inline: false,
         };
         let log =
             Log::open(Arc::new(self.disk.clone()), log_options).map_err(|error| match error {
@@ -216,9 +217,9 @@ impl World {
             replay_bytes_max: random.pick(&[30_000, 10_000_000]),
             checkpoint_interval: Duration::from_secs(60),
         };
-        let options = ShardOptions { shard: ShardId::META, node: NodeId(1), chores };
+        let options = ShardOptions::alone(ShardId::META, random.number() as u32, chores);
         let store = self.directory.path().join("store");
-        Shard::open(options, &store, log, self.clock.clone(), self.history.clone())
+        Shard::open(options, &store, log, self.clock.clone(), self.history.clone(), Arc::new(Alone))
             .await
             .map_err(|error| OpenError::Failed(error.to_string()))
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 
+use crate::image::{self, DiskImage};
 use crate::layered::Change;
 use crate::{Direction, KEY_BYTES_MAX, StoreError};
 
@@ -34,7 +35,8 @@ impl fmt::Debug for DiskStore {
 }
 
 impl DiskStore {
-    /// Opens the store in `directory`, creating it if it is not there.
+    /// Opens the store in `directory`, creating it if it is not there. A replacement that a crash
+    /// interrupted is ended first.
     ///
     /// # Errors
     /// If the disk fails or holds damaged files.
@@ -43,6 +45,7 @@ impl DiskStore {
             location: directory.display().to_string(),
             message: error.to_string(),
         };
+        image::settle(directory)?;
         let database = Database::builder(directory)
             .cache_size(BLOCK_CACHE_BYTES)
             .worker_threads(1)
@@ -58,6 +61,11 @@ impl DiskStore {
     /// If the disk fails.
     pub fn disk_bytes(&self) -> Result<u64, StoreError> {
         self.database.disk_space().map_err(|error| self.io(&error))
+    }
+
+    /// The store as it is now, to be sent to another node.
+    pub fn image(&self) -> DiskImage {
+        DiskImage::new(self.database.clone(), self.keyspace.clone(), self.location.clone())
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::table::Table;
-use crate::{Direction, DiskStore, Read, State, StoreError, Visit};
+use crate::{Direction, DiskImage, DiskStore, Read, State, StoreError, Visit};
 
 /// An ordered key space: changes since the last checkpoint in memory, older ones on disk.
 ///
@@ -53,6 +53,11 @@ impl LayeredStore {
     /// A store over what `disk` holds.
     pub fn over(disk: DiskStore) -> LayeredStore {
         LayeredStore { disk: Some(disk), ..LayeredStore::default() }
+    }
+
+    /// The part on disk as it is now, at some checkpoint; `None` in memory.
+    pub fn image(&self) -> Option<DiskImage> {
+        self.disk.as_ref().map(DiskStore::image)
     }
 
     /// Approximate memory held by changes not yet frozen, in bytes.

@@ -12,6 +12,7 @@
 //! Reading order: [`Read`], [`State`], [`LayeredStore`], [`disk`].
 
 mod disk;
+mod image;
 mod layered;
 mod table;
 
@@ -20,6 +21,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 pub use disk::DiskStore;
+pub use image::{DiskImage, IncomingStore};
 pub use layered::{Checkpoint, Frozen, LayeredStore};
 
 /// Longest key, in bytes. A key is held in memory and in every index block, so it stays small.

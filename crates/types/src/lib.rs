@@ -4,11 +4,13 @@
 //! have a name; none is a bare `as`. The words are those of `docs/glossary.md`.
 
 mod ids;
+mod member;
 mod positions;
 mod slot;
 mod timestamp;
 
 pub use ids::{NodeId, ProposalId, ShardId};
+pub use member::Member;
 pub use positions::{EntryId, LogIndex, Term};
 pub use slot::{SLOT_COUNT, Slot};
 pub use timestamp::{CommitTs, LOGICAL_BITS};

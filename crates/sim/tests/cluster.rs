@@ -1,0 +1,46 @@
+//! Several nodes in trouble, held to the claims of `docs/testing.md`.
+
+use proteus_shard_machine::Composed;
+use proteus_sim::cluster::{Planted, Summary, run};
+
+#[test]
+fn a_cluster_keeps_its_claims_in_trouble() {
+    let total = parking_lot::Mutex::new(Summary::default());
+    let seeds = proteus_sim::seeds(50, |seed| {
+        let ran = run::<Composed>(seed, Planted::Nothing)?;
+        let mut total = total.lock();
+        total.acknowledged += ran.acknowledged;
+        total.reads += ran.reads;
+        total.unanswered += ran.unanswered;
+        total.crashes += ran.crashes;
+        total.cuts += ran.cuts;
+        total.gaps += ran.gaps;
+        total.terms += ran.terms;
+        total.traffic.sent += ran.traffic.sent;
+        total.traffic.lost += ran.traffic.lost;
+        total.traffic.repeated += ran.traffic.repeated;
+        Ok(())
+    });
+    let total = total.into_inner();
+    println!("{total:?}");
+    // Runs in which nothing happened prove nothing.
+    assert!(seeds < 50 || total.acknowledged as u64 > 50 * seeds, "{total:?}");
+    assert!(seeds < 50 || total.crashes > seeds, "{total:?}");
+}
+
+/// What the checkers say of a cluster with a bug, in the first of a few seeds that shows it.
+fn found(planted: Planted) -> String {
+    let report = (0..20).find_map(|seed| run::<Composed>(seed, planted).err());
+    report.unwrap_or_else(|| panic!("nobody noticed {planted:?}"))
+}
+
+#[test]
+fn reads_without_a_barrier_are_found() {
+    let claim = found(Planted::UnguardedReads);
+    assert!(claim.contains("does not show commit") || claim.contains("after another"), "{claim}");
+}
+
+#[test]
+fn disks_that_lie_about_flushing_are_found() {
+    found(Planted::LyingDisks);
+}
