@@ -14,6 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("proteus-log", &["proteus-env", "proteus-types"]),
     ("proteus-store", &["proteus-env", "proteus-types"]),
     ("proteus-consensus", &["proteus-env", "proteus-log", "proteus-types"]),
+    ("proteus-peer", &["proteus-env"]),
     ("proteus-machine", &["proteus-store", "proteus-types"]),
     (
         "proteus-kernel",
@@ -70,6 +71,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "proteus-kernel-api",
             "proteus-log",
             "proteus-machine",
+            "proteus-peer",
             "proteus-shard-machine",
             "proteus-types",
         ],

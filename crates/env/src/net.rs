@@ -35,6 +35,16 @@ pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// Connects to `host:port`, with Nagle's delay switched off.
+///
+/// # Errors
+/// If the host is not known or nobody listens there.
+pub async fn connect_to_host(address: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// Has what was received so far acknowledged now rather than with the next data sent.
 ///
 /// A client that sends a request in pieces without switching Nagle's delay off waits for this

@@ -81,6 +81,18 @@ impl Feed {
         self.grown.notify_waiters();
     }
 
+    /// The kernel's call when commits up to `applied_ts` happened that nobody is told of one by one.
+    pub fn skip(&self, applied_ts: CommitTs) {
+        for listener in self.listeners.read().iter() {
+            listener.on_gap();
+        }
+        let mut recent = self.recent.lock();
+        recent.commits.clear();
+        recent.forgotten_upto = recent.forgotten_upto.max(applied_ts);
+        drop(recent);
+        self.grown.notify_waiters();
+    }
+
     /// Commits after `cursor`, at most `count_max`; empty if there are none yet. The first call
     /// makes the feed remember from then on.
     ///
@@ -169,6 +181,16 @@ impl<K: Eq + Hash + Clone> Waiters<K> {
         }
         for sender in waiting.remove(key).unwrap_or_default() {
             // A receiver that is gone has stopped waiting.
+            let _ = sender.send(());
+        }
+    }
+}
+
+impl<K: Eq + Hash + Clone> Waiters<K> {
+    /// Wakes everybody, for a listener's [`Listener::on_gap`].
+    pub fn wake_all(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        for sender in waiting.into_values().flatten() {
             let _ = sender.send(());
         }
     }

@@ -13,6 +13,7 @@
 mod feed;
 mod memory;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub use proteus_shard_machine::{
     Change, Check, Minitransaction, Op, Outcome, Refusal, Reply, cache, table, topic, tree,
 };
 pub use proteus_store::{Direction, Read, StoreError};
-pub use proteus_types::CommitTs;
+pub use proteus_types::{CommitTs, Member, NodeId, Term};
 
 /// One commit as followers of the feed see it.
 pub type Commit = Committed<Change>;
@@ -34,12 +35,39 @@ pub type Commit = Committed<Change>;
 /// The answer to come of a proposal: one outcome per minitransaction, in order.
 pub type Proposal = Pin<Box<dyn Future<Output = Result<Vec<Outcome>, KernelError>> + Send>>;
 
+/// What a read waits for; see [`Kernel::read_barrier`].
+pub type ReadBarrier = Pin<Box<dyn Future<Output = Result<(), KernelError>> + Send>>;
+
+/// The cluster as one of its nodes sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterView {
+    /// This node.
+    pub node: NodeId,
+    /// The node that leads, if this one knows of any.
+    pub leader: Option<NodeId>,
+    /// The newest term.
+    pub term: Term,
+    /// All nodes. Empty for a kernel that is in no cluster.
+    pub members: BTreeMap<NodeId, Member>,
+}
+
+impl ClusterView {
+    /// Whether this node leads.
+    pub fn leads(&self) -> bool {
+        self.leader == Some(self.node)
+    }
+}
+
 /// A function called under the feed's order; see [`Kernel::follow`].
 pub trait Listener: Send + Sync + 'static {
     /// Learns of one commit. Called in commit order, before any reader can see the commit's effects
     /// and before its proposer is answered; so an event queued here precedes the data that caused
     /// it. It must not block, nor call the kernel: it may only mark, queue and wake.
     fn on_commit(&self, commit: &Commit);
+
+    /// Learns that commits happened that are not told one by one, because this node took its state over
+    /// from another. Whoever waits for something must look again. The same rules apply.
+    fn on_gap(&self) {}
 }
 
 /// The kernel.
@@ -52,11 +80,24 @@ pub trait Kernel: Send + Sync + 'static {
     /// later [`Kernel::read`] on this node. An error means what it says about whether it happened.
     fn propose(&self, minitransactions: Vec<Minitransaction>) -> Proposal;
 
-    /// Calls `reader` once with the state at the last applied commit; linearizable on the leader.
-    /// Commits wait meanwhile: read little, or in pieces at one read timestamp.
+    /// What to wait for so that the next [`Kernel::read`] sees every commit that was acknowledged, on
+    /// any node, before this call; `None` if there is nothing to wait for, as on a leader most of the
+    /// time. One barrier serves any number of reads that begin after it was asked for.
+    fn read_barrier(&self) -> Option<ReadBarrier> {
+        None
+    }
+
+    /// The cluster as this node sees it.
+    fn cluster(&self) -> ClusterView {
+        ClusterView { node: NodeId(1), leader: Some(NodeId(1)), ..ClusterView::default() }
+    }
+
+    /// Calls `reader` once with the state at the last applied commit here; linearizable behind
+    /// [`Kernel::read_barrier`]. Commits wait meanwhile: read little, or in pieces at one read
+    /// timestamp.
     ///
     /// # Errors
-    /// If this node may not serve linearizable reads now.
+    /// If this node has stopped serving.
     fn read_dyn(&self, reader: &mut dyn FnMut(View<'_>)) -> Result<(), KernelError>;
 
     /// Adds a listener to the feed, for as long as the kernel lives.

@@ -4,26 +4,47 @@
 //! data directory
 //! ├── LOCK     held while a node runs on the directory
 //! ├── FORMAT   version of this layout
+//! ├── IDENTITY the node's number in its cluster
 //! ├── log/     segments of the node's log
 //! └── store/   checkpoint of the shard's state
 //! ```
 //! It knows the composed machine and no face.
+//!
+//! Reading order: [`Node`], `identity`, `cluster`, [`admin`].
+
+pub mod admin;
+mod cluster;
+mod identity;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use proteus_env::Clock;
 use proteus_env::disk::{DirectoryLock, Disk, RealDisk, lock_directory};
-use proteus_kernel::{ChoreOptions, CommitSink, Shard, ShardOptions, ShardStatus};
+use proteus_env::{net, random, task};
+use proteus_kernel::{
+    Alone, ChoreOptions, CommitSink, Links, Shard, ShardOptions, ShardStatus, Timing,
+};
 use proteus_kernel_api::{
-    Change, Commit, Feed, Kernel, KernelError, Listener, Minitransaction, Proposal, View,
+    Change, ClusterView, Commit, Feed, Kernel, KernelError, Listener, Minitransaction, Proposal,
+    ReadBarrier, View,
 };
 use proteus_log::{Log, LogError, LogOptions};
+use proteus_peer::{Dialer, serve};
 use proteus_shard_machine::Composed;
-use proteus_types::{NodeId, ShardId};
-use tracing::info;
+use proteus_types::{CommitTs, Member, ShardId};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::admin::{AdminAnswer, AdminRequest, ask_through};
+use crate::cluster::{Cluster, NodeHandler, PeerLinks};
+use crate::identity::Identity;
+
+pub use crate::cluster::UpkeepOptions;
+pub use proteus_peer::Secret;
 
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_VERSION: &str = "proteus data directory, version 1\n";
@@ -37,7 +58,34 @@ pub struct NodeOptions {
     pub flush_interval: Option<Duration>,
     /// Space that writes leave free on the disk, in bytes.
     pub disk_reserve_bytes: u64,
+    /// How it meets other nodes; `None`: not at all.
+    pub cluster: Option<ClusterOptions>,
 }
+
+/// How a node meets others.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    /// Where it listens for them.
+    pub listen: SocketAddr,
+    /// The host at which they and clients reach it.
+    pub advertised_host: String,
+    /// What is added to every face's standard port.
+    pub port_offset: u16,
+    /// What all nodes of the cluster know.
+    pub secret: Secret,
+    /// A node of the cluster to join, as `host:port`; only for a node that has no data yet.
+    pub join: Option<String>,
+    /// Who votes.
+    pub upkeep: UpkeepOptions,
+    /// How fast whole states are sent to other nodes, in bytes a second; 0 is no bound.
+    pub snapshot_bytes_per_second_max: u64,
+}
+
+/// How long a node of a cluster may look for its leader before its faces open all the same.
+const LEADER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a node tries to join before it gives up.
+const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +111,22 @@ pub enum NodeError {
         /// What the file system said.
         source: io::Error,
     },
+    /// The cluster does not take this node.
+    #[error("cannot join the cluster at {address}: {reason}")]
+    Join {
+        /// The node that was asked.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The address for other nodes is taken or not of this machine.
+    #[error("cannot listen for other nodes on {address}: {source}; choose other ports with --port-offset, or another address with --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// The log cannot be opened.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -74,11 +138,15 @@ pub enum NodeError {
 /// A running node.
 pub struct Node {
     kernel: Arc<NodeKernel>,
+    stop: watch::Sender<bool>,
+    /// Where it listens for other nodes.
+    pub peer_address: Option<SocketAddr>,
     _lock: DirectoryLock,
 }
 
 /// The kernel of a node with one shard.
 struct NodeKernel {
+    identity: Identity,
     shard: Arc<Shard<Composed>>,
     feed: Arc<FeedSink>,
 }
@@ -90,6 +158,10 @@ struct FeedSink(Feed);
 impl CommitSink<Change> for FeedSink {
     fn on_commit(&self, commit: Commit) {
         self.0.publish(commit);
+    }
+
+    fn on_gap(&self, applied_ts: CommitTs) {
+        self.0.skip(applied_ts);
     }
 }
 
@@ -112,12 +184,46 @@ impl Node {
         };
         let log = Log::open(Arc::new(disk), log_options)?;
         let feed = Arc::new(FeedSink::default());
-        let shard_options =
-            ShardOptions { shard: ShardId::META, node: NodeId(1), chores: ChoreOptions::default() };
+        let (stop, stopping) = watch::channel(false);
+        let member = member_of(options);
+        let dialer = options.cluster.as_ref().map(|cluster| Dialer::new(cluster.secret.clone()));
+        // Listening before the cluster is asked to speak to this node.
+        let listener = options.cluster.as_ref().map(|cluster| listen(cluster.listen)).transpose()?;
+        let identity = take_identity(options, &member, dialer.as_ref()).await?;
+        let member = Member { incarnation: identity.incarnation, ..member };
+        let shard_options = ShardOptions {
+            shard: ShardId::META,
+            node: identity.node,
+            member: member.clone(),
+            found: identity.is_founder,
+            run: random::random_u64() as u32,
+            timing: Timing::default(),
+            chores: ChoreOptions::default(),
+        };
+        let links: Arc<dyn Links> = match &dialer {
+            Some(dialer) => Arc::new(PeerLinks { dialer: dialer.clone() }),
+            None => Arc::new(Alone),
+        };
         let store_directory = directory.join("store");
-        let shard = Shard::open(shard_options, &store_directory, log, clock, feed.clone()).await?;
-        info!(directory = %directory.display(), index = %shard.status().applied_index, "data recovered");
-        Ok(Node { kernel: Arc::new(NodeKernel { shard, feed }), _lock: lock })
+        let opened =
+            Shard::open(shard_options, &store_directory, log, clock, feed.clone(), links).await;
+        let shard = opened?;
+        let mut peer_address = None;
+        if let (Some(cluster), Some(listener), Some(dialer)) =
+            (&options.cluster, listener, dialer)
+        {
+            peer_address = listener.local_addr().ok();
+            let pace = shard.group().snapshot_pace();
+            pace.set(cluster.snapshot_bytes_per_second_max);
+            let answering = Arc::new(Cluster { node: identity.node, shard: shard.clone(), dialer });
+            let handler = Arc::new(NodeHandler(answering.clone()));
+            task::spawn(serve(listener, cluster.secret.clone(), handler, stopping.clone()));
+            task::spawn(answering.keep_up(member, cluster.upkeep, stopping));
+        }
+        wait_until_current(&shard).await;
+        info!(directory = %directory.display(), node = %identity.node, index = %shard.status().applied_index, "data recovered");
+        let kernel = Arc::new(NodeKernel { identity, shard, feed });
+        Ok(Node { kernel, stop, peer_address, _lock: lock })
     }
 
     /// What faces see.
@@ -143,7 +249,9 @@ impl Node {
 
     /// Stops cleanly: the next start replays nothing.
     pub async fn shutdown(self) {
+        // Others are answered until leadership is handed over.
         self.kernel.shard.shutdown().await;
+        self.stop.send_replace(true);
     }
 }
 
@@ -156,12 +264,115 @@ impl Kernel for NodeKernel {
         self.shard.read(reader)
     }
 
+    fn read_barrier(&self) -> Option<ReadBarrier> {
+        let barrier = self.shard.read_barrier()?;
+        Some(Box::pin(async move {
+            barrier.await.unwrap_or_else(|_| {
+                Err(KernelError::Unavailable("the node is stopping".to_owned()))
+            })
+        }))
+    }
+
+    fn cluster(&self) -> ClusterView {
+        let (leadership, membership) =
+            (self.shard.group().leadership(), self.shard.group().membership());
+        ClusterView {
+            node: self.identity.node,
+            leader: leadership.leader,
+            term: leadership.term,
+            members: membership.members,
+        }
+    }
+
     fn follow(&self, listener: Arc<dyn Listener>) {
         self.feed.0.follow(listener);
     }
 
     fn feed(&self) -> &Feed {
         &self.feed.0
+    }
+}
+
+/// This node as others reach it; its incarnation is its identity's.
+fn member_of(options: &NodeOptions) -> Member {
+    let Some(cluster) = &options.cluster else { return Member::default() };
+    let host = cluster.advertised_host.clone();
+    let peer_address = if host.contains(':') {
+        format!("[{host}]:{}", cluster.listen.port())
+    } else {
+        format!("{host}:{}", cluster.listen.port())
+    };
+    Member { peer_address, client_host: host, port_offset: cluster.port_offset, incarnation: 0 }
+}
+
+fn listen(address: SocketAddr) -> Result<net::TcpListener, NodeError> {
+    net::listen(address).map_err(|source| NodeError::Listen { address, source })
+}
+
+/// What the data directory says, or what the cluster to be joined says, or the first node of a new one.
+async fn take_identity(
+    options: &NodeOptions,
+    member: &Member,
+    dialer: Option<&Dialer>,
+) -> Result<Identity, NodeError> {
+    let directory = &options.data_directory;
+    let io = |source| NodeError::Io { path: directory.clone(), source };
+    if let Some(identity) = Identity::load(directory).map_err(io)? {
+        return Ok(identity);
+    }
+    let join = options.cluster.as_ref().and_then(|cluster| cluster.join.as_deref());
+    let identity = match (join, dialer) {
+        (Some(address), Some(dialer)) => {
+            // Kept before it is told, so that a node that is interrupted joins once.
+            let incarnation = random::random_u64();
+            let member = Member { incarnation, ..member.clone() };
+            let node = join_cluster(dialer, address, member).await?;
+            Identity { node, incarnation, is_founder: false }
+        }
+        _ => Identity::founder(),
+    };
+    identity.keep(directory).map_err(io)?;
+    Ok(identity)
+}
+
+async fn join_cluster(
+    dialer: &Dialer,
+    address: &str,
+    member: Member,
+) -> Result<proteus_types::NodeId, NodeError> {
+    let request = AdminRequest::Join { member };
+    let mut reason = String::new();
+    let joining = async {
+        loop {
+            match ask_through(dialer, address, &request).await {
+                Ok(AdminAnswer::Joined { node }) => return node,
+                Ok(other) => reason = format!("an answer to another question: {other:?}"),
+                Err(refused) => {
+                    if refused != reason {
+                        warn!(address, reason = refused, "not joined yet; it is tried again");
+                    }
+                    reason = refused;
+                }
+            }
+            task::sleep(Duration::from_millis(300)).await;
+        }
+    };
+    let joined = task::timeout(JOIN_PATIENCE, joining).await;
+    joined.ok_or_else(|| NodeError::Join { address: address.to_owned(), reason })
+}
+
+/// Waits until this node knows a leader and has what that has committed, within limits: a node that
+/// cannot tell opens its faces all the same, and says so to whoever asks.
+async fn wait_until_current(shard: &Arc<Shard<Composed>>) {
+    let current = async {
+        while let Some(barrier) = shard.read_barrier() {
+            if let Ok(Ok(())) = barrier.await {
+                return;
+            }
+        }
+    };
+    if task::timeout(LEADER_PATIENCE, current).await.is_none() {
+        warn!("no leader of the cluster was found yet; requests wait for one");
     }
 }
 
@@ -198,6 +409,7 @@ mod tests {
             data_directory: directory.to_owned(),
             flush_interval: None,
             disk_reserve_bytes: 0,
+            cluster: None,
         }
     }
 

@@ -1,0 +1,138 @@
+//! What operators and joining nodes ask of a cluster: messages as JSON, so that any version can say what
+//! it does not understand.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use proteus_peer::{CallError, Dialer, Secret};
+use proteus_types::{Member, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// First byte of a message between nodes: for whom it is.
+pub(crate) const SERVICE_CONSENSUS: u8 = 0;
+pub(crate) const SERVICE_PROPOSER: u8 = 1;
+pub(crate) const SERVICE_ADMIN: u8 = 2;
+
+/// How long an operator waits for an answer; membership changes wait for a majority.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A question or an order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum AdminRequest {
+    /// Takes a new node into the cluster, or tells one that was taken before its number.
+    Join {
+        /// The node.
+        member: Member,
+    },
+    /// Asks how the cluster stands.
+    Status,
+    /// Takes a node out of the cluster.
+    Remove {
+        /// The node.
+        node: NodeId,
+    },
+    /// Lets a node follow only, without voting or leading.
+    Drain {
+        /// The node.
+        node: NodeId,
+    },
+    /// Lets one node vote in place of another, which then only follows.
+    Replace {
+        /// The one that votes now.
+        old: NodeId,
+        /// The one that shall.
+        new: NodeId,
+    },
+    /// Hands leadership to a node.
+    Lead {
+        /// The node.
+        node: NodeId,
+    },
+    /// Bounds how fast whole states are sent to other nodes, in bytes a second; 0 is no bound.
+    SnapshotRate {
+        /// The bound.
+        bytes_per_second_max: u64,
+    },
+}
+
+/// The answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum AdminAnswer {
+    /// The joining node's number.
+    Joined {
+        /// Its number.
+        node: NodeId,
+    },
+    /// How the cluster stands.
+    Status(ClusterStatus),
+    /// It is done.
+    Done,
+    /// It is not done, because of this.
+    Refused(String),
+}
+
+/// How a cluster stands, as its leader sees it, or the node that was asked if it knows of none.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The node that answers.
+    pub answering: NodeId,
+    /// The leader, if there is one.
+    pub leader: Option<NodeId>,
+    /// The newest term.
+    pub term: u64,
+    /// Last entry known to be committed.
+    pub committed_index: u64,
+    /// Whether the membership is being changed.
+    pub is_changing: bool,
+    /// All nodes, by their numbers.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// How one node stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its number.
+    pub node: NodeId,
+    /// How others reach it.
+    pub member: Member,
+    /// Whether it votes.
+    pub is_voter: bool,
+    /// Entries that it is behind the leader's log, if the leader knows.
+    pub behind: Option<u64>,
+    /// How long it has not answered the leader, if the leader knows.
+    pub silent_for_ms: Option<u64>,
+}
+
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
+    serde_json::to_vec(value).map_err(|error| error.to_string())
+}
+
+/// Asks the cluster through any of its nodes.
+///
+/// # Errors
+/// If that node cannot be reached, does not accept the secret, or refuses.
+pub async fn ask(
+    address: &str,
+    secret: &Secret,
+    request: &AdminRequest,
+) -> Result<AdminAnswer, String> {
+    ask_through(&Dialer::new(secret.clone()), address, request).await
+}
+
+pub(crate) async fn ask_through(
+    dialer: &Dialer,
+    address: &str,
+    request: &AdminRequest,
+) -> Result<AdminAnswer, String> {
+    let mut message = vec![SERVICE_ADMIN];
+    message.extend(encode(request)?);
+    let call = dialer.call(address, Bytes::from(message));
+    let answer = proteus_env::task::timeout(ADMIN_TIMEOUT, call)
+        .await
+        .ok_or_else(|| format!("{address} did not answer in time"))?;
+    let bytes = answer.map_err(|error: CallError| error.to_string())?;
+    match serde_json::from_slice(&bytes).map_err(|error| error.to_string())? {
+        AdminAnswer::Refused(reason) => Err(reason),
+        answer => Ok(answer),
+    }
+}

@@ -1,0 +1,365 @@
+//! A node among others: messages to and from its shard, and the membership's upkeep.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use proteus_env::task;
+use proteus_kernel::{Call, GroupStatus, Links, Route, Service, Shard, TransportError};
+use proteus_peer::{Answering, CallError, Dialer, Handler};
+use proteus_shard_machine::Composed;
+use proteus_types::{Member, NodeId, ShardId};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::admin::{
+    AdminAnswer, AdminRequest, ClusterStatus, NodeStatus, SERVICE_ADMIN, SERVICE_CONSENSUS,
+    SERVICE_PROPOSER, ask_through, encode,
+};
+
+/// How often a leader looks after the membership.
+const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A follower that is at most so many entries behind may vote.
+const BEHIND_MAX: u64 = 1_000;
+
+/// A node that answered the leader within this time is there.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// How a cluster keeps itself.
+#[derive(Debug, Clone, Copy)]
+pub struct UpkeepOptions {
+    /// Nodes that vote, at most; the others follow. Odd.
+    pub voters_max: usize,
+    /// A voter that has been silent for so long is replaced by a node that follows, if there is one.
+    pub dead_after: Duration,
+}
+
+/// The links of a node's shards, over the dialer.
+pub(crate) struct PeerLinks {
+    pub(crate) dialer: Dialer,
+}
+
+impl Links for PeerLinks {
+    fn call(&self, to: NodeId, member: &Member, route: Route, message: Bytes) -> Call {
+        let mut routed = Vec::with_capacity(5 + message.len());
+        routed.push(match route.service {
+            Service::Consensus => SERVICE_CONSENSUS,
+            Service::Proposer => SERVICE_PROPOSER,
+        });
+        routed.extend_from_slice(&route.shard.0.to_le_bytes());
+        routed.extend_from_slice(&message);
+        let call = self.dialer.call(&member.peer_address, Bytes::from(routed));
+        Box::pin(async move {
+            call.await.map_err(|error| match error {
+                CallError::Unreachable(reason) => {
+                    TransportError::Unreachable(format!("{to}: {reason}"))
+                }
+                CallError::Refused(reason) => TransportError::Refused(format!("{to}: {reason}")),
+            })
+        })
+    }
+}
+
+/// What a node answers others.
+pub(crate) struct Cluster {
+    pub(crate) node: NodeId,
+    pub(crate) shard: Arc<Shard<Composed>>,
+    pub(crate) dialer: Dialer,
+}
+
+/// The handler that the acceptor calls.
+pub(crate) struct NodeHandler(pub(crate) Arc<Cluster>);
+
+impl Handler for NodeHandler {
+    fn handle(&self, mut message: Bytes) -> Answering {
+        let refused = |reason: &str| -> Answering {
+            Box::pin(std::future::ready(Err(reason.to_owned())))
+        };
+        let Some(kind) = message.first().copied() else { return refused("an empty message") };
+        message.advance(1);
+        let service = match kind {
+            SERVICE_CONSENSUS => Service::Consensus,
+            SERVICE_PROPOSER => Service::Proposer,
+            SERVICE_ADMIN => {
+                let cluster = self.0.clone();
+                return Box::pin(async move { cluster.answer(&message).await });
+            }
+            _ => return refused("a message for a service that is not known here"),
+        };
+        if message.len() < 4 || ShardId(message.get_u32_le()) != ShardId::META {
+            return refused("a message for a shard that is not here");
+        }
+        self.0.shard.answer(service, message)
+    }
+}
+
+impl Cluster {
+    async fn answer(&self, message: &[u8]) -> Result<Bytes, String> {
+        let request: AdminRequest = serde_json::from_slice(message)
+            .map_err(|error| format!("not a request known here: {error}"))?;
+        let answer = match self.carry_out(&request).await {
+            Ok(answer) => answer,
+            Err(reason) => AdminAnswer::Refused(reason),
+        };
+        encode(&answer).map(Bytes::from)
+    }
+
+    async fn carry_out(&self, request: &AdminRequest) -> Result<AdminAnswer, String> {
+        if let AdminRequest::SnapshotRate { bytes_per_second_max } = request {
+            self.shard.group().snapshot_pace().set(*bytes_per_second_max);
+            return Ok(AdminAnswer::Done);
+        }
+        let leadership = self.shard.group().leadership();
+        match leadership.leader {
+            Some(leader) if leader == self.node => {}
+            Some(leader) => {
+                let member = self.shard.group().member(leader);
+                let member = member.ok_or("the leader is not known here")?;
+                return ask_through(&self.dialer, &member.peer_address, request).await;
+            }
+            None if matches!(request, AdminRequest::Status) => {
+                return Ok(AdminAnswer::Status(self.status()));
+            }
+            None => return Err("the cluster has no leader now; try again".to_owned()),
+        }
+        self.lead(request).await
+    }
+
+    async fn lead(&self, request: &AdminRequest) -> Result<AdminAnswer, String> {
+        let group = self.shard.group();
+        let membership = group.membership();
+        let known = |node: &NodeId| {
+            if membership.members.contains_key(node) {
+                Ok(())
+            } else {
+                Err(format!("{node} is no node of this cluster; see `proteus cluster status`"))
+            }
+        };
+        match request {
+            AdminRequest::Join { member } => {
+                let same = |known: &&NodeId| {
+                    membership.members[*known].incarnation == member.incarnation
+                };
+                let node = match membership.members.keys().find(same) {
+                    Some(node) => *node,
+                    None => NodeId(membership.members.keys().last().map_or(0, |last| last.0) + 1),
+                };
+                self.set_member(node, member.clone()).await?;
+                info!(%node, address = member.peer_address, "a node joins the cluster");
+                return Ok(AdminAnswer::Joined { node });
+            }
+            AdminRequest::Status => return Ok(AdminAnswer::Status(self.status())),
+            AdminRequest::Remove { node } => {
+                known(node)?;
+                self.stop_voting(*node).await?;
+                group.remove_members(&BTreeSet::from([*node])).await.map_err(|e| e.to_string())?;
+            }
+            AdminRequest::Drain { node } => {
+                known(node)?;
+                self.stop_voting(*node).await?;
+            }
+            AdminRequest::Replace { old, new } => {
+                known(old)?;
+                known(new)?;
+                let mut voters = membership.voters.clone();
+                if !voters.remove(old) && voters.contains(new) {
+                    return Ok(AdminAnswer::Done);
+                }
+                voters.insert(*new);
+                group.set_voters(&voters).await.map_err(|error| error.to_string())?;
+            }
+            AdminRequest::Lead { node } => {
+                known(node)?;
+                if *node != self.node {
+                    group.hand_over(*node).await.map_err(|error| error.to_string())?;
+                }
+            }
+            AdminRequest::SnapshotRate { .. } => {}
+        }
+        Ok(AdminAnswer::Done)
+    }
+
+    /// Takes a node's vote, after leadership if it has that. Safe to repeat.
+    async fn stop_voting(&self, node: NodeId) -> Result<(), String> {
+        let group = self.shard.group();
+        let mut voters = group.membership().voters;
+        if !voters.remove(&node) {
+            return Ok(());
+        }
+        let Some(heir) = voters.first() else {
+            return Err(format!("{node} is the only voter; let another node join first"));
+        };
+        if node == self.node {
+            group.hand_over(*heir).await.map_err(|error| error.to_string())?;
+            return Err(format!("{node} led, and {heir} leads now; ask again"));
+        }
+        group.set_voters(&voters).await.map_err(|error| error.to_string())
+    }
+
+    async fn set_member(&self, node: NodeId, member: Member) -> Result<(), String> {
+        let members = BTreeMap::from([(node, member)]);
+        self.shard.group().set_members(members).await.map_err(|error| error.to_string())
+    }
+
+    pub(crate) fn status(&self) -> ClusterStatus {
+        let status = self.shard.group_status();
+        let leads = status.leadership.leader == Some(self.node);
+        let node_status = |(node, member): (&NodeId, &Member)| {
+            let is_leader = leads && *node == self.node;
+            let behind = if is_leader { Some(0) } else { behind(&status, *node) };
+            let silence = status.silent_for.get(node).map(|silence| silence.as_millis());
+            NodeStatus {
+                node: *node,
+                member: member.clone(),
+                is_voter: status.membership.voters.contains(node),
+                behind,
+                silent_for_ms: silence.and_then(|silence| u64::try_from(silence).ok()),
+            }
+        };
+        ClusterStatus {
+            answering: self.node,
+            leader: status.leadership.leader,
+            term: status.leadership.term.0,
+            committed_index: status.committed_index.0,
+            is_changing: status.membership.is_changing,
+            nodes: status.membership.members.iter().map(node_status).collect(),
+        }
+    }
+
+    /// Looks after the membership while this node leads, until `stop` holds true: a node's own address,
+    /// who votes, and who does not answer any more.
+    pub(crate) async fn keep_up(
+        self: Arc<Self>,
+        own: Member,
+        options: UpkeepOptions,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        loop {
+            tokio::select! {
+                () = task::sleep(UPKEEP_INTERVAL) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            if !self.shard.leads() {
+                continue;
+            }
+            let status = self.shard.group_status();
+            if status.membership.is_changing {
+                // A change that its leader did not live to end is ended by the next.
+                let voters = wanted_voters(&status, self.node, options);
+                self.change_voters(&status, &voters).await;
+                continue;
+            }
+            if status.membership.members.get(&self.node) != Some(&own) {
+                if let Err(reason) = self.set_member(self.node, own.clone()).await {
+                    warn!(reason, "this node's address could not be told to the cluster");
+                }
+                continue;
+            }
+            let voters = wanted_voters(&status, self.node, options);
+            if voters != status.membership.voters {
+                self.change_voters(&status, &voters).await;
+            }
+        }
+    }
+
+    async fn change_voters(&self, status: &GroupStatus, voters: &BTreeSet<NodeId>) {
+        info!(from = ?status.membership.voters, to = ?voters, "the voters change");
+        if let Err(error) = self.shard.group().set_voters(voters).await {
+            warn!(%error, "the voters could not be changed; it is tried again");
+        }
+    }
+}
+
+fn behind(status: &GroupStatus, node: NodeId) -> Option<u64> {
+    let matched = status.matched.get(&node)?;
+    Some(status.last_index.0.saturating_sub(matched.0))
+}
+
+/// Who should vote: those who do, less those long silent for whom another is there, and as many
+/// followers that are up to date as make an odd number up to the bound.
+fn wanted_voters(status: &GroupStatus, leader: NodeId, options: UpkeepOptions) -> BTreeSet<NodeId> {
+    let mut voters = status.membership.voters.clone();
+    let silence = |node: &NodeId| status.silent_for.get(node).copied();
+    let is_dead = |node: &NodeId| {
+        *node != leader && silence(node).is_some_and(|silence| silence > options.dead_after)
+    };
+    let is_ready = |node: &NodeId| {
+        silence(node).is_some_and(|silence| silence < SILENCE_MAX)
+            && behind(status, *node).is_some_and(|behind| behind <= BEHIND_MAX)
+    };
+    let mut ready = status.membership.members.keys().filter(|node| !voters.contains(node));
+    let mut ready: Vec<NodeId> = ready.by_ref().filter(|node| is_ready(node)).copied().collect();
+    let dead: Vec<NodeId> = voters.iter().filter(|node| is_dead(node)).copied().collect();
+    for node in dead {
+        if let Some(heir) = ready.pop() {
+            voters.remove(&node);
+            voters.insert(heir);
+        }
+    }
+    // Two voters are worse than one: both must live. So they come in pairs.
+    while voters.len() + 1 < options.voters_max && ready.len() >= 2 - usize::from(voters.len() % 2 == 0)
+    {
+        let missing = 2 - usize::from(voters.len() % 2 == 0);
+        voters.extend(ready.drain(..missing));
+    }
+    if voters.len() % 2 == 0 && voters.len() < options.voters_max {
+        voters.extend(ready.pop());
+    }
+    voters
+}
+
+#[cfg(test)]
+mod tests {
+    use proteus_kernel::{Leadership, Membership};
+    use proteus_types::{LogIndex, Term};
+
+    use super::*;
+
+    const OPTIONS: UpkeepOptions =
+        UpkeepOptions { voters_max: 3, dead_after: Duration::from_secs(60) };
+
+    fn status(voters: &[u64], others: &[(u64, u64, u64)]) -> GroupStatus {
+        let ids = voters.iter().copied().chain(others.iter().map(|(id, _, _)| *id));
+        GroupStatus {
+            leadership: Leadership { term: Term(1), leader: Some(NodeId(1)) },
+            membership: Membership {
+                members: ids.map(|id| (NodeId(id), Member::default())).collect(),
+                voters: voters.iter().map(|id| NodeId(*id)).collect(),
+                is_changing: false,
+            },
+            last_index: LogIndex(10_000),
+            committed_index: LogIndex(10_000),
+            matched: others.iter().map(|(id, at, _)| (NodeId(*id), LogIndex(*at))).collect(),
+            silent_for: others
+                .iter()
+                .map(|(id, _, silent)| (NodeId(*id), Duration::from_secs(*silent)))
+                .collect(),
+        }
+    }
+
+    fn wanted(status: &GroupStatus) -> Vec<u64> {
+        wanted_voters(status, NodeId(1), OPTIONS).into_iter().map(|node| node.0).collect()
+    }
+
+    #[test]
+    fn one_follower_follows_and_two_make_three_voters() {
+        assert_eq!(wanted(&status(&[1], &[(2, 10_000, 0)])), [1]);
+        assert_eq!(wanted(&status(&[1], &[(2, 10_000, 0), (3, 9_990, 0)])), [1, 2, 3]);
+        assert_eq!(wanted(&status(&[1], &[(2, 10_000, 0), (3, 5, 0)])), [1], "3 is far behind");
+        let four = status(&[1], &[(2, 10_000, 0), (3, 10_000, 0), (4, 10_000, 0)]);
+        assert_eq!(wanted(&four), [1, 2, 3]);
+        assert_eq!(wanted(&status(&[1, 2], &[(2, 10_000, 0), (3, 10_000, 0)])), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_voter_long_silent_is_replaced_if_there_is_another() {
+        let silent = [(2, 10_000, 0), (3, 7, 90)];
+        assert_eq!(wanted(&status(&[1, 2, 3], &silent)), [1, 2, 3]);
+        let spare = [(2, 10_000, 0), (3, 7, 90), (4, 10_000, 1)];
+        assert_eq!(wanted(&status(&[1, 2, 3], &spare)), [1, 2, 4]);
+        let soon = [(2, 10_000, 0), (3, 7, 30), (4, 10_000, 1)];
+        assert_eq!(wanted(&status(&[1, 2, 3], &soon)), [1, 2, 3]);
+    }
+}

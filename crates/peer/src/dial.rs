@@ -1,0 +1,178 @@
+//! Asking other nodes.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use proteus_env::net::{self, TcpStream};
+use proteus_env::task;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, info};
+
+use crate::frame::{Frame, Kind};
+use crate::handshake::{self, Secret};
+
+/// How long connecting and the handshake may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a node that could not be reached is not tried again.
+const REDIAL_PAUSE: Duration = Duration::from_millis(100);
+
+/// Messages that wait to be written to one node; one more is refused.
+const QUEUE_MAX: usize = 4096;
+
+/// Written at once.
+const WRITE_BYTES: usize = 256 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// The node cannot be reached, or the connection broke: whether it acted is not known.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The node says that it does not take the message.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// An answer to come.
+pub type Calling = Pin<Box<dyn Future<Output = Result<Bytes, CallError>> + Send>>;
+
+type Reply = oneshot::Sender<Result<Bytes, CallError>>;
+
+/// Holds a connection to each node that was asked. Clones share them.
+#[derive(Clone)]
+pub struct Dialer {
+    secret: Secret,
+    connections: Arc<Mutex<HashMap<String, mpsc::Sender<(Bytes, Reply)>>>>,
+}
+
+impl Dialer {
+    /// A dialer without connections.
+    pub fn new(secret: Secret) -> Dialer {
+        Dialer { secret, connections: Arc::default() }
+    }
+
+    /// Asks the node at `address` (`host:port`). The message is on its way, behind those before it,
+    /// when this returns.
+    pub fn call(&self, address: &str, message: Bytes) -> Calling {
+        let (reply, answer) = oneshot::channel();
+        let queue = {
+            let mut connections = self.connections.lock();
+            match connections.get(address).filter(|queue| !queue.is_closed()) {
+                Some(queue) => queue.clone(),
+                None => {
+                    let (queue, requests) = mpsc::channel(QUEUE_MAX);
+                    connections.insert(address.to_owned(), queue.clone());
+                    let (secret, address) = (self.secret.clone(), address.to_owned());
+                    task::spawn(async move { connection(&address, &secret, requests).await });
+                    queue
+                }
+            }
+        };
+        if queue.try_send((message, reply)).is_err() {
+            let reason = format!("too much waits to be sent to {address}, or it cannot be reached");
+            return Box::pin(std::future::ready(Err(CallError::Unreachable(reason))));
+        }
+        Box::pin(async move {
+            answer.await.unwrap_or_else(|_| {
+                Err(CallError::Unreachable("the connection broke before the answer".to_owned()))
+            })
+        })
+    }
+}
+
+/// Lives as long as the connection does; whoever waits then learns that it broke.
+async fn connection(address: &str, secret: &Secret, mut requests: mpsc::Receiver<(Bytes, Reply)>) {
+    let connected = task::timeout(CONNECT_TIMEOUT, connect(address, secret)).await;
+    let failure = match connected {
+        Some(Ok(stream)) => {
+            info!(address, "connected to a node");
+            let (reading, writing) = stream.into_split();
+            let waiting = Arc::new(Mutex::new(HashMap::new()));
+            let ended = tokio::select! {
+                ended = read_answers(reading, &waiting) => ended,
+                ended = write_requests(writing, &mut requests, &waiting) => ended,
+            };
+            requests.close();
+            let reason = ended.err().map_or_else(|| "closed".to_owned(), |error| error.to_string());
+            debug!(address, reason, "a node's connection ended");
+            return;
+        }
+        Some(Err(reason)) => reason,
+        None => "no answer in time".to_owned(),
+    };
+    debug!(address, failure, "a node cannot be reached");
+    let error = CallError::Unreachable(format!("{address}: {failure}"));
+    // Those who come meanwhile learn the same at once; nobody dials in a loop.
+    let refusing = async {
+        while let Some((_, reply)) = requests.recv().await {
+            let _ = reply.send(Err(error.clone()));
+        }
+    };
+    task::timeout(REDIAL_PAUSE, refusing).await;
+    requests.close();
+    while let Some((_, reply)) = requests.recv().await {
+        let _ = reply.send(Err(error.clone()));
+    }
+}
+
+async fn connect(address: &str, secret: &Secret) -> Result<TcpStream, String> {
+    let mut stream = net::connect_to_host(address).await.map_err(|error| error.to_string())?;
+    handshake::dial(&mut stream, secret).await.map_err(|error| error.to_string())?;
+    Ok(stream)
+}
+
+type Waiting = Arc<Mutex<HashMap<u64, Reply>>>;
+
+async fn write_requests(
+    mut stream: OwnedWriteHalf,
+    requests: &mut mpsc::Receiver<(Bytes, Reply)>,
+    waiting: &Waiting,
+) -> io::Result<()> {
+    let mut next_id = 0;
+    let mut buffer = BytesMut::new();
+    while let Some(first) = requests.recv().await {
+        let mut next = Some(first);
+        while let Some((body, reply)) = next {
+            waiting.lock().insert(next_id, reply);
+            Frame { kind: Kind::Request, id: next_id, body }.encode(&mut buffer);
+            next_id += 1;
+            next = if buffer.len() < WRITE_BYTES { requests.try_recv().ok() } else { None };
+        }
+        stream.write_all_buf(&mut buffer).await?;
+        // Those who stopped waiting need not be remembered.
+        if waiting.lock().len() > QUEUE_MAX {
+            waiting.lock().retain(|_, reply| !reply.is_closed());
+        }
+    }
+    Ok(())
+}
+
+async fn read_answers(mut stream: OwnedReadHalf, waiting: &Waiting) -> io::Result<()> {
+    let mut buffer = BytesMut::new();
+    loop {
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        while let Some(frame) = Frame::decode(&mut buffer).map_err(invalid)? {
+            let Some(reply) = waiting.lock().remove(&frame.id) else { continue };
+            let result = match frame.kind {
+                Kind::Answer => Ok(frame.body),
+                Kind::Refusal | Kind::Request => {
+                    Err(CallError::Refused(String::from_utf8_lossy(&frame.body).into_owned()))
+                }
+            };
+            // Who stopped waiting needs no answer.
+            let _ = reply.send(result);
+        }
+        if stream.read_buf(&mut buffer).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
