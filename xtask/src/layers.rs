@@ -102,6 +102,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "proteus-kernel-api",
             "proteus-node",
             "proteus-sql",
+            "proteus-types",
         ],
     ),
     ("proteus-bench", &[]),

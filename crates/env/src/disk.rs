@@ -210,6 +210,34 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     std::fs::read(path)
 }
 
+/// What the file at `path` holds; if it is not there, it is created with `content`, readable by its owner
+/// only, in one step: of several who do this at once all get the same.
+///
+/// # Errors
+/// Those of the file system.
+pub fn read_or_create_private(path: &Path, content: &[u8]) -> io::Result<Vec<u8>> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        found => return found,
+    }
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let beside = path.with_extension(format!("{:x}", crate::random::random_u64()));
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    let linked = std::fs::hard_link(&beside, path);
+    std::fs::remove_file(&beside)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => std::fs::read(path),
+    }
+}
+
 /// Whether there is a directory of this name.
 pub fn is_directory(path: &Path) -> bool {
     path.is_dir()

@@ -1,6 +1,6 @@
 //! Asking other nodes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use proteus_env::task;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::frame::{Frame, Kind};
 use crate::handshake::{self, Secret};
@@ -52,12 +52,14 @@ type Reply = oneshot::Sender<Result<Bytes, CallError>>;
 pub struct Dialer {
     secret: Secret,
     connections: Arc<Mutex<HashMap<String, mpsc::Sender<(Bytes, Reply)>>>>,
+    /// Those that were last found to be out of reach, so that it is said once.
+    lost: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Dialer {
     /// A dialer without connections.
     pub fn new(secret: Secret) -> Dialer {
-        Dialer { secret, connections: Arc::default() }
+        Dialer { secret, connections: Arc::default(), lost: Arc::default() }
     }
 
     /// Asks the node at `address` (`host:port`). The message is on its way, behind those before it,
@@ -71,8 +73,8 @@ impl Dialer {
                 None => {
                     let (queue, requests) = mpsc::channel(QUEUE_MAX);
                     connections.insert(address.to_owned(), queue.clone());
-                    let (secret, address) = (self.secret.clone(), address.to_owned());
-                    task::spawn(async move { connection(&address, &secret, requests).await });
+                    let (dialer, address) = (self.clone(), address.to_owned());
+                    task::spawn(async move { dialer.connection(&address, requests).await });
                     queue
                 }
             }
@@ -89,38 +91,42 @@ impl Dialer {
     }
 }
 
-/// Lives as long as the connection does; whoever waits then learns that it broke.
-async fn connection(address: &str, secret: &Secret, mut requests: mpsc::Receiver<(Bytes, Reply)>) {
-    let connected = task::timeout(CONNECT_TIMEOUT, connect(address, secret)).await;
-    let failure = match connected {
-        Some(Ok(stream)) => {
-            info!(address, "connected to a node");
-            let (reading, writing) = stream.into_split();
-            let waiting = Arc::new(Mutex::new(HashMap::new()));
-            let ended = tokio::select! {
-                ended = read_answers(reading, &waiting) => ended,
-                ended = write_requests(writing, &mut requests, &waiting) => ended,
-            };
-            requests.close();
-            let reason = ended.err().map_or_else(|| "closed".to_owned(), |error| error.to_string());
-            debug!(address, reason, "a node's connection ended");
-            return;
+impl Dialer {
+    /// Lives as long as the connection does; whoever waits then learns that it broke.
+    async fn connection(&self, address: &str, mut requests: mpsc::Receiver<(Bytes, Reply)>) {
+        let failure = match task::timeout(CONNECT_TIMEOUT, connect(address, &self.secret)).await {
+            Some(Ok(stream)) => {
+                info!(address, "connected to a node");
+                self.lost.lock().remove(address);
+                let (reading, writing) = stream.into_split();
+                let waiting = Arc::new(Mutex::new(HashMap::new()));
+                let ended = tokio::select! {
+                    ended = read_answers(reading, &waiting) => ended,
+                    ended = write_requests(writing, &mut requests, &waiting) => ended,
+                };
+                requests.close();
+                let reason = ended.err().map_or_else(|| "closed".to_owned(), |e| e.to_string());
+                debug!(address, reason, "a node's connection ended");
+                return;
+            }
+            Some(Err(reason)) => reason,
+            None => "no answer in time".to_owned(),
+        };
+        if self.lost.lock().insert(address.to_owned()) {
+            warn!(address, failure, "a node cannot be reached; it is tried again");
         }
-        Some(Err(reason)) => reason,
-        None => "no answer in time".to_owned(),
-    };
-    debug!(address, failure, "a node cannot be reached");
-    let error = CallError::Unreachable(format!("{address}: {failure}"));
-    // Those who come meanwhile learn the same at once; nobody dials in a loop.
-    let refusing = async {
+        let error = CallError::Unreachable(format!("{address}: {failure}"));
+        // Those who come meanwhile learn the same at once; nobody dials in a loop.
+        let refusing = async {
+            while let Some((_, reply)) = requests.recv().await {
+                let _ = reply.send(Err(error.clone()));
+            }
+        };
+        task::timeout(REDIAL_PAUSE, refusing).await;
+        requests.close();
         while let Some((_, reply)) = requests.recv().await {
             let _ = reply.send(Err(error.clone()));
         }
-    };
-    task::timeout(REDIAL_PAUSE, refusing).await;
-    requests.close();
-    while let Some((_, reply)) = requests.recv().await {
-        let _ = reply.send(Err(error.clone()));
     }
 }
 

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use proteus_env::task;
 use tracing::{error, info, warn};
 
+use crate::cluster::ClusterCommand;
 use crate::config::{Config, ConfigError};
 use crate::demo::{DemoOptions, WorkerOptions, run_worker};
 use crate::server::{OpenFace, Server};
@@ -24,6 +25,9 @@ Examples:
   proteus start                          run a node on ./proteus-data, loopback, standard ports
   proteus start --port-offset 20000      the same, every port 20000 higher
   proteus demo                           run the main job on real data and check what every face says
+  proteus start --data-dir b --join 127.0.0.1:7000 --port-offset 100
+                                         run a second node and join the first one's cluster
+  proteus cluster status                 nodes of the cluster, who leads, who is behind
   proteus config --port-offset 7         show the effective configuration and where each value comes from
 
 Every setting can come from a flag, an environment variable PROTEUS_<KEY>, or a TOML file given with
@@ -74,6 +78,14 @@ enum Command {
     },
     /// Print the effective configuration and where each value comes from.
     Config(Settings),
+    /// Show and change the cluster that a node belongs to.
+    ///
+    /// A node joins with `proteus start --join HOST:PORT` on an empty data directory. Every command can
+    /// be repeated safely, and asks the leader through any node.
+    Cluster {
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
 }
 
 /// Settings that override the file and the environment.
@@ -103,6 +115,24 @@ struct Settings {
     /// Connections that each face holds at once [default: 20000]
     #[arg(long, value_name = "N")]
     connections_max: Option<String>,
+    /// Node of the cluster to join, as host:port; for a node without data [default: none]
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Option<String>,
+    /// What admits nodes to the cluster; better set in the file or environment [default: ~/.proteus/cluster-secret]
+    #[arg(long, value_name = "SECRET")]
+    cluster_secret: Option<String>,
+    /// Host at which other nodes reach this one [default: the address listened on]
+    #[arg(long, value_name = "HOST")]
+    advertise_host: Option<String>,
+    /// Nodes that vote; the others follow, and step in [default: 3]
+    #[arg(long, value_name = "N")]
+    voters: Option<String>,
+    /// Seconds of silence after which a voter is replaced by a node that follows [default: 300]
+    #[arg(long, value_name = "S")]
+    dead_after_s: Option<String>,
+    /// MiB a second at which whole states go to other nodes; 0 for no bound [default: 64]
+    #[arg(long, value_name = "MIB")]
+    snapshot_mib_per_s: Option<String>,
     /// Accounts as user:password, separated by commas; better set in the file or environment
     #[arg(long, value_name = "LIST")]
     users: Option<String>,
@@ -124,6 +154,12 @@ impl Settings {
             ("durability", &self.durability),
             ("disk_reserve_mib", &self.disk_reserve_mib),
             ("connections_max", &self.connections_max),
+            ("join", &self.join),
+            ("cluster_secret", &self.cluster_secret),
+            ("advertise_host", &self.advertise_host),
+            ("voters", &self.voters),
+            ("dead_after_s", &self.dead_after_s),
+            ("snapshot_mib_per_s", &self.snapshot_mib_per_s),
             ("users", &self.users),
             ("log_level", &self.log_level),
             ("log_format", &self.log_format),
@@ -144,6 +180,7 @@ pub fn main() -> ExitCode {
             .resolve()
             .map_err(|error| error.to_string())
             .and_then(|config| print(&format!("{}\n", config.render()))),
+        Command::Cluster { command } => cluster(command),
         Command::Start { settings, until_stdin_closes } => start(&settings, until_stdin_closes),
         Command::Demo { events, keep } => {
             demo(DemoOptions { events: events.map(|events| events as usize), keep })
@@ -172,6 +209,12 @@ fn start(settings: &Settings, until_stdin_closes: bool) -> Result<(), String> {
     let config = settings.resolve().map_err(|error| error.to_string())?;
     start_logging(&config);
     block_on(run(&config, until_stdin_closes)).and_then(|result| result)
+}
+
+fn cluster(command: ClusterCommand) -> Result<(), String> {
+    let config = Settings::default().resolve().map_err(|error| error.to_string())?;
+    let text = block_on(crate::cluster::run(command, &config)).and_then(|result| result)?;
+    print(&format!("{}\n", text.trim_end()))
 }
 
 fn demo(options: DemoOptions) -> Result<(), String> {
@@ -242,6 +285,10 @@ fn table(server: &Server, config: &Config) -> String {
     for (name, why) in &server.closed {
         text.push_str(&format!("  {name:<10} {:<22} {why}\n", "not open"));
     }
+    if let Some(address) = server.peer_address() {
+        let join = format!("proteus start --data-dir DIR --join {address} --port-offset N");
+        text.push_str(&format!("  {:<10} {:<22} {join}\n", "nodes", address.to_string()));
+    }
     text.push_str("\nCtrl-C stops it.\n");
     text
 }
@@ -249,7 +296,7 @@ fn table(server: &Server, config: &Config) -> String {
 /// Logs go to stderr: readable on a terminal, JSON on request.
 fn start_logging(config: &Config) {
     let filter = tracing_subscriber::EnvFilter::new(format!(
-        "{},openraft=warn,fjall=warn,lsm_tree=warn",
+        "{},openraft=error,fjall=warn,lsm_tree=warn",
         config.log_level
     ));
     let builder = tracing_subscriber::fmt()

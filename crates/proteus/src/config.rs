@@ -69,6 +69,42 @@ pub const KEYS: &[Key] = &[
         help: "Connections that each face holds at once",
     },
     Key {
+        name: "join",
+        default: "",
+        accepts: "nothing, or host:port of any node of the cluster to join",
+        help: "Cluster to join, at the first start on an empty data directory",
+    },
+    Key {
+        name: "cluster_secret",
+        default: "",
+        accepts: "nothing, or at least 16 characters that all nodes of the cluster have in common",
+        help: "What admits a node to the cluster; without it, the one in ~/.proteus/cluster-secret",
+    },
+    Key {
+        name: "advertise_host",
+        default: "",
+        accepts: "nothing, or the host name or IP address at which other nodes reach this one",
+        help: "Host told to other nodes; without it, the address that is listened on",
+    },
+    Key {
+        name: "voters",
+        default: "3",
+        accepts: "1, 3, 5 or 7",
+        help: "Nodes that vote on what is committed; the others follow, and step in",
+    },
+    Key {
+        name: "dead_after_s",
+        default: "300",
+        accepts: "a number of seconds from 5 to 1000000",
+        help: "Silence after which a voter is replaced by a node that follows",
+    },
+    Key {
+        name: "snapshot_mib_per_s",
+        default: "64",
+        accepts: "a number of MiB from 1 to 100000, or 0 for no bound",
+        help: "How fast whole states go to other nodes; `proteus cluster snapshot-rate` changes it live",
+    },
+    Key {
         name: "users",
         default: "",
         accepts: "nothing, or user:password pairs separated by commas",
@@ -173,6 +209,18 @@ pub struct Config {
     pub disk_reserve_bytes: u64,
     /// Connections that each face holds at once.
     pub connections_max: usize,
+    /// A node of the cluster to join.
+    pub join: Option<String>,
+    /// What admits a node to the cluster, if it is configured.
+    pub cluster_secret: Option<String>,
+    /// Host told to other nodes, if it is configured.
+    pub advertise_host: Option<String>,
+    /// Nodes that vote, at most.
+    pub voters_max: usize,
+    /// Silence after which a voter is replaced.
+    pub dead_after: Duration,
+    /// How fast whole states go to other nodes, in bytes a second; 0 is no bound.
+    pub snapshot_bytes_per_second_max: u64,
     /// Who may connect.
     pub accounts: Accounts,
     /// Log level.
@@ -238,6 +286,29 @@ impl Config {
             connections_max: reader.parse("connections_max", |value| {
                 value.parse().ok().filter(|count| (1..=1_000_000).contains(count))
             })?,
+            join: reader.parse("join", |value| match value {
+                "" => Some(None),
+                _ => value.contains(':').then(|| Some(value.to_owned())),
+            })?,
+            cluster_secret: reader.parse("cluster_secret", |value| match value.len() {
+                0 => Some(None),
+                1..16 => None,
+                _ => Some(Some(value.to_owned())),
+            })?,
+            advertise_host: reader.parse("advertise_host", |value| {
+                Some((!value.is_empty()).then(|| value.to_owned()))
+            })?,
+            voters_max: reader.parse("voters", |value| {
+                value.parse().ok().filter(|count| [1, 3, 5, 7].contains(count))
+            })?,
+            dead_after: reader.parse("dead_after_s", |value| {
+                let seconds = value.parse().ok().filter(|s| (5..=1_000_000).contains(s))?;
+                Some(Duration::from_secs(seconds))
+            })?,
+            snapshot_bytes_per_second_max: reader.parse("snapshot_mib_per_s", |value| {
+                let mib: u64 = value.parse().ok()?;
+                (mib <= 100_000).then_some(mib << 20)
+            })?,
             accounts: reader.parse("users", parse_users)?,
             log_level: reader.parse("log_level", |value| {
                 let levels = ["error", "warn", "info", "debug", "trace"];
@@ -258,13 +329,18 @@ impl Config {
         for key in KEYS {
             let setting = &self.settings[key.name];
             let value = match key.name {
-                "users" if !setting.value.is_empty() => "(set)",
+                name if is_secret(name) && !setting.value.is_empty() => "(set)",
                 _ => &setting.value,
             };
             lines.push(format!("{:<18}{:<24}{}", key.name, value, setting.source));
         }
         lines.join("\n")
     }
+}
+
+/// Whether a key's value is to be seen by nobody.
+fn is_secret(name: &str) -> bool {
+    ["users", "cluster_secret"].contains(&name)
 }
 
 struct Reader<'a> {
@@ -281,7 +357,7 @@ impl Reader<'_> {
         parse(setting.value.trim()).ok_or_else(|| ConfigError::Unusable {
             key: name,
             // A password in an error message would end up in a log.
-            value: if name == "users" { "(not shown)".to_owned() } else { setting.value.clone() },
+            value: if is_secret(name) { "(not shown)".to_owned() } else { setting.value.clone() },
             origin: setting.source.clone(),
             accepts: KEYS.iter().find(|key| key.name == name).map_or("", |key| key.accepts),
         })

@@ -5,6 +5,7 @@
 //! Reading order: [`cli`], [`config`], [`server`], [`demo`].
 
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod demo;
 pub mod server;

@@ -1,6 +1,6 @@
 //! A node with its faces.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use proteus_env::{Clock, SystemClock, disk, net};
@@ -10,9 +10,10 @@ use proteus_face_kafka::{KafkaFace, KafkaOptions};
 use proteus_face_postgres::{PostgresFace, PostgresOptions};
 use proteus_face_redis::RedisFace;
 use proteus_face_zookeeper::{ZookeeperFace, ZookeeperOptions};
-use proteus_node::{Node, NodeError, NodeOptions};
+use proteus_node::{ClusterOptions, Node, NodeError, NodeOptions, UpkeepOptions};
 use tracing::warn;
 
+use crate::cluster::{self, PEER_PORT};
 use crate::config::Config;
 
 /// Why the server cannot start.
@@ -21,6 +22,9 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// There is no secret to meet other nodes with.
+    #[error("{0}")]
+    Secret(String),
     /// The SQL engine refuses its options.
     #[error("the SQL engine cannot start: {0}")]
     Sql(String),
@@ -71,6 +75,7 @@ impl Server {
             data_directory: config.data_directory.clone(),
             flush_interval: config.flush_interval,
             disk_reserve_bytes: config.disk_reserve_bytes,
+            cluster: Some(cluster_options(config)?),
         };
         let node = Node::start(&options, clock.clone()).await?;
         let metrics = Metrics::default();
@@ -120,6 +125,11 @@ impl Server {
         Ok(())
     }
 
+    /// Where other nodes reach this one.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.node.peer_address
+    }
+
     /// Resolves when the node can serve no more, with the reason.
     pub async fn failed(&self) -> String {
         loop {
@@ -138,6 +148,24 @@ impl Server {
         }
         self.node.shutdown().await;
     }
+}
+
+fn cluster_options(config: &Config) -> Result<ClusterOptions, StartError> {
+    let listen = SocketAddr::new(config.listen, PEER_PORT.saturating_add(config.port_offset));
+    let advertised_host = match &config.advertise_host {
+        Some(host) => host.clone(),
+        None if config.listen.is_unspecified() => IpAddr::from(Ipv4Addr::LOCALHOST).to_string(),
+        None => config.listen.to_string(),
+    };
+    Ok(ClusterOptions {
+        listen,
+        advertised_host,
+        port_offset: config.port_offset,
+        secret: cluster::secret(config).map_err(StartError::Secret)?,
+        join: config.join.clone(),
+        upkeep: UpkeepOptions { voters_max: config.voters_max, dead_after: config.dead_after },
+        snapshot_bytes_per_second_max: config.snapshot_bytes_per_second_max,
+    })
 }
 
 /// All faces, in the order in which they are shown.

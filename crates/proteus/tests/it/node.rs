@@ -25,7 +25,7 @@ pub fn free_port_offset() -> u16 {
     let start = (std::process::id() % 200) as u16 * 100;
     loop {
         let offset = 20_500 + (start + NEXT.fetch_add(1, Ordering::SeqCst) * 13) % 27_000;
-        let is_free = [2181, 9092, 6379, 5432, 8080]
+        let is_free = [2181, 9092, 6379, 5432, 8080, 7000]
             .into_iter()
             .all(|port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port + offset)).is_ok());
         if is_free {

@@ -1,0 +1,187 @@
+//! `proteus cluster`: how a cluster stands, and changing it, through any of its nodes.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use proteus_env::{disk, random};
+use proteus_node::Secret;
+use proteus_node::admin::{AdminAnswer, AdminRequest, ClusterStatus, NodeStatus, ask};
+use proteus_types::NodeId;
+
+use crate::config::Config;
+
+/// Port at which nodes listen for each other, before the port offset.
+pub const PEER_PORT: u16 = 7000;
+
+/// What to do with the cluster.
+#[derive(Subcommand)]
+pub enum ClusterCommand {
+    /// Show nodes, who leads, who votes, and who is behind or silent.
+    Status(Through),
+    /// Take a node out of the cluster. Its data directory stays as it is.
+    Remove {
+        /// The node's number, as the status shows it
+        node: u64,
+        #[command(flatten)]
+        through: Through,
+    },
+    /// Let a node follow only: it gives up its vote, and leadership if it has that.
+    Drain {
+        /// The node's number
+        node: u64,
+        #[command(flatten)]
+        through: Through,
+    },
+    /// Let one node vote in place of another.
+    Replace {
+        /// The node that votes now
+        old: u64,
+        /// The node that shall vote instead
+        new: u64,
+        #[command(flatten)]
+        through: Through,
+    },
+    /// Hand leadership to a node.
+    Lead {
+        /// The node's number
+        node: u64,
+        #[command(flatten)]
+        through: Through,
+    },
+    /// Bound how fast one node sends its whole state to others, from now until it stops.
+    SnapshotRate {
+        /// MiB a second; 0 for no bound
+        mib_per_s: u64,
+        #[command(flatten)]
+        through: Through,
+    },
+}
+
+/// How to reach the cluster.
+#[derive(Args)]
+pub struct Through {
+    /// Any node of the cluster, at its port for other nodes
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7000")]
+    peer: String,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The status as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Carries the command out and returns what to print.
+///
+/// # Errors
+/// What the cluster answers, or why it cannot be asked.
+pub async fn run(command: ClusterCommand, config: &Config) -> Result<String, String> {
+    let secret = secret(config)?;
+    let (request, through, what) = match command {
+        ClusterCommand::Status(through) => {
+            let status = status(&through, &secret).await?;
+            return if through.json {
+                serde_json::to_string_pretty(&status).map_err(|error| error.to_string())
+            } else {
+                Ok(render(&status))
+            };
+        }
+        ClusterCommand::Remove { node, through } => {
+            let node = NodeId(node);
+            (AdminRequest::Remove { node }, through, format!("take {node} out of the cluster"))
+        }
+        ClusterCommand::Drain { node, through } => {
+            let node = NodeId(node);
+            (AdminRequest::Drain { node }, through, format!("let {node} follow only"))
+        }
+        ClusterCommand::Replace { old, new, through } => {
+            let (old, new) = (NodeId(old), NodeId(new));
+            (AdminRequest::Replace { old, new }, through, format!("let {new} vote in place of {old}"))
+        }
+        ClusterCommand::Lead { node, through } => {
+            let node = NodeId(node);
+            (AdminRequest::Lead { node }, through, format!("let {node} lead"))
+        }
+        ClusterCommand::SnapshotRate { mib_per_s, through } => {
+            let request = AdminRequest::SnapshotRate { bytes_per_second_max: mib_per_s << 20 };
+            let what = format!("bound {} to {mib_per_s} MiB/s of state sent", through.peer);
+            (request, through, what)
+        }
+    };
+    if through.dry_run {
+        let status = status(&through, &secret).await?;
+        return Ok(format!("Would {what}. Now:\n\n{}", render(&status)));
+    }
+    match ask(&through.peer, &secret, &request).await? {
+        AdminAnswer::Done => Ok(format!("Done: {what}.")),
+        other => Err(format!("an answer to another question: {other:?}")),
+    }
+}
+
+async fn status(through: &Through, secret: &Secret) -> Result<ClusterStatus, String> {
+    match ask(&through.peer, secret, &AdminRequest::Status).await? {
+        AdminAnswer::Status(status) => Ok(status),
+        other => Err(format!("an answer to another question: {other:?}")),
+    }
+}
+
+fn render(status: &ClusterStatus) -> String {
+    let mut text = String::new();
+    match status.leader {
+        Some(leader) => text.push_str(&format!(
+            "{leader} leads in term {}; committed up to entry {}{}\n\n",
+            status.term,
+            status.committed_index,
+            if status.is_changing { "; the voters are changing" } else { "" },
+        )),
+        None => text.push_str(&format!(
+            "No leader is known to {}: too few voters answer each other\n\n",
+            status.answering
+        )),
+    }
+    text.push_str("  node   peer address           role       behind    silent\n");
+    for node in &status.nodes {
+        let NodeStatus { node: id, member, is_voter, behind, silent_for_ms } = node;
+        let role = match (status.leader == Some(*id), is_voter) {
+            (true, _) => "leader",
+            (false, true) => "voter",
+            (false, false) => "follower",
+        };
+        let behind = behind.map_or_else(|| "?".to_owned(), |count| count.to_string());
+        let silent = match silent_for_ms {
+            Some(ms) if *ms >= 1_000 => format!("{} s", ms / 1_000),
+            Some(_) => "-".to_owned(),
+            None if role == "leader" => "-".to_owned(),
+            None => "?".to_owned(),
+        };
+        text.push_str(&format!(
+            "  {:<6} {:<22} {role:<10} {behind:<9} {silent}\n",
+            id.to_string(),
+            member.peer_address
+        ));
+    }
+    text
+}
+
+/// The cluster's secret: configured, or one that this user's nodes on this machine share.
+///
+/// # Errors
+/// If the file that keeps it cannot be read or created.
+pub fn secret(config: &Config) -> Result<Secret, String> {
+    if let Some(secret) = &config.cluster_secret {
+        return Ok(Secret::new(secret.as_bytes()));
+    }
+    let directory = match std::env::var_os("HOME").filter(|home| !home.is_empty()) {
+        Some(home) => PathBuf::from(home).join(".proteus"),
+        None => config.data_directory.clone(),
+    };
+    let path = directory.join("cluster-secret");
+    let fresh: String =
+        random::random_bytes::<32>().iter().map(|byte| format!("{byte:02x}")).collect();
+    disk::read_or_create_private(&path, fresh.as_bytes()).map(Secret::new).map_err(|error| {
+        format!(
+            "cannot keep the cluster's secret in {}: {error}; set cluster_secret instead",
+            path.display()
+        )
+    })
+}

@@ -1,0 +1,236 @@
+//! Three nodes in processes of their own: joined, killed, stopped, and asked anywhere.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::AsyncCommands;
+use redis::aio::MultiplexedConnection;
+
+use crate::node::{NodeProcess, PATIENCE, command, runtime};
+
+const SECRET: &str = "a secret that only these know";
+
+/// A cluster of three on this machine, each with its own directory.
+struct Cluster {
+    nodes: Vec<NodeProcess>,
+}
+
+fn settings(join: Option<&str>) -> Vec<String> {
+    let mut settings = vec!["--cluster-secret".to_owned(), SECRET.to_owned()];
+    if let Some(address) = join {
+        settings.extend(["--join".to_owned(), address.to_owned()]);
+    }
+    settings
+}
+
+fn start_node(directory: &Path, join: Option<&str>) -> NodeProcess {
+    let settings = settings(join);
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    NodeProcess::start_with(directory, &settings)
+}
+
+impl Cluster {
+    /// Starts one node, lets two join it, and waits until all vote.
+    fn start(directory: &Path) -> Cluster {
+        let first = start_node(&directory.join("n1"), None);
+        let join = first.address(7000).to_string();
+        let mut nodes = vec![first];
+        for number in 2..=3 {
+            nodes.push(start_node(&directory.join(format!("n{number}")), Some(&join)));
+        }
+        let cluster = Cluster { nodes };
+        let started = Instant::now();
+        loop {
+            let status = cluster.status();
+            let voters = status.as_ref().and_then(|status| status["nodes"].as_array());
+            let count = voters.map_or(0, |nodes| {
+                nodes.iter().filter(|node| node["is_voter"] == true).count()
+            });
+            if count == 3 {
+                return cluster;
+            }
+            assert!(started.elapsed() < PATIENCE, "the cluster does not form: {status:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// What any node that answers says of the cluster.
+    fn status(&self) -> Option<serde_json::Value> {
+        self.nodes.iter().find_map(|node| {
+            let output = command()
+                .args(["cluster", "status", "--json", "--peer"])
+                .arg(node.address(7000).to_string())
+                .env("PROTEUS_CLUSTER_SECRET", SECRET)
+                .stderr(Stdio::null())
+                .output()
+                .unwrap();
+            let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+            status["leader"].is_number().then_some(status)
+        })
+    }
+
+    /// Which of the nodes leads.
+    fn leader(&self) -> usize {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.status() {
+                return status["leader"].as_u64().unwrap() as usize - 1;
+            }
+            assert!(started.elapsed() < PATIENCE, "nobody leads");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+async fn connect(url: &str) -> Option<MultiplexedConnection> {
+    let client = redis::Client::open(url).unwrap();
+    let connecting = client.get_multiplexed_async_connection();
+    tokio::time::timeout(Duration::from_secs(2), connecting).await.ok()?.ok()
+}
+
+/// Increments a counter of its own through one node after another, and tells what it was told last, how
+/// many answers it did not get, and the longest time without one.
+async fn count(
+    urls: Vec<String>,
+    writer: usize,
+    stop: Arc<AtomicBool>,
+    progress: Arc<AtomicU64>,
+) -> (i64, i64, Duration) {
+    let key = format!("counter:{writer}");
+    let (mut told, mut unanswered, mut longest) = (0, 0, Duration::ZERO);
+    let mut place = writer;
+    let mut last_answer = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        place += 1;
+        let Some(mut connection) = connect(&urls[place % urls.len()]).await else { continue };
+        while !stop.load(Ordering::Relaxed) {
+            let answer: Result<Result<i64, _>, _> =
+                tokio::time::timeout(Duration::from_secs(5), connection.incr(&key, 1)).await;
+            let Ok(Ok(number)) = answer else {
+                unanswered += 1;
+                break;
+            };
+            assert!(number > told, "{key}: told {number} after {told}");
+            told = number;
+            longest = longest.max(last_answer.elapsed());
+            last_answer = Instant::now();
+            progress.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    (told, unanswered, longest)
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_while_nodes_are_killed_and_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(directory.path());
+    let runtime = runtime();
+    let urls: Vec<String> = cluster.nodes.iter().map(NodeProcess::redis_url).collect();
+    let stop = Arc::new(AtomicBool::new(false));
+    let progress = Arc::new(AtomicU64::new(0));
+    let writers: Vec<_> = (0..6)
+        .map(|writer| runtime.spawn(count(urls.clone(), writer, stop.clone(), progress.clone())))
+        .collect();
+    let advance = |by: u64| {
+        let (from, started) = (progress.load(Ordering::Relaxed), Instant::now());
+        while progress.load(Ordering::Relaxed) < from + by {
+            assert!(started.elapsed() < PATIENCE, "no writes although a majority is there");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    for round in 0..6 {
+        advance(300);
+        let leader = cluster.leader();
+        match round % 3 {
+            0 => cluster.nodes[leader].kill_and_restart(),
+            1 => cluster.nodes[(leader + 1) % 3].kill_and_restart(),
+            _ => {
+                cluster.nodes[leader].signal("STOP");
+                advance(300);
+                cluster.nodes[leader].signal("CONT");
+            }
+        }
+    }
+    advance(300);
+    stop.store(true, Ordering::Relaxed);
+    for (writer, task) in writers.into_iter().enumerate() {
+        let (told, unanswered, longest) = runtime.block_on(task).unwrap();
+        println!("writer {writer}: told {told}, {unanswered} unanswered, longest wait {longest:?}");
+        // On any node, whichever it is.
+        for url in &urls {
+            let found: i64 = runtime.block_on(async {
+                connect(url).await.unwrap().get(format!("counter:{writer}")).await.unwrap()
+            });
+            assert!(
+                (told..=told + unanswered).contains(&found),
+                "writer {writer} was told {told}, {unanswered} calls had no answer, and {url} says {found}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_read_anywhere_sees_what_was_acknowledged_anywhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(directory.path());
+    let runtime = runtime();
+    runtime.block_on(async {
+        let mut connections = Vec::new();
+        for node in &cluster.nodes {
+            connections.push(connect(&node.redis_url()).await.unwrap());
+        }
+        for number in 0..300i64 {
+            let (writer, reader) = (number as usize % 3, (number / 3) as usize % 3);
+            let _: () = connections[writer].set("k", number).await.unwrap();
+            let found: i64 = connections[reader].get("k").await.unwrap();
+            assert_eq!(found, number, "written on {writer}, read on {reader}");
+        }
+    });
+}
+
+#[test]
+fn a_node_without_the_secret_is_not_admitted() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = start_node(&directory.path().join("n1"), None);
+    let address = node.address(7000).to_string();
+    let output = command()
+        .args(["cluster", "status", "--peer", &address])
+        .env("PROTEUS_CLUSTER_SECRET", "some other secret")
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("does not have this cluster's secret"), "{said}");
+}
+
+#[test]
+fn a_drained_node_follows_and_a_removed_one_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(directory.path());
+    let leader = cluster.leader();
+    let other = (leader + 1) % 3 + 1;
+    let order = |words: &[&str]| {
+        let output = command()
+            .arg("cluster")
+            .args(words)
+            .args(["--peer", &cluster.nodes[leader].address(7000).to_string()])
+            .env("PROTEUS_CLUSTER_SECRET", SECRET)
+            .output()
+            .unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let node = other.to_string();
+    let (planned, text) = order(&["remove", &node, "--dry-run"]);
+    assert!(planned && text.contains("Would take"), "{text}");
+    assert!(order(&["status"]).1.contains(&format!("n{other} ")), "a plan changes nothing");
+    for _ in 0..2 {
+        // Safe to repeat.
+        let (done, text) = order(&["remove", &node]);
+        let is_gone = !order(&["status"]).1.contains(&format!("n{other} "));
+        assert!(done || is_gone, "{text}");
+    }
+    assert!(!order(&["status"]).1.contains(&format!("n{other} ")));
+}
