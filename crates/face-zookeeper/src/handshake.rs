@@ -13,6 +13,7 @@ use proteus_kernel_api::{KernelError, Minitransaction, Op, Outcome, Refusal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::debug;
 
+use crate::auth::Access;
 use crate::codec::{ConnectRequest, ConnectResponse, take_frame};
 use crate::outbox::Outbox;
 use crate::session::{Established, run};
@@ -113,7 +114,8 @@ async fn connect(
 ) -> Result<(), ConnectionError> {
     expiry::load(shared).map_err(unavailable)?;
     refuse_newer_client(shared, &request)?;
-    let outbox = Arc::new(Outbox::default());
+    let access = Access::of(connection.peer.ip(), None);
+    let outbox = Arc::new(Outbox::new(access.credentials().clone()));
     let timeout_ms = negotiated(shared, request.timeout_ms);
     let connection_id = connection.connection_id;
     let session = match request.session_id {
@@ -137,7 +139,7 @@ async fn connect(
         has_read_only: request.read_only.is_some(),
     };
     outbox.push(|into| response.encode(into));
-    let established = Established { session: session.clone(), outbox, received };
+    let established = Established { session: session.clone(), access, outbox, received };
     let ended = run(shared, connection, established).await;
     session.detach(connection_id);
     shared.watches.forget(connection_id);

@@ -11,10 +11,12 @@
 //! Reading order: [`ZookeeperFace`], `session.rs` (a connection's life), `translate.rs`, `watches.rs`,
 //! `sessions.rs` (expiry), [`codec`].
 
+mod auth;
 pub mod codec;
 pub mod errors;
 mod expiry;
 mod handshake;
+mod keeper;
 mod outbox;
 mod reads;
 mod session;
@@ -30,9 +32,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use proteus_env::Clock;
 use proteus_face::{Accounts, Connection, Face, Meter, Metrics, Serving};
 use proteus_kernel_api::{Change, Commit, Kernel, Listener};
+use tracing::warn;
 
 use codec::FRAME_BYTES_MAX_DEFAULT;
-use codec::request::REQUEST_TYPES;
+use codec::kinds::REQUEST_TYPES;
 use sessions::Sessions;
 use watches::Watches;
 
@@ -47,6 +50,8 @@ pub struct ZookeeperOptions {
     pub session_timeout_ms_min: u32,
     /// Longest session timeout granted, in milliseconds: twenty of ZooKeeper's ticks.
     pub session_timeout_ms_max: u32,
+    /// The digest whose client may do everything, as `user:hash`: ZooKeeper's `superDigest`.
+    pub super_digest: Option<String>,
 }
 
 /// ZooKeeper's default tick, in milliseconds.
@@ -58,6 +63,7 @@ impl Default for ZookeeperOptions {
             frame_bytes_max: FRAME_BYTES_MAX_DEFAULT,
             session_timeout_ms_min: 2 * TICK_MS,
             session_timeout_ms_max: 20 * TICK_MS,
+            super_digest: None,
         }
     }
 }
@@ -115,6 +121,9 @@ impl Listener for Follower {
                     self.sessions.on_opened(*session, *timeout_ms, self.clock.elapsed());
                 }
                 TreeChange::SessionClosed { session } => self.sessions.on_closed(*session),
+                TreeChange::SoftQuotaExceeded { path } => {
+                    warn!(path, "the soft quota of this subtree is exceeded");
+                }
                 _ => self.watches.on_change(change),
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use proteus_kernel_api::tree::{self, Change};
+use proteus_kernel_api::tree::{self, Acl, Change};
 
 use crate::codec::reply::{self, EventType};
 use crate::outbox::Outbox;
@@ -120,12 +120,14 @@ impl Watches {
         if table.by_connection.is_empty() {
             return;
         }
-        let (event, path) = match change {
-            Change::NodeCreated { path } => (EventType::NodeCreated, path),
-            Change::NodeDataChanged { path } => (EventType::NodeDataChanged, path),
-            Change::NodeDeleted { path } => (EventType::NodeDeleted, path),
-            Change::ChildrenChanged { path } => (EventType::NodeChildrenChanged, path),
-            Change::SessionOpened { .. } | Change::SessionClosed { .. } => return,
+        let (event, path, acl) = match change {
+            Change::NodeCreated { path, acl } => (EventType::NodeCreated, path, acl),
+            Change::NodeDataChanged { path, acl } => (EventType::NodeDataChanged, path, acl),
+            Change::NodeDeleted { path, acl } => (EventType::NodeDeleted, path, acl),
+            Change::ChildrenChanged { path, acl } => (EventType::NodeChildrenChanged, path, acl),
+            Change::SoftQuotaExceeded { .. }
+            | Change::SessionOpened { .. }
+            | Change::SessionClosed { .. } => return,
         };
         // One event to each client, however many of its watches wait for it.
         let mut watchers = Watchers::new();
@@ -139,7 +141,7 @@ impl Watches {
         if let Some(persistent) = table.persistent.get(path.as_str()) {
             add(persistent, &mut watchers);
         }
-        send(event, path, &watchers);
+        send(event, path, acl, &watchers);
     }
 
     /// Whether the connection has such a watch.
@@ -217,14 +219,14 @@ fn add(some: &Watchers, to: &mut Watchers) {
     to.extend(some.iter().map(|(connection_id, outbox)| (*connection_id, outbox.clone())));
 }
 
-fn send(event: EventType, path: &str, watchers: &Watchers) {
+fn send(event: EventType, path: &str, acl: &Acl, watchers: &Watchers) {
     if watchers.is_empty() {
         return;
     }
     let mut encoded = BytesMut::new();
     reply::event(&mut encoded, event, path);
     for outbox in watchers.values() {
-        outbox.push_event(&encoded);
+        outbox.push_event(&encoded, acl);
     }
 }
 
@@ -232,13 +234,36 @@ fn send(event: EventType, path: &str, watchers: &Watchers) {
 mod tests {
     use super::*;
 
+    use proteus_kernel_api::tree::{AclEntry, Credentials, Identity};
+
     fn changed(path: &str) -> Change {
-        Change::NodeDataChanged { path: path.to_owned() }
+        Change::NodeDataChanged { path: path.to_owned(), acl: Acl::OPEN }
+    }
+
+    fn outbox() -> Arc<Outbox> {
+        Arc::new(Outbox::new(Credentials::of(Vec::new())))
+    }
+
+    #[test]
+    fn nobody_learns_of_what_it_may_not_read() {
+        let (watches, ann, bob) = (Watches::default(), outbox(), outbox());
+        let identity = Identity { scheme: "digest".to_owned(), id: "ann:x".to_owned() };
+        ann.set_credentials(Credentials::of(vec![identity]));
+        let entry =
+            AclEntry { permissions: 31, scheme: "digest".to_owned(), id: "ann:x".to_owned() };
+        let acl = Acl::new(vec![entry]);
+        for (connection_id, outbox) in [(1, &ann), (2, &bob)] {
+            let kind = WatchKind::PersistentRecursive;
+            watches.register(kind, "/", connection_id, outbox).expect("few watches");
+        }
+        watches.on_change(&Change::NodeCreated { path: "/a".to_owned(), acl });
+        assert!(ann.len() > 0);
+        assert_eq!(bob.len(), 0);
     }
 
     #[test]
     fn a_watch_fires_once_and_leaves_nothing_behind() {
-        let (watches, outbox) = (Watches::default(), Arc::new(Outbox::default()));
+        let (watches, outbox) = (Watches::default(), outbox());
         for _ in 0..2 {
             watches.register(WatchKind::Data, "/a", 1, &outbox).expect("few watches");
         }
@@ -259,14 +284,15 @@ mod tests {
 
     #[test]
     fn persistent_watches_stay_and_reach_below_if_recursive() {
-        let (watches, outbox) = (Watches::default(), Arc::new(Outbox::default()));
+        let (watches, outbox) = (Watches::default(), outbox());
         let told = |change: &Change| {
             let mut queued = BytesMut::new();
             watches.on_change(change);
             outbox.take(&mut queued);
             !queued.is_empty()
         };
-        let children_changed = |path: &str| Change::ChildrenChanged { path: path.to_owned() };
+        let children_changed =
+            |path: &str| Change::ChildrenChanged { path: path.to_owned(), acl: Acl::OPEN };
         watches.register(WatchKind::PersistentRecursive, "/a", 1, &outbox).expect("few watches");
         for _ in 0..2 {
             assert!(told(&changed("/a")) && told(&changed("/a/b/c")));
@@ -288,10 +314,10 @@ mod tests {
 
     #[test]
     fn a_deletion_is_told_once_to_who_watches_data_and_children() {
-        let (watches, outbox) = (Watches::default(), Arc::new(Outbox::default()));
+        let (watches, outbox) = (Watches::default(), outbox());
         watches.register(WatchKind::Data, "/a", 1, &outbox).expect("few watches");
         watches.register(WatchKind::Child, "/a", 1, &outbox).expect("few watches");
-        watches.on_change(&Change::NodeDeleted { path: "/a".to_owned() });
+        watches.on_change(&Change::NodeDeleted { path: "/a".to_owned(), acl: Acl::OPEN });
         let mut expected = BytesMut::new();
         reply::event(&mut expected, EventType::NodeDeleted, "/a");
         let mut queued = BytesMut::new();

@@ -106,6 +106,12 @@ struct Settings {
     /// Accounts as user:password, separated by commas; better set in the file or environment
     #[arg(long, value_name = "LIST")]
     users: Option<String>,
+    /// Longest request over the ZooKeeper protocol, jute.maxbuffer [default: 1048575]
+    #[arg(long, value_name = "BYTES")]
+    zookeeper_frame_bytes_max: Option<String>,
+    /// Whose ZooKeeper clients may do everything, as user:hash; ZooKeeper's superDigest
+    #[arg(long, value_name = "DIGEST")]
+    zookeeper_super_digest: Option<String>,
     /// error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -125,6 +131,8 @@ impl Settings {
             ("disk_reserve_mib", &self.disk_reserve_mib),
             ("connections_max", &self.connections_max),
             ("users", &self.users),
+            ("zookeeper_frame_bytes_max", &self.zookeeper_frame_bytes_max),
+            ("zookeeper_super_digest", &self.zookeeper_super_digest),
             ("log_level", &self.log_level),
             ("log_format", &self.log_format),
         ];

@@ -75,6 +75,18 @@ pub const KEYS: &[Key] = &[
         help: "Accounts; without any, everyone is admitted",
     },
     Key {
+        name: "zookeeper_frame_bytes_max",
+        default: "1048575",
+        accepts: "a number of bytes from 1024 to 134217728",
+        help: "Longest request over the ZooKeeper protocol; jute.maxbuffer",
+    },
+    Key {
+        name: "zookeeper_super_digest",
+        default: "",
+        accepts: "nothing, or user:hash as ZooKeeper's superDigest",
+        help: "Whose ZooKeeper clients may do everything, whatever an ACL says",
+    },
+    Key {
         name: "log_level",
         default: "info",
         accepts: "error, warn, info, debug or trace",
@@ -175,6 +187,10 @@ pub struct Config {
     pub connections_max: usize,
     /// Who may connect.
     pub accounts: Accounts,
+    /// Longest request over the ZooKeeper protocol, in bytes.
+    pub zookeeper_frame_bytes_max: usize,
+    /// Whose ZooKeeper clients may do everything.
+    pub zookeeper_super_digest: Option<String>,
     /// Log level.
     pub log_level: String,
     /// Whether logs are JSON.
@@ -239,6 +255,18 @@ impl Config {
                 value.parse().ok().filter(|count| (1..=1_000_000).contains(count))
             })?,
             accounts: reader.parse("users", parse_users)?,
+            zookeeper_frame_bytes_max: reader.parse("zookeeper_frame_bytes_max", |value| {
+                value.parse().ok().filter(|bytes| (1024..=134_217_728).contains(bytes))
+            })?,
+            zookeeper_super_digest: reader.parse("zookeeper_super_digest", |value| match value
+                .split_once(':')
+            {
+                Some((user, hash)) if !user.is_empty() && !hash.is_empty() => {
+                    Some(Some(value.to_owned()))
+                }
+                Some(_) => None,
+                None => value.is_empty().then_some(None),
+            })?,
             log_level: reader.parse("log_level", |value| {
                 let levels = ["error", "warn", "info", "debug", "trace"];
                 levels.contains(&value).then(|| value.to_owned())
@@ -258,10 +286,10 @@ impl Config {
         for key in KEYS {
             let setting = &self.settings[key.name];
             let value = match key.name {
-                "users" if !setting.value.is_empty() => "(set)",
+                "users" | "zookeeper_super_digest" if !setting.value.is_empty() => "(set)",
                 _ => &setting.value,
             };
-            lines.push(format!("{:<18}{:<24}{}", key.name, value, setting.source));
+            lines.push(format!("{:<27}{:<24}{}", key.name, value, setting.source));
         }
         lines.join("\n")
     }
@@ -281,7 +309,11 @@ impl Reader<'_> {
         parse(setting.value.trim()).ok_or_else(|| ConfigError::Unusable {
             key: name,
             // A password in an error message would end up in a log.
-            value: if name == "users" { "(not shown)".to_owned() } else { setting.value.clone() },
+            value: if matches!(name, "users" | "zookeeper_super_digest") {
+                "(not shown)".to_owned()
+            } else {
+                setting.value.clone()
+            },
             origin: setting.source.clone(),
             accepts: KEYS.iter().find(|key| key.name == name).map_or("", |key| key.accepts),
         })

@@ -163,7 +163,11 @@ fn build_faces(
             clock.clone(),
             metrics,
             accounts(),
-            ZookeeperOptions::default(),
+            ZookeeperOptions {
+                frame_bytes_max: config.zookeeper_frame_bytes_max,
+                super_digest: config.zookeeper_super_digest.clone(),
+                ..ZookeeperOptions::default()
+            },
         )),
         KafkaFace::new(kernel.clone(), clock.clone(), metrics, accounts(), KafkaOptions::default()),
         Arc::new(RedisFace::new(kernel.clone(), clock.clone(), metrics, accounts())),

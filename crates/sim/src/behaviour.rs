@@ -367,6 +367,11 @@ fn nothing_is_overdue(
         if is_container && stat.cversion > 0 && stat.num_children == 0 && is_over {
             return Ok(Err(format!("the empty container {path} is overdue")));
         }
+        let ttl_ms = stat.ephemeral_owner.cast_unsigned() & tree::TTL_MS_MAX;
+        let has_ttl = stat.ephemeral_owner.cast_unsigned() >> 40 == 0xFF_0000 && ttl_ms > 0;
+        if has_ttl && stat.num_children == 0 && stat.mtime_ms.cast_unsigned() + ttl_ms <= now_ms {
+            return Ok(Err(format!("{path} has outlived its {ttl_ms} ms")));
+        }
     }
     Ok(Ok(()))
 }
@@ -379,6 +384,9 @@ fn keys_of_cache(store: &LayeredStore) -> Result<Vec<Bytes>, StoreError> {
     Ok(keys.map(|(key, _)| Bytes::copy_from_slice(&key[prefix.len()..])).collect())
 }
 
+/// Znodes that are in every tree.
+const BUILT_IN: [&str; 4] = ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"];
+
 /// Paths of all znodes that a client made, children before their parents.
 fn paths(store: &LayeredStore) -> Result<Vec<String>, StoreError> {
     let mut found = vec!["/".to_owned()];
@@ -386,12 +394,10 @@ fn paths(store: &LayeredStore) -> Result<Vec<String>, StoreError> {
     while let Some(path) = found.get(next).cloned() {
         next += 1;
         for name in tree::children(store, &path)?.map(|(names, _)| names).unwrap_or_default() {
-            if path != "/" || name != "zookeeper" {
-                found.push(tree::path::join(&path, &name));
-            }
+            found.push(tree::path::join(&path, &name));
         }
     }
-    found.remove(0);
+    found.retain(|path| !BUILT_IN.contains(&path.as_str()));
     found.reverse();
     Ok(found)
 }
@@ -400,7 +406,8 @@ fn paths(store: &LayeredStore) -> Result<Vec<String>, StoreError> {
 fn deletions(store: &LayeredStore) -> Result<Vec<Minitransaction>, StoreError> {
     let mut commands = vec![Minitransaction::of(cache::Op::Clear)];
     for path in paths(store)? {
-        commands.push(Minitransaction::of(tree::Op::Delete { path, version: None }));
+        let by = tree::Credentials::TRUSTED;
+        commands.push(Minitransaction::of(tree::Op::Delete { path, version: None, by }));
     }
     for (session, _) in tree::sessions(store, None, usize::MAX)? {
         commands.push(Minitransaction::of(tree::Op::CloseSession { session }));
