@@ -11,7 +11,6 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -33,6 +32,7 @@ use crate::errors::{self, Answer, ErrorCode};
 use crate::outbox::{Closing, Outbox};
 use crate::reads::{self, WatchSink};
 use crate::sessions::LiveSession;
+use crate::stats::ConnectionRecord;
 use crate::translate::{self, Client, Plan, WriteShape};
 use crate::watches::{TooManyWatches, WATCH_BYTES_PER_CONNECTION_MAX, WatchKind};
 
@@ -60,6 +60,7 @@ pub(crate) struct Established {
     pub(crate) session: Arc<LiveSession>,
     pub(crate) access: Access,
     pub(crate) outbox: Arc<Outbox>,
+    pub(crate) record: Arc<ConnectionRecord>,
     /// What the client sent after the handshake's frame.
     pub(crate) received: BytesMut,
 }
@@ -94,6 +95,7 @@ struct Conversation<'a> {
     session: Arc<LiveSession>,
     access: Access,
     outbox: Arc<Outbox>,
+    record: Arc<ConnectionRecord>,
     received: BytesMut,
     waiting: VecDeque<Waiting>,
     in_flight: VecDeque<Batch>,
@@ -119,6 +121,7 @@ pub(crate) async fn run(
         session: established.session,
         access: established.access,
         outbox: established.outbox,
+        record: established.record,
         received: established.received,
         waiting: VecDeque::new(),
         in_flight: VecDeque::new(),
@@ -245,7 +248,8 @@ impl Conversation<'_> {
     fn accept(&mut self, frame: Bytes) -> Result<(), crate::codec::Malformed> {
         let bytes = frame.len();
         let Decoded { header, request } = Decoded::decode(frame)?;
-        self.shared.requests.fetch_add(1, Ordering::Relaxed);
+        self.shared.traffic.on_received();
+        self.record.traffic.on_received();
         let request = match request {
             Ok(request) => request,
             // Who it is stays open; ZooKeeper hangs up here as well.
@@ -376,7 +380,7 @@ impl Conversation<'_> {
             if told == ErrorCode::SESSION_EXPIRED {
                 self.is_ending = true;
             }
-            self.answered(write.code, write.bytes, write.since, told);
+            self.answered(write.code, write.xid, write.bytes, write.since, told);
         }
     }
 
@@ -389,7 +393,7 @@ impl Conversation<'_> {
             Answer::Reply(code) => {
                 for write in writes {
                     self.outbox.push(|into| reply::error(into, write.xid, self.last_zxid, code));
-                    self.answered(write.code, write.bytes, write.since, code);
+                    self.answered(write.code, write.xid, write.bytes, write.since, code);
                 }
             }
         }
@@ -438,12 +442,12 @@ impl Conversation<'_> {
         }
         self.last_zxid = last_zxid;
         for (waiting, code) in run.into_iter().zip(told) {
-            self.answered(waiting.code, waiting.bytes, waiting.since, code);
+            self.answered(waiting.code, waiting.xid, waiting.bytes, waiting.since, code);
         }
         true
     }
 
-    fn answered(&mut self, code: i32, bytes: usize, since: Duration, told: ErrorCode) {
+    fn answered(&mut self, code: i32, xid: i32, bytes: usize, since: Duration, told: ErrorCode) {
         self.unanswered_count -= 1;
         self.unanswered_bytes -= bytes;
         let now = self.shared.clock.elapsed();
@@ -451,6 +455,8 @@ impl Conversation<'_> {
         self.session.hear(now);
         let took = now.saturating_sub(since);
         self.shared.meter(code).observe(took, told != ErrorCode::OK);
+        self.shared.traffic.on_answered(took);
+        self.record.on_answered(code, xid, self.last_zxid, took);
     }
 }
 

@@ -47,6 +47,14 @@ pub(crate) struct Watches {
     table: Mutex<Table>,
 }
 
+/// What `wchs` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WatchSummary {
+    pub(crate) connection_count: usize,
+    pub(crate) path_count: usize,
+    pub(crate) watch_count: usize,
+}
+
 type Watchers = HashMap<u64, Arc<Outbox>>;
 
 /// Invariant: a connection stands under a path if and only if the path stands under the connection.
@@ -109,9 +117,25 @@ impl Watches {
         }
     }
 
-    /// How many watches are set.
-    pub(crate) fn count(&self) -> usize {
-        self.table.lock().by_connection.values().map(|own| own.watches.len()).sum()
+    /// How many watches are set, on how many paths, by how many connections.
+    pub(crate) fn summary(&self) -> WatchSummary {
+        let table = self.table.lock();
+        let of_kinds = [&table.data, &table.child, &table.persistent, &table.recursive];
+        WatchSummary {
+            connection_count: table.by_connection.len(),
+            // A path that is watched in two ways is two entries, as in ZooKeeper's two tables.
+            path_count: of_kinds.iter().map(|paths| paths.len()).sum(),
+            watch_count: table.by_connection.values().map(|own| own.watches.len()).sum(),
+        }
+    }
+
+    /// Every watch: whose, and on what.
+    pub(crate) fn all(&self) -> Vec<(u64, Arc<str>)> {
+        let table = self.table.lock();
+        let watches = table.by_connection.iter().flat_map(|(connection_id, own)| {
+            own.watches.iter().map(|(_, path)| (*connection_id, path.clone()))
+        });
+        watches.collect()
     }
 
     /// Fires the watches that wait for `change`.
@@ -268,14 +292,14 @@ mod tests {
             watches.register(WatchKind::Data, "/a", 1, &outbox).expect("few watches");
         }
         watches.register(WatchKind::Data, "/b", 1, &outbox).expect("few watches");
-        assert_eq!(watches.count(), 2);
+        assert_eq!(watches.summary().watch_count, 2);
         watches.on_change(&changed("/a"));
         let once = outbox.len();
         assert!(once > 0);
         watches.on_change(&changed("/a"));
         assert_eq!(outbox.len(), once);
         watches.forget(1);
-        assert_eq!(watches.count(), 0);
+        assert_eq!(watches.summary().watch_count, 0);
         watches.on_change(&changed("/b"));
         assert_eq!(outbox.len(), once);
         let table = watches.table.lock();
@@ -309,7 +333,7 @@ mod tests {
         }
         assert!(watches.is_watching(WatchKind::Persistent, "/a", 1));
         watches.forget(1);
-        assert_eq!(watches.count(), 0);
+        assert_eq!(watches.summary().watch_count, 0);
     }
 
     #[test]
@@ -323,6 +347,6 @@ mod tests {
         let mut queued = BytesMut::new();
         outbox.take(&mut queued);
         assert_eq!(queued, expected);
-        assert_eq!(watches.count(), 0);
+        assert_eq!(watches.summary().watch_count, 0);
     }
 }

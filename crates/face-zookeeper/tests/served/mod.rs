@@ -115,6 +115,11 @@ impl Raw {
         self.stream.write_all(bytes).await.expect("an open connection");
     }
 
+    /// Breaks the connection.
+    pub async fn stop(&mut self) {
+        self.stream.shutdown().await.expect("an open connection");
+    }
+
     /// Sends requests in one write, numbered from `xid`.
     pub async fn request(&mut self, xid: i32, requests: &[Request]) {
         let mut bytes = BytesMut::new();
