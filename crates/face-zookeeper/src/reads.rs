@@ -327,6 +327,8 @@ fn kinds(watcher_type: WatcherType) -> &'static [WatchKind] {
         WatcherType::Children => &[WatchKind::Child],
         WatcherType::Data => &[WatchKind::Data],
         WatcherType::Any => &WatchKind::ALL,
+        WatcherType::Persistent => &[WatchKind::Persistent],
+        WatcherType::PersistentRecursive => &[WatchKind::PersistentRecursive],
     }
 }
 

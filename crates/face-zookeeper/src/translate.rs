@@ -5,7 +5,7 @@ use proteus_kernel_api::tree::{self, Credentials, NewNode, NodeKind, SessionId, 
 use proteus_kernel_api::{Minitransaction, Outcome, Reply};
 
 use crate::auth::Access;
-use crate::codec::kinds::{CREATE, CREATE_CONTAINER, CREATE_IF_NOT_EXISTS};
+use crate::codec::kinds::{CREATE, CREATE_CONTAINER, CREATE_IF_NOT_EXISTS, CREATE_TTL, CREATE2};
 use crate::codec::{CreateRequest, DeleteRequest, MultiOp, Output, Request, reply};
 use crate::errors::{self, ErrorCode};
 
@@ -157,6 +157,14 @@ fn expected(version: i32) -> Option<i32> {
     (version != -1).then_some(version)
 }
 
+/// The type of an op's result in a `multi`: a creation with its stat is a `create2`, whatever it was.
+fn result_code(code: i32) -> i32 {
+    match code {
+        CREATE_CONTAINER | CREATE_TTL => CREATE2,
+        code => code,
+    }
+}
+
 /// Whether the reply to a creation has the stat.
 fn has_stat(code: i32) -> bool {
     !matches!(code, CREATE | CREATE_IF_NOT_EXISTS)
@@ -220,7 +228,7 @@ pub(crate) fn answer_write(
             reply::ok(into, xid, *last_zxid, |into| match shape {
                 WriteShape::Multi(codes) => {
                     for (code, result) in codes.iter().zip(replies) {
-                        reply::multi_header(into, *code, ErrorCode::OK);
+                        reply::multi_header(into, result_code(*code), ErrorCode::OK);
                         write_result(into, result, has_stat(*code));
                     }
                     reply::multi_end(into);

@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 pub use acl::{Acl, AclEntry, Credentials, Identity};
 pub use read::{Node, children, data, ephemerals, node, node_count, session, sessions, stat};
 
-/// Longest time to live, in milliseconds: what fits beside its mark in `ephemeralOwner`, 34 years.
+/// Longest time to live, in milliseconds: ZooKeeper's, 34 years.
 pub const TTL_MS_MAX: u64 = (1 << 40) - 1;
 
 /// How long a container stays after its last child is gone, in milliseconds: the interval at which
@@ -112,7 +112,7 @@ pub struct Stat {
     pub cversion: i32,
     /// Changes of its ACL.
     pub aversion: i32,
-    /// The session of an ephemeral; 0 for others, the smallest integer for a container.
+    /// The session of an ephemeral; 0 for others.
     pub ephemeral_owner: i64,
     /// Length of its data, in bytes.
     pub data_length: i32,

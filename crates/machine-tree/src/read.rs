@@ -7,8 +7,8 @@ use bytes::Bytes;
 use proteus_machine::key::take_u64;
 use proteus_store::{Direction, Read, StoreError, prefix_end};
 
-use crate::record::{self, BUILT_IN, NodeRecord};
-use crate::{Acl, Session, SessionId, Stat};
+use crate::record::{self, BUILT_IN, Lifetime, NodeRecord};
+use crate::{Acl, NodeKind, Session, SessionId, Stat};
 
 /// A znode as a reader finds it: its record is read once, its data and children on demand.
 #[derive(Clone)]
@@ -30,6 +30,16 @@ impl Node<'_> {
     /// Its stat.
     pub fn stat(&self) -> Stat {
         self.record.stat()
+    }
+
+    /// How long it lives.
+    pub fn kind(&self) -> NodeKind {
+        match self.record.lifetime {
+            Lifetime::Persistent => NodeKind::Persistent,
+            Lifetime::Ephemeral(session) => NodeKind::Ephemeral(session),
+            Lifetime::Container => NodeKind::Container,
+            Lifetime::TimeToLive(ttl_ms) => NodeKind::TimeToLive(ttl_ms),
+        }
     }
 
     /// Its ACL.

@@ -37,12 +37,6 @@ const QUOTA: u8 = 8;
 /// Version of every value's format.
 const VERSION: u8 = 1;
 
-/// What ZooKeeper writes into `ephemeralOwner` of a container: the smallest 64-bit integer.
-const CONTAINER_OWNER: i64 = i64::MIN;
-
-/// What it writes there for a znode with a time to live: this, and the time in the low 40 bits.
-const TTL_OWNER: i64 = 0xFF << 56;
-
 /// How long a znode lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Lifetime {
@@ -130,10 +124,9 @@ impl NodeRecord {
             cversion: self.created_count.wrapping_mul(2).wrapping_sub(child_count),
             aversion: self.acl_version,
             ephemeral_owner: match self.lifetime {
-                Lifetime::Persistent => 0,
                 Lifetime::Ephemeral(session) => session.0,
-                Lifetime::Container => CONTAINER_OWNER,
-                Lifetime::TimeToLive(ttl_ms) => TTL_OWNER | ttl_ms.cast_signed(),
+                // ZooKeeper keeps it there what kind of znode this is, but tells no client.
+                Lifetime::Persistent | Lifetime::Container | Lifetime::TimeToLive(_) => 0,
             },
             data_length: i32::try_from(self.data_bytes).unwrap_or(i32::MAX),
             num_children: child_count,

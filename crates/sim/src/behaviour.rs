@@ -360,17 +360,18 @@ fn nothing_is_overdue(
         return Ok(Err(format!("{counted:?} keys are counted, {live} have not expired")));
     }
     for path in paths(store)? {
-        let Some(stat) = tree::stat(store, &path)? else { continue };
-        let emptied_ms = CommitTs(stat.pzxid.0.cast_unsigned()).physical_ms();
-        let is_container = stat.ephemeral_owner == i64::MIN;
-        let is_over = emptied_ms + tree::CONTAINER_LINGER_MS <= now_ms;
-        if is_container && stat.cversion > 0 && stat.num_children == 0 && is_over {
-            return Ok(Err(format!("the empty container {path} is overdue")));
-        }
-        let ttl_ms = stat.ephemeral_owner.cast_unsigned() & tree::TTL_MS_MAX;
-        let has_ttl = stat.ephemeral_owner.cast_unsigned() >> 40 == 0xFF_0000 && ttl_ms > 0;
-        if has_ttl && stat.num_children == 0 && stat.mtime_ms.cast_unsigned() + ttl_ms <= now_ms {
-            return Ok(Err(format!("{path} has outlived its {ttl_ms} ms")));
+        let Some(node) = tree::node(store, &path)? else { continue };
+        let stat = node.stat();
+        let due_ms = match node.kind() {
+            tree::NodeKind::Container if stat.cversion > 0 => {
+                let emptied_ms = CommitTs(stat.pzxid.0.cast_unsigned()).physical_ms();
+                Some(emptied_ms + tree::CONTAINER_LINGER_MS)
+            }
+            tree::NodeKind::TimeToLive(ttl_ms) => Some(stat.mtime_ms.cast_unsigned() + ttl_ms),
+            _ => None,
+        };
+        if stat.num_children == 0 && due_ms.is_some_and(|due_ms| due_ms <= now_ms) {
+            return Ok(Err(format!("{path} of kind {:?} is overdue", node.kind())));
         }
     }
     Ok(Ok(()))

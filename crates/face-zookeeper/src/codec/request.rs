@@ -125,6 +125,10 @@ pub enum WatcherType {
     Data = 2,
     /// All.
     Any = 3,
+    /// Persistent ones.
+    Persistent = 4,
+    /// Persistent ones on all below as well.
+    PersistentRecursive = 5,
 }
 
 impl WatcherType {
@@ -133,6 +137,8 @@ impl WatcherType {
             1 => Ok(WatcherType::Children),
             2 => Ok(WatcherType::Data),
             3 => Ok(WatcherType::Any),
+            4 => Ok(WatcherType::Persistent),
+            5 => Ok(WatcherType::PersistentRecursive),
             value => Err(Malformed::Unknown { what: "type of a watcher", value }),
         }
     }

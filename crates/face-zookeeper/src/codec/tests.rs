@@ -88,7 +88,13 @@ fn watch_sets() -> impl Strategy<Value = WatchSets> {
 }
 
 fn watcher_type() -> impl Strategy<Value = WatcherType> {
-    prop::sample::select(vec![WatcherType::Children, WatcherType::Data, WatcherType::Any])
+    prop::sample::select(vec![
+        WatcherType::Children,
+        WatcherType::Data,
+        WatcherType::Any,
+        WatcherType::Persistent,
+        WatcherType::PersistentRecursive,
+    ])
 }
 
 fn request() -> impl Strategy<Value = Request> {

@@ -98,7 +98,8 @@ fn after(world: &mut World, ms: u64) {
 fn a_znode_goes_when_its_time_to_live_has_passed_since_its_data_was_set() {
     let mut world = World::new();
     world.create("/t", NodeKind::TimeToLive(1_000)).expect("free");
-    assert_eq!(world.stat("/t").map(|stat| stat.ephemeral_owner), Some((0xFF << 56) | 1_000));
+    let node = crate::node(&world.store, "/t").expect("sound state").expect("created");
+    assert_eq!((node.kind(), node.stat().ephemeral_owner), (NodeKind::TimeToLive(1_000), 0));
     after(&mut world, 900);
     let set = Op::SetData { path: "/t".to_owned(), data: None, version: None, by: TRUSTED };
     world.apply(&set).expect("there");

@@ -1,7 +1,6 @@
 //! Whole subtrees: walking, deleting, writing out, reading in, copying.
 
 use std::io::{BufRead, Write};
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,10 +17,8 @@ const PARALLEL_MAX: usize = 64;
 /// How many znodes are done between two words about it.
 const PROGRESS_EVERY: u64 = 1_000;
 
-/// `ephemeralOwner` of a container.
-const CONTAINER_OWNER: i64 = i64::MIN;
-
-/// A znode as it is written out.
+/// A znode as it is written out. ZooKeeper tells no client whether a znode is a container or has a time
+/// to live, so it becomes a persistent one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Exported {
     path: String,
@@ -29,10 +26,6 @@ struct Exported {
     data: String,
     /// Permission bits, scheme, id.
     acl: Vec<(u32, String, String)>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    container: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    ttl_ms: Option<u64>,
 }
 
 /// Visits a znode and all below it, parents before children. Ephemerals have none.
@@ -111,10 +104,7 @@ async fn read(client: &zk::Client, path: &str) -> Result<Option<Exported>, Strin
         Err(zk::Error::NoNode) => return Ok(None),
         Err(error) => return Err(at(path, &error)),
     };
-    let ttl_ms = (stat.ephemeral_owner.cast_unsigned() >> 40 == 0xFF_0000)
-        .then_some(stat.ephemeral_owner.cast_unsigned() & 0xFF_FFFF_FFFF);
-    let container = stat.ephemeral_owner == CONTAINER_OWNER;
-    if stat.ephemeral_owner != 0 && ttl_ms.is_none() && !container {
+    if stat.ephemeral_owner != 0 {
         return Ok(None);
     }
     let acl = acl.iter().map(|acl| {
@@ -129,13 +119,7 @@ async fn read(client: &zk::Client, path: &str) -> Result<Option<Exported>, Strin
         let bits = given.map(|(position, _)| 1 << position).sum();
         (bits, acl.scheme().to_owned(), acl.id().to_owned())
     });
-    Ok(Some(Exported {
-        path: path.to_owned(),
-        data: STANDARD.encode(data),
-        acl: acl.collect(),
-        container,
-        ttl_ms,
-    }))
+    Ok(Some(Exported { path: path.to_owned(), data: STANDARD.encode(data), acl: acl.collect() }))
 }
 
 pub(super) async fn export(client: &zk::Client, path: &str) -> Result<(), String> {
@@ -232,15 +216,7 @@ async fn write(client: &zk::Client, znode: &Exported, open: bool) -> Result<bool
     let data = STANDARD.decode(&znode.data).map_err(|error| format!("{path}: {error}"))?;
     let acls: Vec<zk::Acl> = znode.acl.iter().map(acl).collect();
     let acls = if open { zk::Acls::anyone_all() } else { zk::Acls::new(&acls) };
-    let mode = match znode.container {
-        true => zk::CreateMode::Container,
-        false => zk::CreateMode::Persistent,
-    };
-    let options = mode.with_acls(acls);
-    let options = match znode.ttl_ms {
-        Some(ttl_ms) => options.with_ttl(Duration::from_millis(ttl_ms)),
-        None => options,
-    };
+    let options = zk::CreateMode::Persistent.with_acls(acls);
     match client.create(path, &data, &options).await {
         Ok(_) => return Ok(true),
         Err(zk::Error::NodeExists) => {}
