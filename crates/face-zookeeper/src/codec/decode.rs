@@ -160,8 +160,9 @@ fn decode_acl(input: &mut Input) -> Result<Vec<AclEntry>, Malformed> {
     input.vector("acl", 12, |input| {
         Ok(AclEntry {
             permissions: input.int("perms")?,
-            scheme: input.string("scheme")?,
-            id: input.string("id")?,
+            // Some clients write empty strings as null, such as the id of scheme `auth`.
+            scheme: input.optional_string("scheme")?.unwrap_or_default(),
+            id: input.optional_string("id")?.unwrap_or_default(),
         })
     })
 }

@@ -297,6 +297,25 @@ fn lengths_are_judged_before_the_bytes_are_there() {
     assert!(matches!(decoded.request, Err(Malformed::Length { .. })));
 }
 
+/// As kazoo sends it: the empty id of `auth` is null.
+#[test]
+fn an_empty_id_may_be_null() {
+    let mut body = BytesMut::new();
+    for number in [1i32, 7] {
+        body.extend_from_slice(&number.to_be_bytes());
+    }
+    body.string("/a");
+    body.count(1);
+    body.extend_from_slice(&31i32.to_be_bytes());
+    body.string("auth");
+    body.buffer(None);
+    body.extend_from_slice(&(-1i32).to_be_bytes());
+    let acl = vec![AclEntry { permissions: 31, scheme: "auth".to_owned(), id: String::new() }];
+    let expected = Request::SetAcl { path: "/a".to_owned(), acl, version: -1 };
+    let decoded = Decoded::decode(body.freeze()).expect("a header");
+    assert_eq!(decoded.request, Ok(Some(expected)));
+}
+
 /// docs/faces/zookeeper.md names every request type, and says of each what the code does.
 #[test]
 fn support_table_agrees_with_the_code() {
