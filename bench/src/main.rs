@@ -19,6 +19,7 @@ mod processes;
 mod redis;
 mod start;
 mod zookeeper;
+mod zookeeper_load;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};

@@ -1,35 +1,33 @@
-//! Sessions of one client library against both.
+//! Sessions of one load generator against both.
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
-
-use zookeeper_client as zk;
+use std::time::{Duration, Instant};
 
 use crate::measure::{Sample, Table};
-use crate::processes::{Durability, Proteus, ZOOKEEPER, start_zookeeper};
-use crate::{Options, Result, load};
+use crate::processes::{Durability, Proteus, Server, ZOOKEEPER, start_zookeeper};
+use crate::zookeeper_load::{Request, Session};
+use crate::{Options, Result};
 
-const SESSIONS: &[usize] = &[1, 64];
+/// Sessions, and requests that each keeps under way.
+const LOADS: &[(usize, usize)] = &[(1, 1), (64, 16)];
 
-const VALUE: &[u8] = b"0123456789abcdef0123456789abcdef";
+const REQUESTS: &[Request] =
+    &[Request::Create, Request::Set, Request::Get, Request::Children, Request::Multi];
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Request {
-    Create,
-    Set,
-    Get,
-}
+/// Znodes that are watched, and sessions that watch each: 100,000 watches.
+const WATCHED: usize = 1_000;
+const WATCHERS: usize = 100;
 
-/// A session and the name under which it works.
-struct Session {
-    client: zk::Client,
-    path: String,
-}
+/// Sessions that do nothing.
+const IDLE: usize = 10_000;
 
-fn failed(error: zk::Error) -> String {
-    format!("zookeeper: {error}")
-}
+/// Sessions that come all at once.
+const STORM: usize = 5_000;
+
+/// How long a session may take to open, and how often it is tried.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+const OPEN_TRIES: usize = 10;
 
 pub(crate) async fn run(options: &Options, proteus: &Path) -> Result<()> {
     let ours = Proteus::start(proteus, options.temporary()?, Durability::Flushed)?;
@@ -41,69 +39,153 @@ pub(crate) async fn run(options: &Options, proteus: &Path) -> Result<()> {
     let peer_at = peer.as_ref().map(|(peer, _)| peer.address);
     // A virtual machine that has just started compiles first; that is not what is compared.
     for address in [Some(ours_at), peer_at].into_iter().flatten() {
-        for request in [Request::Create, Request::Set, Request::Get] {
-            measure(address, 16, request, options.seconds(3.0)).await?;
+        for request in REQUESTS {
+            measure(address, (16, 8), *request, options.seconds(2.0)).await?;
         }
     }
     let table = Table::begin(
         "ZooKeeper: every write flushed (ZooKeeper: forceSync, its default)",
         Some("zookeeper"),
     );
-    for sessions in SESSIONS {
-        for request in [Request::Create, Request::Set, Request::Get] {
-            let plural = if *sessions == 1 { "" } else { "s" };
-            let case = format!("{request:?} · {sessions} session{plural}").to_lowercase();
+    for load in LOADS {
+        for request in REQUESTS {
+            let (sessions, depth) = *load;
+            let case = format!("{request:?} · {sessions} sessions, {depth} deep").to_lowercase();
             if !options.wants(&case) {
                 continue;
             }
             let (mut ours_samples, mut peer_samples) = (Vec::new(), Vec::new());
             for _ in 0..options.rounds {
                 let duration = options.seconds(2.0);
-                ours_samples.push(measure(ours_at, *sessions, request, duration).await?);
+                ours_samples.push(measure(ours_at, *load, *request, duration).await?);
                 if let Some(peer_at) = peer_at {
-                    peer_samples.push(measure(peer_at, *sessions, request, duration).await?);
+                    peer_samples.push(measure(peer_at, *load, *request, duration).await?);
                 }
             }
             table.row(&case, &ours_samples, &peer_samples);
         }
     }
+    for (case, measure) in [("watch events", Crowd::Events), ("connect storm", Crowd::Storm)] {
+        if options.wants(case) {
+            let ours_sample = crowd(ours_at, measure).await?;
+            let peer_sample = match peer_at {
+                Some(peer_at) => vec![crowd(peer_at, measure).await?],
+                None => Vec::new(),
+            };
+            table.row(case, &[ours_sample], &peer_sample);
+        }
+    }
     table.end();
+    if options.wants("idle") {
+        idle("proteus", ours_at, &ours.server).await?;
+        if let Some((server, _)) = &peer {
+            idle("zookeeper", server.address, server).await?;
+        }
+    }
     Ok(())
+}
+
+/// As a client does: what a server that is overrun drops is tried again.
+async fn open_one(address: SocketAddr, number: usize) -> Result<Session> {
+    let mut last = "the server answers no session".to_owned();
+    for _ in 0..OPEN_TRIES {
+        match tokio::time::timeout(OPEN_TIMEOUT, Session::open(address, number)).await {
+            Ok(Ok(session)) => return Ok(session),
+            Ok(Err(error)) => last = error,
+            Err(_) => {}
+        }
+    }
+    Err(last)
+}
+
+async fn open(address: SocketAddr, count: usize) -> Result<Vec<Session>> {
+    let opening: Vec<_> =
+        (0..count).map(|number| tokio::spawn(open_one(address, number))).collect();
+    let mut sessions = Vec::with_capacity(count);
+    for opened in opening {
+        sessions.push(opened.await.map_err(|error| error.to_string())??);
+    }
+    Ok(sessions)
 }
 
 async fn measure(
     address: SocketAddr,
-    sessions: usize,
+    (count, depth): (usize, usize),
     request: Request,
     duration: Duration,
 ) -> Result<Sample> {
-    let options = zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
-    let sequential = zk::CreateMode::PersistentSequential.with_acls(zk::Acls::anyone_all());
-    let mut clients = Vec::new();
-    for _ in 0..sessions {
-        let client = zk::Client::connector()
-            .with_session_timeout(Duration::from_secs(30))
-            .connect(&address.to_string())
-            .await
-            .map_err(failed)?;
-        // A name that no earlier measurement has used.
-        let (_, number) = client.create("/bench-", VALUE, &sequential).await.map_err(failed)?;
-        clients.push(Session { client, path: format!("/bench-{number}") });
+    let mut sessions = open(address, count).await?;
+    for session in &mut sessions {
+        session.prepare().await?;
     }
-    let (sample, _) = load::closed_loop(clients, duration, move |session: Session, number| {
-        let options = options.clone();
-        async move {
-            let Session { client, path } = &session;
-            let result = match request {
-                Request::Create => {
-                    client.create(&format!("{path}/{number}"), VALUE, &options).await.map(drop)
-                }
-                Request::Set => client.set_data(path, VALUE, None).await.map(drop),
-                Request::Get => client.get_data(path).await.map(drop),
-            };
-            (session, result.map_err(failed))
+    let started = Instant::now();
+    let driving: Vec<_> = sessions
+        .into_iter()
+        .map(|mut session| {
+            tokio::spawn(async move { session.drive(request, depth, duration).await })
+        })
+        .collect();
+    let mut latencies = Vec::new();
+    for driven in driving {
+        latencies.extend(driven.await.map_err(|error| error.to_string())??);
+    }
+    Ok(Sample::of(latencies, started.elapsed()))
+}
+
+/// What happens to many sessions at once.
+#[derive(Debug, Clone, Copy)]
+enum Crowd {
+    /// Each of 100,000 watches fires.
+    Events,
+    /// 5,000 sessions are opened.
+    Storm,
+}
+
+/// Events, or sessions, each second; the latencies are of the whole.
+async fn crowd(address: SocketAddr, what: Crowd) -> Result<Sample> {
+    let started = Instant::now();
+    let (count, took) = match what {
+        Crowd::Storm => {
+            let sessions = open(address, STORM).await?;
+            let took = started.elapsed();
+            drop(sessions);
+            (STORM, took)
         }
-    })
-    .await?;
-    Ok(sample)
+        Crowd::Events => {
+            let mut writer = Session::open(address, 0).await?;
+            writer.create_watched(WATCHED).await?;
+            let mut watchers = open(address, WATCHERS).await?;
+            for watcher in &mut watchers {
+                watcher.watch_all(WATCHED).await?;
+            }
+            let started = Instant::now();
+            let hearing: Vec<_> = watchers
+                .into_iter()
+                .map(|mut watcher| tokio::spawn(async move { watcher.hear_all(WATCHED).await }))
+                .collect();
+            writer.set_watched(WATCHED).await?;
+            for heard in hearing {
+                heard.await.map_err(|error| error.to_string())??;
+            }
+            (WATCHED * WATCHERS, started.elapsed())
+        }
+    };
+    let all_ms = took.as_secs_f64() * 1000.0;
+    Ok(Sample { per_second: count as f64 / took.as_secs_f64(), p50_ms: all_ms, p99_ms: all_ms })
+}
+
+/// What sessions that do nothing cost.
+async fn idle(name: &str, address: SocketAddr, server: &Server) -> Result<()> {
+    let before = server.resident_mib();
+    let sessions = open(address, IDLE).await?;
+    let (after, processor_s) = (server.resident_mib(), server.processor_s());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    println!(
+        "{name}: {IDLE} idle sessions take {:.0} MiB ({before:.0} before, {after:.0} with them) and \
+         {:.2} s of processor time in 5 s",
+        after - before,
+        server.processor_s() - processor_s
+    );
+    drop(sessions);
+    Ok(())
 }

@@ -18,6 +18,8 @@ import uuid
 from kazoo.client import KazooClient, KazooState
 from kazoo.exceptions import (
     BadVersionError,
+    InvalidACLError,
+    NoAuthError,
     NoChildrenForEphemeralsError,
     NodeExistsError,
     NoNodeError,
@@ -26,6 +28,8 @@ from kazoo.exceptions import (
     RuntimeInconsistency,
 )
 from kazoo.protocol.states import EventType
+from kazoo.recipe.cache import TreeCache
+from kazoo.security import ACL, Id, Permissions, make_digest_acl
 
 WAIT_S = 20
 
@@ -282,6 +286,50 @@ class Smoke:
         second.set(path + "/moved", b"mine")
         second.stop()
         wait_for(lambda: self.zk.exists(path + "/moved") is None, "the end of the moved session")
+
+    def check_access(self):
+        path = self.path("access")
+        ann = self.connect(auth_data=[("digest", "ann:secret")])
+        bob = self.connect()
+        own = make_digest_acl("ann", "secret", all=True)
+        ann.create(path + "/own", b"x", acl=[own])
+        for call in (bob.get, bob.get_children, bob.get_acls):
+            refused(NoAuthError, call, path + "/own")
+        refused(NoAuthError, bob.set, path + "/own", b"y")
+        refused(NoAuthError, bob.create, path + "/own/child")
+        refused(InvalidACLError, bob.create, path + "/auth", acl=[ACL(31, Id("auth", ""))])
+        readable = ACL(Permissions.READ, Id("ip", "127.0.0.0/8"))
+        assert ann.set_acls(path + "/own", [own, readable], version=0).aversion == 1
+        if self.hosts.startswith("127."):
+            assert bob.get(path + "/own")[0] == b"x"
+        refused(NoAuthError, bob.set, path + "/own", b"y")
+        bob.add_auth("digest", "ann:secret")
+        bob.set(path + "/own", b"y")
+        bob.delete(path + "/own")
+
+    def check_more_recipes(self):
+        path = self.path("recipes")
+        other = self.connect()
+        with self.zk.ReadLock(path + "/rw", "a"), other.ReadLock(path + "/rw", "b"):
+            assert not other.WriteLock(path + "/rw", "c").acquire(blocking=False)
+        semaphore, second = self.zk.Semaphore(path + "/s", "a"), other.Semaphore(path + "/s", "b")
+        with semaphore:
+            assert not second.acquire(blocking=False)
+        assert second.acquire(timeout=WAIT_S)
+        second.release()
+        party = self.zk.Party(path + "/party", "ann")
+        party.join()
+        assert set(other.Party(path + "/party")) == {"ann"}
+        party.leave()
+        cache, seen = TreeCache(other, path + "/tree"), []
+        self.zk.ensure_path(path + "/tree")
+        cache.listen(lambda event: seen.append(event.event_type))
+        cache.start()
+        self.zk.create(path + "/tree/a/b", b"x", makepath=True)
+        wait_for(lambda: cache.get_data(path + "/tree/a/b") is not None, "the cache of a tree")
+        self.zk.delete(path + "/tree/a", recursive=True)
+        wait_for(lambda: cache.get_data(path + "/tree/a") is None, "the end of a cached tree")
+        cache.close()
 
     def check_four_letter_words(self):
         host, port = self.hosts.rsplit(":", 1)

@@ -1,20 +1,20 @@
 //! The HTTP face: `/healthz`, `/readyz` and `/metrics` for probes and Prometheus.
 //!
 //! Healthy means that the process answers; ready means that it serves reads, which it stops to do
-//! when its disk or state has failed.
+//! when its disk or state has failed. Other faces may add commands for operators.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use proteus_face::{Connection, ConnectionError, Face, Metrics, Serving};
+use proteus_face::{AdminCommands, Connection, ConnectionError, Face, Metrics, Serving};
 use proteus_kernel_api::Kernel;
 
 /// The content type of Prometheus' text format as `prometheus-client` writes it.
@@ -49,10 +49,36 @@ impl HttpFace {
             .with_state(Shared { kernel, metrics, sample });
         HttpFace { router }
     }
+
+    /// Answers `/commands` and `/commands/NAME` as ZooKeeper's AdminServer does on this port.
+    #[must_use]
+    pub fn with_commands(self, commands: Arc<dyn AdminCommands>) -> HttpFace {
+        let commands = Router::new()
+            .route("/commands", get(list_commands))
+            .route("/commands/", get(list_commands))
+            .route("/commands/{name}", get(run_command))
+            .with_state(commands);
+        HttpFace { router: self.router.merge(commands) }
+    }
+}
+
+async fn list_commands(State(commands): State<Arc<dyn AdminCommands>>) -> Html<String> {
+    let links = commands.names().into_iter();
+    Html(links.map(|name| format!("<a href=\"/commands/{name}\">{name}</a>\n<br/>\n")).collect())
+}
+
+async fn run_command(
+    State(commands): State<Arc<dyn AdminCommands>>,
+    Path(name): Path<String>,
+) -> impl IntoResponse {
+    match commands.run(&name) {
+        Some(json) => Ok(([(header::CONTENT_TYPE, "application/json")], json)),
+        None => Err((StatusCode::NOT_FOUND, "no such command; see /commands\n")),
+    }
 }
 
 async fn index() -> &'static str {
-    "Proteus\n\n/healthz  whether the process answers\n/readyz   whether it serves\n/metrics  figures for Prometheus\n"
+    "Proteus\n\n/healthz  whether the process answers\n/readyz   whether it serves\n/metrics  figures for Prometheus\n/commands what ZooKeeper's AdminServer tells\n"
 }
 
 async fn healthy() -> &'static str {
@@ -85,6 +111,10 @@ impl Face for HttpFace {
 
     fn standard_port(&self) -> u16 {
         8080
+    }
+
+    fn tls_port(&self) -> Option<u16> {
+        Some(8443)
     }
 
     fn try_it(&self, address: SocketAddr) -> String {

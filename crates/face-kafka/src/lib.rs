@@ -104,6 +104,10 @@ impl Face for KafkaFace {
         9092
     }
 
+    fn tls_port(&self) -> Option<u16> {
+        Some(9093)
+    }
+
     fn try_it(&self, address: SocketAddr) -> String {
         format!("kcat -b {address} -L")
     }

@@ -17,11 +17,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use kafka_protocol::messages::{ApiKey, RequestKind, ResponseKind};
-use proteus_env::net::{self, TcpStream};
+use proteus_env::net;
 use proteus_env::task;
-use proteus_face::{Connection, ConnectionError};
+use proteus_face::{Connection, ConnectionError, ReadHalf, WriteHalf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::codec::{self, CodecError, FRAME_BYTES_MAX, Request, STRANGERS_FRAME_BYTES_MAX};
@@ -93,7 +92,7 @@ pub(crate) async fn serve(
         local,
         waiting: AtomicUsize::new(0),
     });
-    let (read_half, write_half) = TcpStream::into_split(stream);
+    let (read_half, write_half) = stream.into_split();
     let (sender, receiver) = mpsc::channel(PIPELINE_MAX);
     let writing = write(session.clone(), write_half, receiver);
     tokio::pin!(writing);
@@ -113,7 +112,7 @@ pub(crate) async fn serve(
 
 async fn read(
     session: Arc<Session>,
-    mut stream: OwnedReadHalf,
+    mut stream: ReadHalf,
     queue: mpsc::Sender<Pending>,
 ) -> Result<(), ConnectionError> {
     let mut buffer = BytesMut::with_capacity(READ_BUFFER_BYTES);
@@ -131,8 +130,10 @@ async fn read(
                 return Ok(());
             }
         }
-        if !buffer.is_empty() {
-            net::acknowledge_at_once(stream.as_ref());
+        if !buffer.is_empty()
+            && let Some(socket) = stream.socket()
+        {
+            net::acknowledge_at_once(socket);
         }
         make_room(&mut buffer);
         if stream.read_buf(&mut buffer).await? == 0 {
@@ -207,7 +208,7 @@ fn dispatch(
 
 async fn write(
     session: Arc<Session>,
-    mut stream: OwnedWriteHalf,
+    mut stream: WriteHalf,
     mut queue: mpsc::Receiver<Pending>,
 ) -> Result<(), ConnectionError> {
     while let Some(pending) = queue.recv().await {

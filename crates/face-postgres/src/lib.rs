@@ -88,6 +88,11 @@ impl Face for PostgresFace {
         5432
     }
 
+    /// Clients ask for encryption on the standard port.
+    fn tls_port(&self) -> Option<u16> {
+        None
+    }
+
     fn try_it(&self, address: SocketAddr) -> String {
         format!("psql -h {} -p {} -U proteus -c 'SELECT version()'", address.ip(), address.port())
     }

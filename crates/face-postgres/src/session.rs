@@ -52,16 +52,20 @@ type Served<T = ()> = Result<T, ConnectionError>;
 
 /// Serves one connection.
 pub async fn serve(face: Arc<PostgresFace>, connection: Connection) -> Served {
-    let mut socket = Socket {
+    let socket = Socket {
         connection,
         input: BytesMut::with_capacity(INPUT_BYTES),
         output: BytesMut::with_capacity(INPUT_BYTES),
     };
-    let begun = task::timeout(STARTUP_TIMEOUT, begin(&face, &mut socket)).await;
-    let Some(begun) = begun else {
+    let begun = task::timeout(STARTUP_TIMEOUT, async {
+        let Some((mut socket, startup)) = negotiate(socket).await? else { return Ok(None) };
+        let begun = begin(&face, &mut socket, startup).await?;
+        Ok::<_, ConnectionError>(begun.map(|(sql, registered)| (socket, sql, registered)))
+    });
+    let Some(begun) = begun.await else {
         return Err(ConnectionError::Limit("no session within the time for startup".to_owned()));
     };
-    let Some((sql, registered)) = begun? else { return Ok(()) };
+    let Some((socket, sql, registered)) = begun? else { return Ok(()) };
     let mut session = Session {
         face,
         socket,
@@ -118,13 +122,11 @@ impl Socket {
     }
 }
 
-/// Begins a session; `None` if the client leaves before.
-async fn begin(
-    face: &PostgresFace,
-    socket: &mut Socket,
-) -> Served<Option<(SqlSession, Registered)>> {
+/// Agrees on encryption, if the client asks for it, up to its first message that is about something
+/// else; `None` if the client leaves before.
+async fn negotiate(mut socket: Socket) -> Served<Option<(Socket, Startup)>> {
     let mut negotiations = 0;
-    let (minor, parameters) = loop {
+    loop {
         match wire::decode_startup(&mut socket.input) {
             Err(error) => return socket.malformed(error).await,
             Ok(None) => {
@@ -132,19 +134,50 @@ async fn begin(
                     return Ok(None);
                 }
             }
-            Ok(Some(Startup::Ssl | Startup::Gss)) if negotiations < NEGOTIATIONS_MAX => {
+            Ok(Some(Startup::Ssl | Startup::Gss)) if negotiations == NEGOTIATIONS_MAX => {
+                return Ok(None);
+            }
+            Ok(Some(Startup::Ssl)) if socket.connection.upgrade.is_some() => {
+                negotiations += 1;
+                socket.output.put_u8(b'S');
+                socket.flush().await?;
+                if !socket.input.is_empty() {
+                    // Sent before there was encryption, by whoever stands between.
+                    let error = Malformed("bytes were sent between SSLRequest and TLS".to_owned());
+                    return Err(ConnectionError::Malformed(error.0));
+                }
+                socket.connection = socket.connection.encrypt().await?;
+            }
+            Ok(Some(Startup::Ssl | Startup::Gss)) => {
                 negotiations += 1;
                 socket.output.put_u8(b'N');
                 socket.flush().await?;
             }
-            Ok(Some(Startup::Ssl | Startup::Gss)) => return Ok(None),
-            Ok(Some(Startup::Cancel { session, secret })) => {
-                face.cancels.cancel(session, secret);
-                return Ok(None);
-            }
-            Ok(Some(Startup::Session { minor, parameters })) => break (minor, parameters),
+            Ok(Some(startup)) => return Ok(Some((socket, startup))),
         }
+    }
+}
+
+/// Begins a session; `None` if there is none to begin.
+async fn begin(
+    face: &PostgresFace,
+    socket: &mut Socket,
+    startup: Startup,
+) -> Served<Option<(SqlSession, Registered)>> {
+    let (minor, parameters) = match startup {
+        Startup::Session { minor, parameters } => (minor, parameters),
+        Startup::Cancel { session, secret } => {
+            face.cancels.cancel(session, secret);
+            return Ok(None);
+        }
+        Startup::Ssl | Startup::Gss => return Ok(None),
     };
+    let Connection { stream, upgrade, .. } = &socket.connection;
+    if !stream.is_encrypted() && upgrade.as_ref().is_some_and(|upgrade| upgrade.is_required) {
+        let message = "this server accepts encrypted connections only; use sslmode=require";
+        socket.refuse("28000", message).await?;
+        return Ok(None);
+    }
     let parameter = |name: &str| {
         parameters.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone())
     };
@@ -538,8 +571,8 @@ impl Session {
             .collect::<Result<_, SqlError>>()?;
         let mut sent = 0;
         while rows_max == 0 || sent < rows_max {
-            let stream = &self.socket.connection.stream;
-            let row = running.next(&self.registered.interrupt, stream).await?;
+            let socket = self.socket.connection.stream.socket();
+            let row = running.next(&self.registered.interrupt, socket).await?;
             let Some(row) = row else { return Ok(true) };
             put_message(&mut self.socket.output, b'D', |into| {
                 into.put_u16(u16::try_from(row.len()).unwrap_or(u16::MAX));

@@ -64,6 +64,10 @@ impl Face for RedisFace {
         6379
     }
 
+    fn tls_port(&self) -> Option<u16> {
+        Some(6380)
+    }
+
     fn try_it(&self, address: SocketAddr) -> String {
         format!("redis-cli -h {} -p {} SET greeting hello", address.ip(), address.port())
     }

@@ -4,7 +4,7 @@ use proteus_kernel_api::{KernelError, Refusal, tree};
 
 /// An error of the protocol, numbered as on the wire.
 ///
-/// Source: ZooKeeper 3.8, `KeeperException.Code`.
+/// Source: ZooKeeper 3.9, `KeeperException.Code`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ErrorCode(pub i32);
 
@@ -15,13 +15,15 @@ impl ErrorCode {
     pub const SYSTEM_ERROR: ErrorCode = ErrorCode(-1);
     /// An op of a `multi` that was not tried, because one before it failed.
     pub const RUNTIME_INCONSISTENCY: ErrorCode = ErrorCode(-2);
+    /// The request's body is not what its type says.
+    pub const MARSHALLING_ERROR: ErrorCode = ErrorCode(-5);
     /// The request is not supported.
     pub const UNIMPLEMENTED: ErrorCode = ErrorCode(-6);
     /// The request makes no sense.
     pub const BAD_ARGUMENTS: ErrorCode = ErrorCode(-8);
     /// The znode does not exist.
     pub const NO_NODE: ErrorCode = ErrorCode(-101);
-    /// The client has not authenticated.
+    /// The ACL does not permit it, or the client has not authenticated.
     pub const NO_AUTH: ErrorCode = ErrorCode(-102);
     /// The version is another.
     pub const BAD_VERSION: ErrorCode = ErrorCode(-103);
@@ -33,12 +35,16 @@ impl ErrorCode {
     pub const NOT_EMPTY: ErrorCode = ErrorCode(-111);
     /// The session has ended.
     pub const SESSION_EXPIRED: ErrorCode = ErrorCode(-112);
-    /// The ACL cannot be enforced here.
+    /// The ACL is none that could be enforced.
     pub const INVALID_ACL: ErrorCode = ErrorCode(-114);
     /// The password is wrong.
     pub const AUTH_FAILED: ErrorCode = ErrorCode(-115);
     /// There is no such watch.
     pub const NO_WATCHER: ErrorCode = ErrorCode(-121);
+    /// The members of the ensemble cannot be changed this way.
+    pub const RECONFIG_DISABLED: ErrorCode = ErrorCode(-123);
+    /// The hard limit of a quota would be exceeded.
+    pub const QUOTA_EXCEEDED: ErrorCode = ErrorCode(-125);
     /// Not carried out because the server is overloaded.
     pub const THROTTLED: ErrorCode = ErrorCode(-127);
 }
@@ -80,6 +86,8 @@ fn of_tree(refusal: &tree::Refusal) -> ErrorCode {
             ErrorCode::BAD_VERSION
         }
         tree::Refusal::NoChildrenForEphemerals { .. } => ErrorCode::NO_CHILDREN_FOR_EPHEMERALS,
+        tree::Refusal::NotPermitted { .. } => ErrorCode::NO_AUTH,
+        tree::Refusal::QuotaExceeded { .. } => ErrorCode::QUOTA_EXCEEDED,
         tree::Refusal::SessionExpired { .. } => ErrorCode::SESSION_EXPIRED,
         tree::Refusal::SessionExists { .. } => ErrorCode::SYSTEM_ERROR,
         tree::Refusal::BadArguments { .. } => ErrorCode::BAD_ARGUMENTS,
@@ -101,6 +109,8 @@ mod tests {
             (tree::Refusal::NoChildrenForEphemerals { path: path() }, -108),
             (tree::Refusal::NodeExists { path: path() }, -110),
             (tree::Refusal::NotEmpty { path: path() }, -111),
+            (tree::Refusal::NotPermitted { path: path() }, -102),
+            (tree::Refusal::QuotaExceeded { path: path() }, -125),
             (tree::Refusal::SessionExpired { session }, -112),
             (tree::Refusal::SessionExists { session }, -1),
             (tree::Refusal::BadArguments { why: path() }, -8),

@@ -1,22 +1,22 @@
 //! A connection's beginning: a four-letter word, or a new or resumed session.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use proteus_env::net::TcpStream;
 use proteus_env::{random, task};
-use proteus_face::{Connection, ConnectionError};
+use proteus_face::{Connection, ConnectionError, Stream};
 use proteus_kernel_api::tree::{self, SessionId, SessionPassword, Zxid};
 use proteus_kernel_api::{KernelError, Minitransaction, Op, Outcome, Refusal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::debug;
 
+use crate::auth::Access;
 use crate::codec::{ConnectRequest, ConnectResponse, take_frame};
 use crate::outbox::Outbox;
 use crate::session::{Established, run};
 use crate::sessions::LiveSession;
+use crate::stats::ConnectionRecord;
 use crate::{Shared, expiry, words};
 
 /// How long a client may take to say what it wants.
@@ -47,10 +47,7 @@ pub(crate) async fn serve(
     shared: Arc<Shared>,
     mut connection: Connection,
 ) -> Result<(), ConnectionError> {
-    shared.connections.fetch_add(1, Ordering::Relaxed);
-    let served = greet_and_serve(&shared, &mut connection).await;
-    shared.connections.fetch_sub(1, Ordering::Relaxed);
-    served
+    greet_and_serve(&shared, &mut connection).await
 }
 
 async fn greet_and_serve(
@@ -86,7 +83,7 @@ async fn greet_and_serve(
 }
 
 async fn greeting(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     received: &mut BytesMut,
     frame_bytes_max: usize,
 ) -> Result<Greeting, ConnectionError> {
@@ -113,7 +110,9 @@ async fn connect(
 ) -> Result<(), ConnectionError> {
     expiry::load(shared).map_err(unavailable)?;
     refuse_newer_client(shared, &request)?;
-    let outbox = Arc::new(Outbox::default());
+    let subject = connection.stream.client_subject();
+    let access = Access::of(connection.peer.ip(), subject.as_deref());
+    let outbox = Arc::new(Outbox::new(access.credentials().clone()));
     let timeout_ms = negotiated(shared, request.timeout_ms);
     let connection_id = connection.connection_id;
     let session = match request.session_id {
@@ -137,8 +136,17 @@ async fn connect(
         has_read_only: request.read_only.is_some(),
     };
     outbox.push(|into| response.encode(into));
-    let established = Established { session: session.clone(), outbox, received };
+    let record = Arc::new(ConnectionRecord::new(
+        connection.peer,
+        session.id.0,
+        timeout_ms,
+        shared.clock.wall_ms(),
+        connection.stream.is_encrypted(),
+    ));
+    shared.connections.opened(connection_id, &record);
+    let established = Established { session: session.clone(), access, outbox, record, received };
     let ended = run(shared, connection, established).await;
+    shared.connections.closed(connection_id);
     session.detach(connection_id);
     shared.watches.forget(connection_id);
     ended

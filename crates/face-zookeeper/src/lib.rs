@@ -11,30 +11,40 @@
 //! Reading order: [`ZookeeperFace`], `session.rs` (a connection's life), `translate.rs`, `watches.rs`,
 //! `sessions.rs` (expiry), [`codec`].
 
+mod admin;
+mod auth;
 pub mod codec;
 pub mod errors;
 mod expiry;
+mod figures;
 mod handshake;
+mod keeper;
 mod outbox;
 mod reads;
 mod session;
 mod sessions;
+mod stats;
 mod translate;
 mod watches;
 mod words;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use proteus_env::Clock;
-use proteus_face::{Accounts, Connection, Face, Meter, Metrics, Serving};
+use proteus_face::{Accounts, AdminCommands, Connection, Face, Meter, Metrics, Serving};
 use proteus_kernel_api::{Change, Commit, Kernel, Listener};
+use tracing::warn;
 
 use codec::FRAME_BYTES_MAX_DEFAULT;
-use codec::request::REQUEST_TYPES;
+use codec::kinds::REQUEST_TYPES;
 use sessions::Sessions;
+use stats::{Connections, Traffic};
 use watches::Watches;
+
+pub use words::WordWhitelist;
 
 const NAME: &str = "zookeeper";
 
@@ -47,6 +57,10 @@ pub struct ZookeeperOptions {
     pub session_timeout_ms_min: u32,
     /// Longest session timeout granted, in milliseconds: twenty of ZooKeeper's ticks.
     pub session_timeout_ms_max: u32,
+    /// The digest whose client may do everything, as `user:hash`: ZooKeeper's `superDigest`.
+    pub super_digest: Option<String>,
+    /// Four-letter words that are carried out.
+    pub words: WordWhitelist,
 }
 
 /// ZooKeeper's default tick, in milliseconds.
@@ -58,6 +72,8 @@ impl Default for ZookeeperOptions {
             frame_bytes_max: FRAME_BYTES_MAX_DEFAULT,
             session_timeout_ms_min: 2 * TICK_MS,
             session_timeout_ms_max: 20 * TICK_MS,
+            super_digest: None,
+            words: WordWhitelist::default(),
         }
     }
 }
@@ -78,8 +94,10 @@ pub(crate) struct Shared {
     /// One for each of [`REQUEST_TYPES`], in that order.
     meters: Vec<Meter>,
     meter_unknown: Meter,
-    pub(crate) requests: AtomicU64,
-    pub(crate) connections: AtomicU64,
+    pub(crate) traffic: Traffic,
+    pub(crate) connections: Connections,
+    /// When the face began, on the clock that never goes back.
+    pub(crate) started: Duration,
     /// Whether the stored sessions have been read.
     pub(crate) is_loaded: AtomicBool,
     pub(crate) is_expiring: AtomicBool,
@@ -115,6 +133,9 @@ impl Listener for Follower {
                     self.sessions.on_opened(*session, *timeout_ms, self.clock.elapsed());
                 }
                 TreeChange::SessionClosed { session } => self.sessions.on_closed(*session),
+                TreeChange::SoftQuotaExceeded { path } => {
+                    warn!(path, "the soft quota of this subtree is exceeded");
+                }
                 _ => self.watches.on_change(change),
             }
         }
@@ -138,6 +159,7 @@ impl ZookeeperFace {
             sessions: sessions.clone(),
         }));
         let shared = Arc::new(Shared {
+            started: clock.elapsed(),
             kernel,
             clock,
             accounts,
@@ -149,8 +171,8 @@ impl ZookeeperFace {
                 .map(|request_type| metrics.meter(NAME, request_type.name))
                 .collect(),
             meter_unknown: metrics.meter(NAME, "unknown"),
-            requests: AtomicU64::new(0),
-            connections: AtomicU64::new(0),
+            traffic: Traffic::default(),
+            connections: Connections::default(),
             is_loaded: AtomicBool::new(false),
             is_expiring: AtomicBool::new(false),
         });
@@ -158,6 +180,11 @@ impl ZookeeperFace {
             expiry::start(&shared);
         }
         ZookeeperFace { shared }
+    }
+
+    /// The commands that ZooKeeper's AdminServer has.
+    pub fn admin_commands(&self) -> Arc<dyn AdminCommands> {
+        Arc::new(admin::Admin { shared: self.shared.clone() })
     }
 }
 
@@ -168,6 +195,10 @@ impl Face for ZookeeperFace {
 
     fn standard_port(&self) -> u16 {
         2181
+    }
+
+    fn tls_port(&self) -> Option<u16> {
+        Some(2281)
     }
 
     fn try_it(&self, address: SocketAddr) -> String {

@@ -7,6 +7,8 @@
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
+use proteus_kernel_api::tree::acl::permission;
+use proteus_kernel_api::tree::{Acl, Credentials};
 use tokio::sync::Notify;
 
 /// Most bytes of watch events that may wait for a client that does not read. A watch fires once, so
@@ -28,29 +30,40 @@ pub(crate) enum Closing {
 }
 
 /// The queue of one connection.
-#[derive(Default)]
 pub(crate) struct Outbox {
     queue: Mutex<Queue>,
     grown: Notify,
 }
 
-#[derive(Default)]
 struct Queue {
+    /// Whose connection it is: no event tells of a znode that it may not read.
+    credentials: Credentials,
     bytes: BytesMut,
     event_bytes: usize,
     closing: Option<Closing>,
 }
 
 impl Outbox {
+    /// The queue of a connection with these credentials.
+    pub(crate) fn new(credentials: Credentials) -> Outbox {
+        let queue = Queue { credentials, bytes: BytesMut::new(), event_bytes: 0, closing: None };
+        Outbox { queue: Mutex::new(queue), grown: Notify::new() }
+    }
+
+    /// From now on the connection has these credentials.
+    pub(crate) fn set_credentials(&self, credentials: Credentials) {
+        self.queue.lock().credentials = credentials;
+    }
+
     /// Queues what `write` appends. Only the connection's own task calls this, so it need not wake.
     pub(crate) fn push(&self, write: impl FnOnce(&mut BytesMut)) {
         write(&mut self.queue.lock().bytes);
     }
 
-    /// Queues an encoded watch event and wakes the connection.
-    pub(crate) fn push_event(&self, event: &[u8]) {
+    /// Queues an encoded watch event about a znode with this ACL, and wakes the connection.
+    pub(crate) fn push_event(&self, event: &[u8], acl: &Acl) {
         let mut queue = self.queue.lock();
-        if queue.closing.is_some() {
+        if queue.closing.is_some() || !acl.permits(permission::READ, &queue.credentials) {
             return;
         }
         if queue.event_bytes + event.len() > EVENT_BYTES_MAX {

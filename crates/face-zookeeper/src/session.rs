@@ -11,25 +11,29 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
-use proteus_kernel_api::tree::{SessionId, Zxid};
+use proteus_kernel_api::tree::Zxid;
+use proteus_kernel_api::tree::acl::SUPER;
 use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal, View};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tracing::debug;
 
 use crate::Shared;
+use crate::auth::{self, Access};
+use crate::codec::kinds::AUTH;
 use crate::codec::reply::{self, EventType};
-use crate::codec::{Decoded, Request, take_frame};
+use crate::codec::{Decoded, Request, RequestHeader, take_frame};
 use crate::errors::{self, Answer, ErrorCode};
 use crate::outbox::{Closing, Outbox};
 use crate::reads::{self, WatchSink};
 use crate::sessions::LiveSession;
-use crate::translate::{self, Plan, WriteShape};
+use crate::stats::ConnectionRecord;
+use crate::translate::{self, Client, Plan, WriteShape};
 use crate::watches::{TooManyWatches, WATCH_BYTES_PER_CONNECTION_MAX, WatchKind};
 
 /// Requests of one connection not yet answered; ZooKeeper's `globalOutstandingLimit`, but for each
@@ -54,7 +58,9 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the handshake led to.
 pub(crate) struct Established {
     pub(crate) session: Arc<LiveSession>,
+    pub(crate) access: Access,
     pub(crate) outbox: Arc<Outbox>,
+    pub(crate) record: Arc<ConnectionRecord>,
     /// What the client sent after the handshake's frame.
     pub(crate) received: BytesMut,
 }
@@ -87,7 +93,9 @@ struct Conversation<'a> {
     shared: &'a Shared,
     connection_id: u64,
     session: Arc<LiveSession>,
+    access: Access,
     outbox: Arc<Outbox>,
+    record: Arc<ConnectionRecord>,
     received: BytesMut,
     waiting: VecDeque<Waiting>,
     in_flight: VecDeque<Batch>,
@@ -111,7 +119,9 @@ pub(crate) async fn run(
         shared,
         connection_id: connection.connection_id,
         session: established.session,
+        access: established.access,
         outbox: established.outbox,
+        record: established.record,
         received: established.received,
         waiting: VecDeque::new(),
         in_flight: VecDeque::new(),
@@ -238,21 +248,43 @@ impl Conversation<'_> {
     fn accept(&mut self, frame: Bytes) -> Result<(), crate::codec::Malformed> {
         let bytes = frame.len();
         let Decoded { header, request } = Decoded::decode(frame)?;
-        self.shared.requests.fetch_add(1, Ordering::Relaxed);
+        self.shared.traffic.on_received();
+        self.record.traffic.on_received();
+        let request = match request {
+            Ok(request) => request,
+            // Who it is stays open; ZooKeeper hangs up here as well.
+            Err(malformed) if header.code == AUTH => return Err(malformed),
+            Err(malformed) => {
+                debug!(session = %self.session.id, %malformed, "a request cannot be understood");
+                self.wait(header, bytes, Plan::Refuse(ErrorCode::MARSHALLING_ERROR));
+                return Ok(());
+            }
+        };
         let plan = match request {
             None => Plan::Refuse(ErrorCode::UNIMPLEMENTED),
             Some(Request::Auth { scheme, secret }) => self.authenticate(&scheme, &secret),
+            Some(Request::Sasl { .. }) => {
+                self.is_ending = true;
+                Plan::Refuse(ErrorCode::AUTH_FAILED)
+            }
             Some(Request::CloseSession) => {
                 self.is_ending = true;
                 // What the session's end tells this connection, its own reply tells.
                 self.session.detach(self.connection_id);
-                translate::plan(Request::CloseSession, self.session.id)
+                self.plan(Request::CloseSession)
             }
-            Some(request) if self.is_admitted || request == Request::Ping => {
-                translate::plan(request, self.session.id)
-            }
+            Some(request) if self.is_admitted || request == Request::Ping => self.plan(request),
             Some(_) => Plan::Refuse(ErrorCode::NO_AUTH),
         };
+        self.wait(header, bytes, plan);
+        Ok(())
+    }
+
+    fn plan(&self, request: Request) -> Plan {
+        translate::plan(request, Client { session: self.session.id, access: &self.access })
+    }
+
+    fn wait(&mut self, header: RequestHeader, bytes: usize, plan: Plan) {
         self.unanswered_count += 1;
         self.unanswered_bytes += bytes;
         self.waiting.push_back(Waiting {
@@ -262,24 +294,42 @@ impl Conversation<'_> {
             since: self.shared.clock.elapsed(),
             plan,
         });
-        Ok(())
     }
 
-    /// Judges a password in its turn: requests after it are admitted or not by what it says.
+    /// Notes who the client is, in its turn: requests after it are planned with what it says.
     fn authenticate(&mut self, scheme: &str, secret: &[u8]) -> Plan {
-        let accounts = &self.shared.accounts;
-        let is_right = scheme == "digest"
-            && std::str::from_utf8(secret)
-                .ok()
-                .and_then(|text| text.split_once(':'))
-                .is_some_and(|(user, password)| accounts.verify(user, password.as_bytes()).is_ok());
-        if is_right {
-            self.is_admitted = true;
+        let is_noted = match scheme {
+            "digest" => self.authenticate_digest(secret),
+            // The address is known already.
+            "ip" => true,
+            // The certificate was judged when the connection was made.
+            "x509" => self.access.users().any(|(scheme, _)| scheme == "x509"),
+            _ => false,
+        };
+        if is_noted {
+            self.outbox.set_credentials(self.access.credentials().clone());
             Plan::Read(Request::Ping)
         } else {
             self.is_ending = true;
             Plan::Refuse(ErrorCode::AUTH_FAILED)
         }
+    }
+
+    /// A digest proves nothing but itself: ACLs name the hash. With accounts it must be one's own.
+    fn authenticate_digest(&mut self, secret: &[u8]) -> bool {
+        let accounts = &self.shared.accounts;
+        let is_known = accounts.is_open()
+            || std::str::from_utf8(secret)
+                .ok()
+                .and_then(|text| text.split_once(':'))
+                .is_some_and(|(user, password)| accounts.verify(user, password.as_bytes()).is_ok());
+        let digest = auth::digest(secret);
+        let is_super = self.shared.options.super_digest.as_ref() == Some(&digest);
+        if !is_known && !is_super {
+            return false;
+        }
+        self.is_admitted = true;
+        (!is_super || self.access.add(SUPER, String::new())) && self.access.add("digest", digest)
     }
 
     /// Hands the writes at the front to the kernel, all at once.
@@ -330,7 +380,7 @@ impl Conversation<'_> {
             if told == ErrorCode::SESSION_EXPIRED {
                 self.is_ending = true;
             }
-            self.answered(write.code, write.bytes, write.since, told);
+            self.answered(write.code, write.xid, write.bytes, write.since, told);
         }
     }
 
@@ -343,7 +393,7 @@ impl Conversation<'_> {
             Answer::Reply(code) => {
                 for write in writes {
                     self.outbox.push(|into| reply::error(into, write.xid, self.last_zxid, code));
-                    self.answered(write.code, write.bytes, write.since, code);
+                    self.answered(write.code, write.xid, write.bytes, write.since, code);
                 }
             }
         }
@@ -360,7 +410,7 @@ impl Conversation<'_> {
         let mut watching = Watching {
             shared: self.shared,
             connection_id: self.connection_id,
-            session: self.session.id,
+            client: Client { session: self.session.id, access: &self.access },
             outbox: &self.outbox,
             refused: None,
         };
@@ -392,12 +442,12 @@ impl Conversation<'_> {
         }
         self.last_zxid = last_zxid;
         for (waiting, code) in run.into_iter().zip(told) {
-            self.answered(waiting.code, waiting.bytes, waiting.since, code);
+            self.answered(waiting.code, waiting.xid, waiting.bytes, waiting.since, code);
         }
         true
     }
 
-    fn answered(&mut self, code: i32, bytes: usize, since: Duration, told: ErrorCode) {
+    fn answered(&mut self, code: i32, xid: i32, bytes: usize, since: Duration, told: ErrorCode) {
         self.unanswered_count -= 1;
         self.unanswered_bytes -= bytes;
         let now = self.shared.clock.elapsed();
@@ -405,6 +455,8 @@ impl Conversation<'_> {
         self.session.hear(now);
         let took = now.saturating_sub(since);
         self.shared.meter(code).observe(took, told != ErrorCode::OK);
+        self.shared.traffic.on_answered(took);
+        self.record.on_answered(code, xid, self.last_zxid, took);
     }
 }
 
@@ -417,7 +469,8 @@ fn answer_front(
 ) -> Result<ErrorCode, KernelError> {
     match &waiting.plan {
         Plan::Read(request) => {
-            let read = reads::Read { xid: waiting.xid, session: watching.session, request };
+            let Client { session, access } = watching.client;
+            let read = reads::Read { xid: waiting.xid, session, access, request };
             reads::answer(into, &read, view, watching)
         }
         Plan::Refuse(code) => {
@@ -437,7 +490,7 @@ fn answer_front(
 struct Watching<'a> {
     shared: &'a Shared,
     connection_id: u64,
-    session: SessionId,
+    client: Client<'a>,
     outbox: &'a Arc<Outbox>,
     refused: Option<TooManyWatches>,
 }

@@ -144,7 +144,13 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proteus_kernel_api::tree::Credentials;
+
     use super::*;
+
+    fn outbox() -> Arc<Outbox> {
+        Arc::new(Outbox::new(Credentials::of(Vec::new())))
+    }
 
     const ID: SessionId = SessionId(7);
 
@@ -190,7 +196,7 @@ mod tests {
         let sessions = Sessions::default();
         sessions.on_opened(ID, 4_000, at(0));
         let session = sessions.get(ID).expect("opened");
-        let (first, second) = (Arc::new(Outbox::default()), Arc::new(Outbox::default()));
+        let (first, second) = (outbox(), outbox());
         assert!(session.attach(1, &first));
         assert!(session.attach(2, &second));
         assert_eq!(first.closing(), Some(Closing::SessionMoved));
@@ -205,6 +211,6 @@ mod tests {
         sessions.on_opened(ID, 4_000, at(0));
         let session = sessions.get(ID).expect("opened");
         assert_eq!(sessions.expire(at(4_000)), [ID]);
-        assert!(!session.attach(1, &Arc::new(Outbox::default())));
+        assert!(!session.attach(1, &outbox()));
     }
 }

@@ -1,12 +1,12 @@
 //! Requests to minitransactions; outcomes to replies. Reads are answered by `reads.rs`.
 
 use bytes::BytesMut;
-use proteus_kernel_api::tree::{self, NodeKind, SessionId, Zxid};
+use proteus_kernel_api::tree::{self, Credentials, NewNode, NodeKind, SessionId, Zxid};
 use proteus_kernel_api::{Minitransaction, Outcome, Reply};
 
-use crate::codec::Output;
-use crate::codec::reply;
-use crate::codec::request::{self, Acl, CREATE, CreateRequest, MultiOp, Request};
+use crate::auth::Access;
+use crate::codec::kinds::{CREATE, CREATE_CONTAINER, CREATE_IF_NOT_EXISTS, CREATE_TTL, CREATE2};
+use crate::codec::{CreateRequest, DeleteRequest, MultiOp, Output, Request, reply};
 use crate::errors::{self, ErrorCode};
 
 /// What to do about a request.
@@ -47,46 +47,63 @@ pub(crate) enum WriteShape {
     Close,
 }
 
-/// Decides what to do about `request` of `session`.
-pub(crate) fn plan(request: Request, session: SessionId) -> Plan {
-    let write = |op: Result<tree::Op, ErrorCode>, shape| match op {
-        Ok(op) => Plan::Write(fenced(session).op(op), shape),
-        Err(code) => Plan::Refuse(code),
-    };
+/// Who asks, and for which session.
+#[derive(Clone, Copy)]
+pub(crate) struct Client<'a> {
+    pub(crate) session: SessionId,
+    pub(crate) access: &'a Access,
+}
+
+/// Decides what to do about `request` of `client`.
+pub(crate) fn plan(request: Request, client: Client<'_>) -> Plan {
+    let by = || client.access.credentials().clone();
+    let write = |op: tree::Op, shape| Plan::Write(fenced(client.session).op(op), shape);
     match request {
         Request::Create(create) => {
-            let shape = WriteShape::Create { with_stat: create.code != CREATE };
-            write(create_op(create, session), shape)
+            let shape = WriteShape::Create { with_stat: has_stat(create.code) };
+            match create_op(create, client) {
+                Ok(op) => write(op, shape),
+                Err(code) => Plan::Refuse(code),
+            }
         }
-        Request::Delete { path, version } => {
-            let op = tree::Op::Delete { path, version: expected(version) };
-            write(Ok(op), WriteShape::Empty)
+        Request::Delete(delete) => write(delete_op(delete, by()), WriteShape::Empty),
+        Request::DeleteSubtree { path, count_max } => {
+            write(tree::Op::DeleteSubtree { path, count_max, by: by() }, WriteShape::Empty)
         }
         Request::SetData { path, data, version } => {
-            let op = tree::Op::SetData { path, data, version: expected(version) };
-            write(Ok(op), WriteShape::Stat)
+            let op = tree::Op::SetData { path, data, version: expected(version), by: by() };
+            write(op, WriteShape::Stat)
         }
-        Request::SetAcl { path, acl, version } => {
-            let op = || tree::Op::SetOpenAcl { path, version: expected(version) };
-            write(only_open(&acl).map(|()| op()), WriteShape::Stat)
+        Request::SetAcl { path, acl, version } => match client.access.fix_up(acl) {
+            Ok(acl) => {
+                let op = tree::Op::SetAcl { path, acl, version: expected(version), by: by() };
+                write(op, WriteShape::Stat)
+            }
+            Err(code) => Plan::Refuse(code),
+        },
+        Request::Check { path, version } => write(check_op(path, version, by()), WriteShape::Empty),
+        Request::CheckAbsent { path, version } => {
+            let op = tree::Op::CheckAbsent { path, version: expected(version), by: by() };
+            write(op, WriteShape::Empty)
         }
-        Request::Check { path, version } => {
-            let op = tree::Op::CheckVersion { path, version: expected(version) };
-            write(Ok(op), WriteShape::Empty)
-        }
-        Request::Multi(ops) => plan_multi(ops, session),
+        Request::Multi(ops) => plan_multi(ops, client),
+        Request::Reconfig(_) => Plan::Refuse(ErrorCode::RECONFIG_DISABLED),
         Request::CloseSession => {
-            let op = tree::Op::CloseSession { session };
+            let op = tree::Op::CloseSession { session: client.session };
             Plan::Write(Minitransaction::of(op), WriteShape::Close)
         }
         Request::Exists { .. }
         | Request::GetData { .. }
         | Request::GetAcl { .. }
         | Request::GetChildren { .. }
+        | Request::FilteredList { .. }
+        | Request::GetAllChildrenNumber { .. }
         | Request::Sync { .. }
         | Request::Ping
         | Request::MultiRead(_)
         | Request::Auth { .. }
+        | Request::Sasl { .. }
+        | Request::WhoAmI
         | Request::GetEphemerals { .. }
         | Request::AddWatch { .. }
         | Request::CheckWatches { .. }
@@ -95,31 +112,40 @@ pub(crate) fn plan(request: Request, session: SessionId) -> Plan {
     }
 }
 
-fn plan_multi(ops: Vec<MultiOp>, session: SessionId) -> Plan {
+fn plan_multi(ops: Vec<MultiOp>, client: Client<'_>) -> Plan {
+    let by = || client.access.credentials().clone();
     let op_count = ops.len();
-    let mut minitransaction = fenced(session);
+    let mut minitransaction = fenced(client.session);
     let mut codes = Vec::with_capacity(op_count);
+    let mut refused = None;
     for (op_index, op) in ops.into_iter().enumerate() {
-        let (code, op) = match op {
-            MultiOp::Create(create) => (create.code, create_op(create, session)),
-            MultiOp::Delete { path, version } => {
-                (request::DELETE, Ok(tree::Op::Delete { path, version: expected(version) }))
+        codes.push(op.code());
+        let op = match op {
+            MultiOp::Create(create) => create_op(create, client),
+            MultiOp::Delete(delete) => Ok(delete_op(delete, by())),
+            MultiOp::DeleteSubtree { path, count_max } => {
+                Ok(tree::Op::DeleteSubtree { path, count_max, by: by() })
             }
-            MultiOp::SetData { path, data, version } => (
-                request::SET_DATA,
-                Ok(tree::Op::SetData { path, data, version: expected(version) }),
-            ),
-            MultiOp::Check { path, version } => {
-                (request::CHECK, Ok(tree::Op::CheckVersion { path, version: expected(version) }))
+            MultiOp::SetData { path, data, version } => {
+                Ok(tree::Op::SetData { path, data, version: expected(version), by: by() })
+            }
+            MultiOp::Check { path, version } => Ok(check_op(path, version, by())),
+            MultiOp::CheckAbsent { path, version } => {
+                Ok(tree::Op::CheckAbsent { path, version: expected(version), by: by() })
             }
         };
         match op {
             Ok(op) => minitransaction = minitransaction.op(op),
-            Err(code) => return Plan::RefuseMulti { op_index, op_count, code },
+            Err(code) => {
+                refused = Some((op_index, code));
+                break;
+            }
         }
-        codes.push(code);
     }
-    Plan::Write(minitransaction, WriteShape::Multi(codes))
+    match refused {
+        None => Plan::Write(minitransaction, WriteShape::Multi(codes)),
+        Some((op_index, code)) => Plan::RefuseMulti { op_index, op_count, code },
+    }
 }
 
 /// A write happens only while its session lives.
@@ -131,30 +157,61 @@ fn expected(version: i32) -> Option<i32> {
     (version != -1).then_some(version)
 }
 
-fn create_op(create: CreateRequest, session: SessionId) -> Result<tree::Op, ErrorCode> {
-    // `CreateMode` of the Java client.
-    let (kind, sequential) = match create.flags {
-        // TTL nodes, by request or by mode.
-        _ if create.ttl_ms.is_some() => return Err(ErrorCode::UNIMPLEMENTED),
-        0 => (NodeKind::Persistent, false),
-        1 => (NodeKind::Ephemeral(session), false),
-        2 => (NodeKind::Persistent, true),
-        3 => (NodeKind::Ephemeral(session), true),
-        4 => (NodeKind::Container, false),
-        5 | 6 => return Err(ErrorCode::UNIMPLEMENTED),
-        _ => return Err(ErrorCode::BAD_ARGUMENTS),
-    };
-    only_open(&create.acl)?;
-    Ok(tree::Op::Create { path: create.path, data: create.data, kind, sequential })
+/// The type of an op's result in a `multi`: a creation with its stat is a `create2`, whatever it was.
+fn result_code(code: i32) -> i32 {
+    match code {
+        CREATE_CONTAINER | CREATE_TTL => CREATE2,
+        code => code,
+    }
 }
 
-/// Accepts the ACL that everyone may do everything, the only one that is enforced here.
-fn only_open(acl: &[Acl]) -> Result<(), ErrorCode> {
-    if !acl.is_empty() && acl.iter().all(Acl::is_open) {
-        Ok(())
-    } else {
-        Err(ErrorCode::INVALID_ACL)
+/// Whether the reply to a creation has the stat.
+fn has_stat(code: i32) -> bool {
+    !matches!(code, CREATE | CREATE_IF_NOT_EXISTS)
+}
+
+fn create_op(create: CreateRequest, client: Client<'_>) -> Result<tree::Op, ErrorCode> {
+    // `CreateMode` of the Java client.
+    let (kind, sequential) = match (create.flags, create.ttl_ms) {
+        (0, None) if create.code == CREATE_CONTAINER => (NodeKind::Container, false),
+        (0, None) => (NodeKind::Persistent, false),
+        (1, None) => (NodeKind::Ephemeral(client.session), false),
+        (2, None) => (NodeKind::Persistent, true),
+        (3, None) => (NodeKind::Ephemeral(client.session), true),
+        (4, None) => (NodeKind::Container, false),
+        (5 | 6, Some(ttl_ms)) => {
+            let ttl_ms = u64::try_from(ttl_ms).map_err(|_| ErrorCode::BAD_ARGUMENTS)?;
+            (NodeKind::TimeToLive(ttl_ms), create.flags == 6)
+        }
+        _ => return Err(ErrorCode::BAD_ARGUMENTS),
+    };
+    if !create.path.contains('/') || create.path.contains('\0') {
+        return Err(ErrorCode::BAD_ARGUMENTS);
     }
+    Ok(tree::Op::Create(NewNode {
+        path: create.path,
+        data: create.data,
+        acl: client.access.fix_up(create.acl)?,
+        kind,
+        sequential,
+        keep_existing: create.code == CREATE_IF_NOT_EXISTS,
+        by: client.access.credentials().clone(),
+    }))
+}
+
+fn delete_op(delete: DeleteRequest, by: Credentials) -> tree::Op {
+    let DeleteRequest { path, version, is_tolerant } = delete;
+    let version = expected(version);
+    if is_tolerant {
+        tree::Op::DeleteIfPresent { path, version, by }
+    } else {
+        tree::Op::Delete { path, version, by }
+    }
+}
+
+fn check_op(path: String, version: i32, by: Credentials) -> tree::Op {
+    let expected = tree::Expected { version: expected(version), ..tree::Expected::default() };
+    tree::Op::CheckNode { path, expected, by }
 }
 
 /// Appends the reply to a write. Returns the error it tells, or `OK`, and updates `last_zxid`.
@@ -171,8 +228,8 @@ pub(crate) fn answer_write(
             reply::ok(into, xid, *last_zxid, |into| match shape {
                 WriteShape::Multi(codes) => {
                     for (code, result) in codes.iter().zip(replies) {
-                        reply::multi_header(into, *code, ErrorCode::OK);
-                        write_result(into, result, *code != CREATE);
+                        reply::multi_header(into, result_code(*code), ErrorCode::OK);
+                        write_result(into, result, has_stat(*code));
                     }
                     reply::multi_end(into);
                 }

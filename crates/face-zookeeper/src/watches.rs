@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use proteus_kernel_api::tree::{self, Change};
+use proteus_kernel_api::tree::{self, Acl, Change};
 
 use crate::codec::reply::{self, EventType};
 use crate::outbox::Outbox;
@@ -45,6 +45,14 @@ pub(crate) struct TooManyWatches;
 #[derive(Default)]
 pub(crate) struct Watches {
     table: Mutex<Table>,
+}
+
+/// What `wchs` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WatchSummary {
+    pub(crate) connection_count: usize,
+    pub(crate) path_count: usize,
+    pub(crate) watch_count: usize,
 }
 
 type Watchers = HashMap<u64, Arc<Outbox>>;
@@ -109,9 +117,25 @@ impl Watches {
         }
     }
 
-    /// How many watches are set.
-    pub(crate) fn count(&self) -> usize {
-        self.table.lock().by_connection.values().map(|own| own.watches.len()).sum()
+    /// How many watches are set, on how many paths, by how many connections.
+    pub(crate) fn summary(&self) -> WatchSummary {
+        let table = self.table.lock();
+        let of_kinds = [&table.data, &table.child, &table.persistent, &table.recursive];
+        WatchSummary {
+            connection_count: table.by_connection.len(),
+            // A path that is watched in two ways is two entries, as in ZooKeeper's two tables.
+            path_count: of_kinds.iter().map(|paths| paths.len()).sum(),
+            watch_count: table.by_connection.values().map(|own| own.watches.len()).sum(),
+        }
+    }
+
+    /// Every watch: whose, and on what.
+    pub(crate) fn all(&self) -> Vec<(u64, Arc<str>)> {
+        let table = self.table.lock();
+        let watches = table.by_connection.iter().flat_map(|(connection_id, own)| {
+            own.watches.iter().map(|(_, path)| (*connection_id, path.clone()))
+        });
+        watches.collect()
     }
 
     /// Fires the watches that wait for `change`.
@@ -120,12 +144,14 @@ impl Watches {
         if table.by_connection.is_empty() {
             return;
         }
-        let (event, path) = match change {
-            Change::NodeCreated { path } => (EventType::NodeCreated, path),
-            Change::NodeDataChanged { path } => (EventType::NodeDataChanged, path),
-            Change::NodeDeleted { path } => (EventType::NodeDeleted, path),
-            Change::ChildrenChanged { path } => (EventType::NodeChildrenChanged, path),
-            Change::SessionOpened { .. } | Change::SessionClosed { .. } => return,
+        let (event, path, acl) = match change {
+            Change::NodeCreated { path, acl } => (EventType::NodeCreated, path, acl),
+            Change::NodeDataChanged { path, acl } => (EventType::NodeDataChanged, path, acl),
+            Change::NodeDeleted { path, acl } => (EventType::NodeDeleted, path, acl),
+            Change::ChildrenChanged { path, acl } => (EventType::NodeChildrenChanged, path, acl),
+            Change::SoftQuotaExceeded { .. }
+            | Change::SessionOpened { .. }
+            | Change::SessionClosed { .. } => return,
         };
         // One event to each client, however many of its watches wait for it.
         let mut watchers = Watchers::new();
@@ -139,7 +165,7 @@ impl Watches {
         if let Some(persistent) = table.persistent.get(path.as_str()) {
             add(persistent, &mut watchers);
         }
-        send(event, path, &watchers);
+        send(event, path, acl, &watchers);
     }
 
     /// Whether the connection has such a watch.
@@ -217,14 +243,14 @@ fn add(some: &Watchers, to: &mut Watchers) {
     to.extend(some.iter().map(|(connection_id, outbox)| (*connection_id, outbox.clone())));
 }
 
-fn send(event: EventType, path: &str, watchers: &Watchers) {
+fn send(event: EventType, path: &str, acl: &Acl, watchers: &Watchers) {
     if watchers.is_empty() {
         return;
     }
     let mut encoded = BytesMut::new();
     reply::event(&mut encoded, event, path);
     for outbox in watchers.values() {
-        outbox.push_event(&encoded);
+        outbox.push_event(&encoded, acl);
     }
 }
 
@@ -232,25 +258,48 @@ fn send(event: EventType, path: &str, watchers: &Watchers) {
 mod tests {
     use super::*;
 
+    use proteus_kernel_api::tree::{AclEntry, Credentials, Identity};
+
     fn changed(path: &str) -> Change {
-        Change::NodeDataChanged { path: path.to_owned() }
+        Change::NodeDataChanged { path: path.to_owned(), acl: Acl::OPEN }
+    }
+
+    fn outbox() -> Arc<Outbox> {
+        Arc::new(Outbox::new(Credentials::of(Vec::new())))
+    }
+
+    #[test]
+    fn nobody_learns_of_what_it_may_not_read() {
+        let (watches, ann, bob) = (Watches::default(), outbox(), outbox());
+        let identity = Identity { scheme: "digest".to_owned(), id: "ann:x".to_owned() };
+        ann.set_credentials(Credentials::of(vec![identity]));
+        let entry =
+            AclEntry { permissions: 31, scheme: "digest".to_owned(), id: "ann:x".to_owned() };
+        let acl = Acl::new(vec![entry]);
+        for (connection_id, outbox) in [(1, &ann), (2, &bob)] {
+            let kind = WatchKind::PersistentRecursive;
+            watches.register(kind, "/", connection_id, outbox).expect("few watches");
+        }
+        watches.on_change(&Change::NodeCreated { path: "/a".to_owned(), acl });
+        assert!(ann.len() > 0);
+        assert_eq!(bob.len(), 0);
     }
 
     #[test]
     fn a_watch_fires_once_and_leaves_nothing_behind() {
-        let (watches, outbox) = (Watches::default(), Arc::new(Outbox::default()));
+        let (watches, outbox) = (Watches::default(), outbox());
         for _ in 0..2 {
             watches.register(WatchKind::Data, "/a", 1, &outbox).expect("few watches");
         }
         watches.register(WatchKind::Data, "/b", 1, &outbox).expect("few watches");
-        assert_eq!(watches.count(), 2);
+        assert_eq!(watches.summary().watch_count, 2);
         watches.on_change(&changed("/a"));
         let once = outbox.len();
         assert!(once > 0);
         watches.on_change(&changed("/a"));
         assert_eq!(outbox.len(), once);
         watches.forget(1);
-        assert_eq!(watches.count(), 0);
+        assert_eq!(watches.summary().watch_count, 0);
         watches.on_change(&changed("/b"));
         assert_eq!(outbox.len(), once);
         let table = watches.table.lock();
@@ -259,14 +308,15 @@ mod tests {
 
     #[test]
     fn persistent_watches_stay_and_reach_below_if_recursive() {
-        let (watches, outbox) = (Watches::default(), Arc::new(Outbox::default()));
+        let (watches, outbox) = (Watches::default(), outbox());
         let told = |change: &Change| {
             let mut queued = BytesMut::new();
             watches.on_change(change);
             outbox.take(&mut queued);
             !queued.is_empty()
         };
-        let children_changed = |path: &str| Change::ChildrenChanged { path: path.to_owned() };
+        let children_changed =
+            |path: &str| Change::ChildrenChanged { path: path.to_owned(), acl: Acl::OPEN };
         watches.register(WatchKind::PersistentRecursive, "/a", 1, &outbox).expect("few watches");
         for _ in 0..2 {
             assert!(told(&changed("/a")) && told(&changed("/a/b/c")));
@@ -283,20 +333,20 @@ mod tests {
         }
         assert!(watches.is_watching(WatchKind::Persistent, "/a", 1));
         watches.forget(1);
-        assert_eq!(watches.count(), 0);
+        assert_eq!(watches.summary().watch_count, 0);
     }
 
     #[test]
     fn a_deletion_is_told_once_to_who_watches_data_and_children() {
-        let (watches, outbox) = (Watches::default(), Arc::new(Outbox::default()));
+        let (watches, outbox) = (Watches::default(), outbox());
         watches.register(WatchKind::Data, "/a", 1, &outbox).expect("few watches");
         watches.register(WatchKind::Child, "/a", 1, &outbox).expect("few watches");
-        watches.on_change(&Change::NodeDeleted { path: "/a".to_owned() });
+        watches.on_change(&Change::NodeDeleted { path: "/a".to_owned(), acl: Acl::OPEN });
         let mut expected = BytesMut::new();
         reply::event(&mut expected, EventType::NodeDeleted, "/a");
         let mut queued = BytesMut::new();
         outbox.take(&mut queued);
         assert_eq!(queued, expected);
-        assert_eq!(watches.count(), 0);
+        assert_eq!(watches.summary().watch_count, 0);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use proteus_env::net::{TcpListener, TcpStream};
@@ -10,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
-use crate::{Connection, ConnectionError, Face, Metrics, Shutdown};
+use crate::{Connection, ConnectionError, Face, Metrics, Shutdown, Tls, Upgrade};
 
 /// Connections a face holds at once by default: the idle sessions of a large fleet.
 pub const CONNECTIONS_MAX_DEFAULT: usize = 20_000;
@@ -30,9 +31,33 @@ pub struct ServeOptions {
     pub metrics: Metrics,
 }
 
+/// What protects the bytes of a listener's connections.
+#[derive(Clone)]
+pub enum Security {
+    /// Nothing.
+    Plain,
+    /// Encryption from the first byte.
+    Encrypted(Tls),
+    /// Encryption that the client asks for in the protocol's own way.
+    Negotiated {
+        /// What it gets.
+        tls: Tls,
+        /// Whether one that does not ask is turned away.
+        is_required: bool,
+    },
+}
+
+/// A socket that accepts connections of a face.
+pub struct Listening {
+    /// The socket.
+    pub listener: TcpListener,
+    /// What protects its connections.
+    pub security: Security,
+}
+
 /// A face that accepts connections.
 pub struct ServingFace {
-    /// Where it listens.
+    /// Where it listens: the first of its listeners.
     pub address: SocketAddr,
     accepting: task::JoinHandle<()>,
 }
@@ -46,34 +71,59 @@ impl ServingFace {
     }
 }
 
-/// Accepts connections of `face` from `listener` until `shutdown`.
+/// Accepts connections of `face` from all of `listening` until `shutdown`.
 ///
 /// # Errors
-/// If the listener has no address, which means that it is no longer a socket.
+/// If there is no listener, or one has no address, which means that it is no longer a socket.
 pub fn serve(
     face: Arc<dyn Face>,
-    listener: TcpListener,
+    listening: Vec<Listening>,
     options: ServeOptions,
     shutdown: Shutdown,
 ) -> std::io::Result<ServingFace> {
-    let address = listener.local_addr()?;
-    let accepting = task::spawn(accept(face, listener, options, shutdown));
+    let first =
+        listening.first().ok_or_else(|| std::io::Error::other("a face without listener"))?;
+    let address = first.listener.local_addr()?;
+    let permits = u32::try_from(options.connections_max).unwrap_or(u32::MAX);
+    let reception = Arc::new(Reception {
+        face,
+        budget: Arc::new(Semaphore::new(permits as usize)),
+        options,
+        next_connection_id: AtomicU64::new(1),
+    });
+    let accepting = task::spawn(async move {
+        let tasks: Vec<_> = listening
+            .into_iter()
+            .map(|listening| task::spawn(accept(reception.clone(), listening, shutdown.clone())))
+            .collect();
+        for accepting in tasks {
+            if let Err(error) = accepting.await {
+                warn!(%error, "a listener ended abnormally");
+            }
+        }
+        let all_closed = reception.budget.acquire_many(permits);
+        if task::timeout(SHUTDOWN_GRACE, all_closed).await.is_none() {
+            info!(face = reception.face.name(), "closing connections that are still busy");
+        }
+    });
     Ok(ServingFace { address, accepting })
 }
 
-async fn accept(
+/// What all listeners of a face share.
+struct Reception {
     face: Arc<dyn Face>,
-    listener: TcpListener,
     options: ServeOptions,
-    mut shutdown: Shutdown,
-) {
-    let permits = u32::try_from(options.connections_max).unwrap_or(u32::MAX);
-    let budget = Arc::new(Semaphore::new(permits as usize));
-    let mut connection_id = 0;
+    budget: Arc<Semaphore>,
+    next_connection_id: AtomicU64,
+}
+
+async fn accept(reception: Arc<Reception>, listening: Listening, mut shutdown: Shutdown) {
+    let Listening { listener, security } = listening;
+    let Reception { face, options, .. } = &*reception;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = shutdown.requested() => break,
+            () = shutdown.requested() => return,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -83,49 +133,77 @@ async fn accept(
                 continue;
             }
         };
-        let Ok(permit) = budget.clone().try_acquire_owned() else {
+        let Ok(permit) = reception.budget.clone().try_acquire_owned() else {
             warn!(face = face.name(), %peer, connections_max = options.connections_max, "connection refused: the face's connection budget is spent");
-            refuse(stream, face.budget_refusal());
+            // In words of the protocol, which an encrypting client would take for an alert.
+            let is_encrypted = matches!(security, Security::Encrypted(_));
+            refuse(stream, if is_encrypted { b"" } else { face.budget_refusal() });
             continue;
         };
-        connection_id += 1;
-        let connection = match open(stream, peer, connection_id, shutdown.clone()) {
-            Ok(connection) => connection,
-            Err(error) => {
-                debug!(face = face.name(), %peer, %error, "the client left before it was served");
-                continue;
-            }
-        };
-        let (face, metrics) = (face.clone(), options.metrics.clone());
+        let (reception, security, shutdown) =
+            (reception.clone(), security.clone(), shutdown.clone());
         task::spawn(async move {
-            run(face, connection, &metrics).await;
+            reception.run(stream, peer, security, shutdown).await;
             drop(permit);
         });
     }
-    drop(listener);
-    let all_closed = budget.acquire_many(permits);
-    if task::timeout(SHUTDOWN_GRACE, all_closed).await.is_none() {
-        info!(face = face.name(), "closing connections that are still busy");
+}
+
+impl Reception {
+    async fn run(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        security: Security,
+        shutdown: Shutdown,
+    ) {
+        let name = self.face.name();
+        self.options.metrics.connection_opened(name);
+        let failed = match self.open(stream, peer, security, shutdown).await {
+            Ok(connection) => serve_one(self.face.clone(), connection).await,
+            Err(error) => {
+                debug!(face = name, %peer, reason = %error, "no connection came about");
+                true
+            }
+        };
+        self.options.metrics.connection_closed(name, failed);
+    }
+
+    async fn open(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        security: Security,
+        mut shutdown: Shutdown,
+    ) -> Result<Connection, ConnectionError> {
+        stream.set_nodelay(true)?;
+        let local = stream.local_addr()?;
+        let connection_id = self.next_connection_id.fetch_add(1, Ordering::Relaxed);
+        let (stream, upgrade) = match security {
+            Security::Plain => (stream.into(), None),
+            Security::Encrypted(tls) => {
+                let encrypted = tokio::select! {
+                    encrypted = tls.accept(stream) => encrypted?,
+                    () = shutdown.requested() => {
+                        return Err(ConnectionError::Limit("the node stops".to_owned()));
+                    }
+                };
+                (encrypted, None)
+            }
+            Security::Negotiated { tls, is_required } => {
+                (stream.into(), Some(Upgrade { tls, is_required }))
+            }
+        };
+        Ok(Connection { stream, upgrade, peer, local, connection_id, shutdown })
     }
 }
 
-fn open(
-    stream: TcpStream,
-    peer: SocketAddr,
-    connection_id: u64,
-    shutdown: Shutdown,
-) -> std::io::Result<Connection> {
-    stream.set_nodelay(true)?;
-    let local = stream.local_addr()?;
-    Ok(Connection { stream, peer, local, connection_id, shutdown })
-}
-
-async fn run(face: Arc<dyn Face>, connection: Connection, metrics: &Metrics) {
+/// Serves a connection to its end; true if it failed.
+async fn serve_one(face: Arc<dyn Face>, connection: Connection) -> bool {
     let (name, peer) = (face.name(), connection.peer);
-    metrics.connection_opened(name);
     // In a task of its own, so that a fault in one connection cannot take the count with it.
     let ended = task::spawn(face.serve(connection)).await;
-    let failed = match ended {
+    match ended {
         Ok(Ok(())) => false,
         Ok(Err(ConnectionError::Io(error))) => {
             debug!(face = name, %peer, reason = %error, "connection lost");
@@ -139,8 +217,7 @@ async fn run(face: Arc<dyn Face>, connection: Connection, metrics: &Metrics) {
             tracing::error!(face = name, %peer, %fault, "a fault in the face closed this connection; please report it");
             true
         }
-    };
-    metrics.connection_closed(name, failed);
+    }
 }
 
 fn refuse(mut stream: TcpStream, refusal: &'static [u8]) {

@@ -1,7 +1,7 @@
 //! The znode tree: a pure state machine with ZooKeeper's data model.
 //!
-//! Znodes with data and versions, ephemeral znodes that live as long as a session, sequential names,
-//! containers. It knows no wire protocol, no connection and no clock: whether a session is alive is
+//! Znodes with data, versions and ACLs, ephemeral znodes that live as long as a session, sequential
+//! names, containers, times to live, quotas. It knows no wire protocol, no connection and no clock: whether a session is alive is
 //! soft state of the face, which proposes [`Op::CloseSession`] for one that went silent. Watches are
 //! the face's too, fed by [`Change`].
 //!
@@ -11,13 +11,17 @@
 //! compared with the time of an SQL commit. It grows, but does not count by one, and its high half is
 //! no epoch. All ops of a minitransaction share a zxid, as those of a ZooKeeper `multi` do.
 //!
-//! Reading order: [`Op`], [`Check`], [`Refusal`], [`stat`] and the other readers, `record.rs` for the
-//! layout of keys.
+//! Reading order: [`Op`], [`Check`], [`Refusal`], [`node`] and the other readers, [`acl`], `record.rs`
+//! for the layout of keys.
 //!
-//! Source: ZooKeeper 3.8, `DataTree`, `PrepRequestProcessor`, Programmer's Guide.
+//! Source: ZooKeeper 3.9, `DataTree`, `PrepRequestProcessor`, Programmer's Guide.
 
+pub mod acl;
 mod apply;
+mod lifetimes;
+mod nodes;
 pub mod path;
+mod quota;
 mod read;
 mod record;
 #[cfg(test)]
@@ -31,7 +35,11 @@ use proteus_store::StoreError;
 use proteus_types::CommitTs;
 use serde::{Deserialize, Serialize};
 
-pub use read::{children, data, ephemerals, node_count, session, sessions, stat};
+pub use acl::{Acl, AclEntry, Credentials, Identity};
+pub use read::{Node, children, data, ephemerals, node, node_count, session, sessions, stat};
+
+/// Longest time to live, in milliseconds: ZooKeeper's, 34 years.
+pub const TTL_MS_MAX: u64 = (1 << 40) - 1;
 
 /// How long a container stays after its last child is gone, in milliseconds: the interval at which
 /// ZooKeeper looks for such containers.
@@ -104,7 +112,7 @@ pub struct Stat {
     pub cversion: i32,
     /// Changes of its ACL.
     pub aversion: i32,
-    /// The session of an ephemeral; 0 for others, the smallest integer for a container.
+    /// The session of an ephemeral; 0 for others.
     pub ephemeral_owner: i64,
     /// Length of its data, in bytes.
     pub data_length: i32,
@@ -121,6 +129,54 @@ pub enum NodeKind {
     Ephemeral(SessionId),
     /// Until its last child has been gone for [`CONTAINER_LINGER_MS`].
     Container,
+    /// Until it has had no children, and its data has not been set, for so many milliseconds; 1 to
+    /// [`TTL_MS_MAX`].
+    TimeToLive(u64),
+}
+
+/// A znode to create.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewNode {
+    /// Where, under an existing parent; for a sequential one, what its name begins with.
+    pub path: String,
+    /// Its data; `None` is ZooKeeper's null, which is not empty data.
+    pub data: Option<Bytes>,
+    /// Who may do what with it.
+    pub acl: Acl,
+    /// How long it lives.
+    pub kind: NodeKind,
+    /// Appends the parent's counter to the name, ten digits.
+    pub sequential: bool,
+    /// Leaves a znode that is there as it is, instead of refusing.
+    pub keep_existing: bool,
+    /// Who asks.
+    pub by: Credentials,
+}
+
+impl NewNode {
+    /// A persistent znode, open to everyone, which the node itself creates.
+    pub fn persistent(path: impl Into<String>, data: Option<Bytes>) -> NewNode {
+        NewNode {
+            path: path.into(),
+            data,
+            acl: Acl::OPEN,
+            kind: NodeKind::Persistent,
+            sequential: false,
+            keep_existing: false,
+            by: Credentials::TRUSTED,
+        }
+    }
+}
+
+/// Versions that a znode must have; any where `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expected {
+    /// Of its data.
+    pub version: Option<i32>,
+    /// Of its children.
+    pub cversion: Option<i32>,
+    /// Of its ACL.
+    pub aversion: Option<i32>,
 }
 
 /// A predicate on current state.
@@ -158,23 +214,34 @@ pub enum Check {
 /// A change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
-    /// Creates a znode under an existing parent.
-    Create {
-        /// Where; for a sequential one, what its name begins with.
-        path: String,
-        /// Its data; `None` is ZooKeeper's null, which is not empty data.
-        data: Option<Bytes>,
-        /// How long it lives.
-        kind: NodeKind,
-        /// Appends the parent's counter to the name, ten digits.
-        sequential: bool,
-    },
+    /// Creates a znode.
+    Create(NewNode),
     /// Deletes a znode that has no children.
     Delete {
         /// Where.
         path: String,
         /// The data version it must have; any if `None`.
         version: Option<i32>,
+        /// Who asks.
+        by: Credentials,
+    },
+    /// As [`Op::Delete`], but does nothing if there is no znode.
+    DeleteIfPresent {
+        /// Where.
+        path: String,
+        /// The data version it must have; any if `None`.
+        version: Option<i32>,
+        /// Who asks.
+        by: Credentials,
+    },
+    /// Deletes a znode and all below it.
+    DeleteSubtree {
+        /// Where.
+        path: String,
+        /// Refuses if they are more than this, or than a hundred thousand.
+        count_max: u32,
+        /// Who asks.
+        by: Credentials,
     },
     /// Replaces a znode's data.
     SetData {
@@ -184,21 +251,38 @@ pub enum Op {
         data: Option<Bytes>,
         /// The data version it must have; any if `None`.
         version: Option<i32>,
+        /// Who asks.
+        by: Credentials,
     },
-    /// Sets the only ACL there is, open to all; counts in `aversion`.
-    SetOpenAcl {
+    /// Replaces a znode's ACL; counts in `aversion`.
+    SetAcl {
         /// Where.
         path: String,
+        /// The new ACL.
+        acl: Acl,
         /// The ACL version it must have; any if `None`.
         version: Option<i32>,
+        /// Who asks.
+        by: Credentials,
     },
     /// Changes nothing and refuses like a change would: a `multi`'s check, held after the ops before
     /// it and before those after it.
-    CheckVersion {
+    CheckNode {
         /// Where.
         path: String,
-        /// The data version it must have; any if `None`.
+        /// The versions it must have.
+        expected: Expected,
+        /// Who asks.
+        by: Credentials,
+    },
+    /// As [`Op::CheckNode`], but refuses if there is a znode.
+    CheckAbsent {
+        /// Where.
+        path: String,
+        /// Only at this data version; at any if `None`.
         version: Option<i32>,
+        /// Who asks.
+        by: Credentials,
     },
     /// Opens a session. Id and password are drawn by the proposer.
     CreateSession {
@@ -222,8 +306,9 @@ pub enum Op {
         /// Which.
         session: SessionId,
     },
-    /// Deletes a container whose last child has been gone long enough. Does nothing otherwise.
-    RemoveContainer {
+    /// Deletes a container, or a znode with a time to live, whose time has come. Does nothing
+    /// otherwise.
+    RemoveOverdue {
         /// Where.
         path: String,
         /// The time it was due, in milliseconds since the Unix epoch.
@@ -241,14 +326,14 @@ pub enum Reply {
         /// Its stat.
         stat: Stat,
     },
-    /// To [`Op::Delete`].
+    /// To [`Op::Delete`], [`Op::DeleteIfPresent`] and [`Op::DeleteSubtree`].
     Deleted,
-    /// To [`Op::SetData`] and [`Op::SetOpenAcl`].
+    /// To [`Op::SetData`] and [`Op::SetAcl`].
     Changed {
         /// The znode's stat.
         stat: Stat,
     },
-    /// To [`Op::CheckVersion`].
+    /// To [`Op::CheckNode`] and [`Op::CheckAbsent`].
     Checked,
     /// To [`Op::CreateSession`] and [`Op::SetSessionTimeout`].
     SessionOpen,
@@ -257,8 +342,8 @@ pub enum Reply {
         /// Whether it was open until now.
         was_open: bool,
     },
-    /// To [`Op::RemoveContainer`].
-    ContainerVisited {
+    /// To [`Op::RemoveOverdue`].
+    OverdueVisited {
         /// Whether it was removed.
         removed: bool,
     },
@@ -307,6 +392,18 @@ pub enum Refusal {
         /// The parent.
         path: String,
     },
+    /// The ACL does not permit this to who asks.
+    #[error("the ACL on the way to {path} does not permit this")]
+    NotPermitted {
+        /// Where.
+        path: String,
+    },
+    /// The hard limit of a quota would be exceeded.
+    #[error("the quota of {path} would be exceeded; delete something below it or raise its limits")]
+    QuotaExceeded {
+        /// The subtree that the quota is for.
+        path: String,
+    },
     /// The session has ended.
     #[error("session {session} has expired or was closed")]
     SessionExpired {
@@ -334,20 +431,33 @@ pub enum Change {
     NodeCreated {
         /// Where.
         path: String,
+        /// Its ACL: who may not read it learns nothing of it.
+        acl: Acl,
     },
     /// A znode is gone.
     NodeDeleted {
         /// Where.
         path: String,
+        /// Its ACL: who may not read it learns nothing of it.
+        acl: Acl,
     },
     /// A znode's data was set.
     NodeDataChanged {
         /// Where.
         path: String,
+        /// Its ACL: who may not read it learns nothing of it.
+        acl: Acl,
     },
     /// A child of this znode was created or deleted.
     ChildrenChanged {
         /// The parent.
+        path: String,
+        /// Its ACL: who may not read it learns nothing of it.
+        acl: Acl,
+    },
+    /// A subtree has become larger than the soft limit of its quota.
+    SoftQuotaExceeded {
+        /// The subtree.
         path: String,
     },
     /// A session was opened, or has another timeout.
@@ -381,7 +491,7 @@ impl Machine for Tree {
     }
 
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Op>, StoreError> {
-        let due = read::containers_due(view.state, view.now_ms, count_max)?;
-        Ok(due.into_iter().map(|(due_ms, path)| Op::RemoveContainer { path, due_ms }).collect())
+        let due = read::due(view.state, view.now_ms, count_max)?;
+        Ok(due.into_iter().map(|(due_ms, path)| Op::RemoveOverdue { path, due_ms }).collect())
     }
 }

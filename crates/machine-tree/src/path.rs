@@ -12,9 +12,7 @@ pub const PATH_BYTES_MAX: usize = 16 * 1024;
 /// [`Refusal::BadArguments`] with what is wrong.
 pub fn validate(path: &str) -> Result<(), Refusal> {
     let bad = |why: String| Err(Refusal::BadArguments { why });
-    if path.len() > PATH_BYTES_MAX {
-        return bad(format!("a path of {} bytes is longer than {PATH_BYTES_MAX}", path.len()));
-    }
+    validate_length(path)?;
     if path == "/" {
         return Ok(());
     }
@@ -32,6 +30,15 @@ pub fn validate(path: &str) -> Result<(), Refusal> {
         Some(character) => bad(format!("a path does not contain {}", character.escape_unicode())),
         None => Ok(()),
     }
+}
+
+/// Accepts `path` if it is not too long to be a key.
+pub(crate) fn validate_length(path: &str) -> Result<(), Refusal> {
+    if path.len() > PATH_BYTES_MAX {
+        let why = format!("a path of {} bytes is longer than {PATH_BYTES_MAX}", path.len());
+        return Err(Refusal::BadArguments { why });
+    }
+    Ok(())
 }
 
 /// Characters that ZooKeeper refuses: controls, the private use area, specials.

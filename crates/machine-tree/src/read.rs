@@ -7,15 +7,101 @@ use bytes::Bytes;
 use proteus_machine::key::take_u64;
 use proteus_store::{Direction, Read, StoreError, prefix_end};
 
-use crate::record::{self, BUILT_IN};
-use crate::{Session, SessionId, Stat};
+use crate::record::{self, BUILT_IN, Lifetime, NodeRecord};
+use crate::{Acl, NodeKind, Session, SessionId, Stat};
+
+/// A znode as a reader finds it: its record is read once, its data and children on demand.
+#[derive(Clone)]
+pub struct Node<'a> {
+    read: &'a dyn Read,
+    path: &'a str,
+    record: NodeRecord,
+}
+
+/// The znode at `path`; `None` if there is none.
+///
+/// # Errors
+/// If the store fails.
+pub fn node<'a>(read: &'a dyn Read, path: &'a str) -> Result<Option<Node<'a>>, StoreError> {
+    Ok(record::node(read, path)?.map(|record| Node { read, path, record }))
+}
+
+impl Node<'_> {
+    /// Its stat.
+    pub fn stat(&self) -> Stat {
+        self.record.stat()
+    }
+
+    /// How long it lives.
+    pub fn kind(&self) -> NodeKind {
+        match self.record.lifetime {
+            Lifetime::Persistent => NodeKind::Persistent,
+            Lifetime::Ephemeral(session) => NodeKind::Ephemeral(session),
+            Lifetime::Container => NodeKind::Container,
+            Lifetime::TimeToLive(ttl_ms) => NodeKind::TimeToLive(ttl_ms),
+        }
+    }
+
+    /// Its ACL.
+    pub fn acl(&self) -> &Acl {
+        &self.record.acl
+    }
+
+    /// Its data; `None` where a client set null.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn data(&self) -> Result<Option<Bytes>, StoreError> {
+        if self.record.has_data {
+            return record::data(self.read, self.path).map(Some);
+        }
+        // ZooKeeper's own znodes begin with empty data, not null.
+        let is_untouched =
+            self.record.data_version == 0 && record::built_in_children(self.path).is_some();
+        Ok(is_untouched.then(Bytes::new))
+    }
+
+    /// Names of its children, sorted.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn children(&self) -> Result<Vec<String>, StoreError> {
+        if self.record.child_count == 0 {
+            return Ok(Vec::new());
+        }
+        child_names(self.read, self.path)
+    }
+
+    /// How many znodes there are below it, at any depth.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn descendant_count(&self) -> Result<u64, StoreError> {
+        if self.path == "/" {
+            return Ok(node_count(self.read)?.saturating_sub(1));
+        }
+        let prefix = record::below_prefix(self.path);
+        let mut count = 0;
+        self.read.scan_prefix(&prefix, &mut |_, _| {
+            count += 1;
+            ControlFlow::Continue(())
+        })?;
+        for (path, _) in BUILT_IN {
+            let key = record::node_key(path);
+            if key.starts_with(&prefix) && self.read.get(&key)?.is_none() {
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+}
 
 /// The stat of the znode at `path`; `None` if there is none.
 ///
 /// # Errors
 /// If the store fails.
 pub fn stat(read: &dyn Read, path: &str) -> Result<Option<Stat>, StoreError> {
-    Ok(record::node(read, path)?.map(|node| node.stat()))
+    Ok(node(read, path)?.map(|node| node.stat()))
 }
 
 /// Data and stat of the znode at `path`; the data is `None` where a client set null.
@@ -23,18 +109,7 @@ pub fn stat(read: &dyn Read, path: &str) -> Result<Option<Stat>, StoreError> {
 /// # Errors
 /// If the store fails.
 pub fn data(read: &dyn Read, path: &str) -> Result<Option<(Option<Bytes>, Stat)>, StoreError> {
-    let Some(node) = record::node(read, path)? else {
-        return Ok(None);
-    };
-    let data = if node.has_data {
-        Some(record::data(read, path)?)
-    } else if node.data_version == 0 && record::built_in_children(path).is_some() {
-        // ZooKeeper's own znodes begin with empty data, not null.
-        Some(Bytes::new())
-    } else {
-        None
-    };
-    Ok(Some((data, node.stat())))
+    node(read, path)?.map(|node| Ok((node.data()?, node.stat()))).transpose()
 }
 
 /// Names of the children of the znode at `path`, sorted, and its stat.
@@ -42,11 +117,13 @@ pub fn data(read: &dyn Read, path: &str) -> Result<Option<(Option<Bytes>, Stat)>
 /// # Errors
 /// If the store fails.
 pub fn children(read: &dyn Read, path: &str) -> Result<Option<(Vec<String>, Stat)>, StoreError> {
-    let Some(node) = record::node(read, path)? else {
-        return Ok(None);
-    };
+    node(read, path)?.map(|node| Ok((node.children()?, node.stat()))).transpose()
+}
+
+/// Names of the children of the znode at `path`, sorted; none if it does not exist.
+pub(crate) fn child_names(read: &dyn Read, path: &str) -> Result<Vec<String>, StoreError> {
     let built_in = record::built_in_children(path).unwrap_or_default();
-    let mut names: Vec<String> = Vec::with_capacity(node.child_count as usize);
+    let mut names: Vec<String> = Vec::new();
     let prefix = record::children_prefix(path);
     let mut damaged = None;
     read.scan_prefix(&prefix, &mut |key, _| match name_after(key, prefix.len()) {
@@ -67,7 +144,7 @@ pub fn children(read: &dyn Read, path: &str) -> Result<Option<(Vec<String>, Stat
         all.extend(built_in.iter().map(|name| (*name).to_owned()));
         names = all.into_iter().collect();
     }
-    Ok(Some((names, node.stat())))
+    Ok(names)
 }
 
 /// What is known of `session`; `None` if it was closed, expired, or never was.
@@ -121,19 +198,19 @@ pub fn ephemerals(read: &dyn Read, session: SessionId) -> Result<Vec<String>, St
     found
 }
 
-/// Containers whose last child has been gone long enough at `now_ms`, with the time they were due.
-pub(crate) fn containers_due(
+/// Containers and znodes with a time to live to look at by `now_ms`, with the time they were due.
+pub(crate) fn due(
     read: &dyn Read,
     now_ms: u64,
     count_max: usize,
 ) -> Result<Vec<(u64, String)>, StoreError> {
-    let start = record::containers_from(0);
-    let end = record::containers_from(now_ms.saturating_add(1));
+    let start = record::due_from(0);
+    let end = record::due_from(now_ms.saturating_add(1));
     let mut found = Ok(Vec::new());
     read.scan(&start, &end, Direction::Ascending, &mut |key, _| {
         let entry = match take_u64(key.get(2..).unwrap_or_default()) {
             Some((due_ms, _)) => name_after(key, 10).map(|path| (due_ms, path)),
-            None => Err(StoreError::corrupt(key, "not the key of a container")),
+            None => Err(StoreError::corrupt(key, "not the key of a znode that is due")),
         };
         push_or_fail(&mut found, entry, count_max)
     })?;
@@ -145,7 +222,7 @@ pub(crate) fn containers_due(
 /// # Errors
 /// If the store fails.
 pub fn node_count(read: &dyn Read) -> Result<u64, StoreError> {
-    let mut count = record::stored_count(read)?;
+    let mut count = record::totals(read)?.stored_count;
     for (path, _) in BUILT_IN {
         if read.get(&record::node_key(path))?.is_none() {
             count += 1;

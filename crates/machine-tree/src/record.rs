@@ -6,8 +6,9 @@
 //!   10 03 string(parent) name       → child entry, empty: listing is one prefix scan
 //!   10 04 session:u64               → session record
 //!   10 05 session:u64 path          → ephemeral of the session, empty
-//!   10 06 due_ms:u64 path           → container that became empty, empty
-//!   10 07                           → count of znodes stored
+//!   10 06 due_ms:u64 path           → container or TTL znode to look at then, empty
+//!   10 07                           → totals
+//!   10 08 path                      → the znodes from here down have a quota, empty
 //! ```
 //! Every value begins with a version byte; an "empty" value is that byte alone. Data stands apart
 //! from the node record, so that creating a child does not rewrite its parent's data.
@@ -15,10 +16,12 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use proteus_machine::key::KeyBuilder;
 use proteus_store::{Read, StoreError};
+use proteus_types::CommitTs;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{Session, SessionId, Stat, Zxid};
+use crate::acl::permission;
+use crate::{Acl, AclEntry, CONTAINER_LINGER_MS, Session, SessionId, Stat, Zxid};
 
 pub(crate) const SPACE: u8 = 0x10;
 
@@ -27,14 +30,12 @@ const DATA: u8 = 2;
 const CHILD: u8 = 3;
 const SESSION: u8 = 4;
 const EPHEMERAL: u8 = 5;
-const CONTAINER_DUE: u8 = 6;
-const NODE_COUNT: u8 = 7;
+const DUE: u8 = 6;
+const TOTALS: u8 = 7;
+const QUOTA: u8 = 8;
 
 /// Version of every value's format.
 const VERSION: u8 = 1;
-
-/// What ZooKeeper writes into `ephemeralOwner` of a container: the smallest 64-bit integer.
-const CONTAINER_OWNER: i64 = i64::MIN;
 
 /// How long a znode lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,8 @@ pub(crate) enum Lifetime {
     Ephemeral(SessionId),
     /// Until its last child has been gone for a while.
     Container,
+    /// Until it has had no children and its data has not been set for so long, in milliseconds.
+    TimeToLive(u64),
 }
 
 /// Everything of a znode but its data.
@@ -65,11 +68,14 @@ pub(crate) struct NodeRecord {
     /// Whether there is a value under the data key. ZooKeeper tells null from empty data.
     pub(crate) has_data: bool,
     pub(crate) lifetime: Lifetime,
+    pub(crate) acl: Acl,
 }
 
 impl NodeRecord {
     /// A znode that exists without having been created: the root and ZooKeeper's own.
-    fn built_in(child_count: u32) -> NodeRecord {
+    fn built_in(path: &str, child_count: u32) -> NodeRecord {
+        // Who may read the members of an ensemble may not change them.
+        let is_guarded = path == CONFIG;
         NodeRecord {
             created_zxid: Zxid(0),
             modified_zxid: Zxid(0),
@@ -77,12 +83,30 @@ impl NodeRecord {
             created_ms: 0,
             modified_ms: 0,
             data_version: 0,
-            acl_version: 0,
+            acl_version: if is_guarded { -1 } else { 0 },
             created_count: 0,
             child_count,
             data_bytes: 0,
             has_data: false,
             lifetime: Lifetime::Persistent,
+            acl: if is_guarded {
+                Acl::new(vec![AclEntry { permissions: permission::READ, ..AclEntry::open() }])
+            } else {
+                Acl::OPEN
+            },
+        }
+    }
+
+    /// When to look whether it goes, in milliseconds since the Unix epoch, if it has no children:
+    /// for a container since its last child went, which is when its children last changed.
+    pub(crate) fn due_ms(&self) -> Option<u64> {
+        match self.lifetime {
+            Lifetime::Persistent | Lifetime::Ephemeral(_) => None,
+            Lifetime::Container => {
+                let emptied_ms = CommitTs(self.children_zxid.0.cast_unsigned()).physical_ms();
+                (self.created_count != 0).then(|| emptied_ms.saturating_add(CONTAINER_LINGER_MS))
+            }
+            Lifetime::TimeToLive(ttl_ms) => Some(self.modified_ms.saturating_add(ttl_ms)),
         }
     }
 
@@ -100,9 +124,9 @@ impl NodeRecord {
             cversion: self.created_count.wrapping_mul(2).wrapping_sub(child_count),
             aversion: self.acl_version,
             ephemeral_owner: match self.lifetime {
-                Lifetime::Persistent => 0,
                 Lifetime::Ephemeral(session) => session.0,
-                Lifetime::Container => CONTAINER_OWNER,
+                // ZooKeeper keeps it there what kind of znode this is, but tells no client.
+                Lifetime::Persistent | Lifetime::Container | Lifetime::TimeToLive(_) => 0,
             },
             data_length: i32::try_from(self.data_bytes).unwrap_or(i32::MAX),
             num_children: child_count,
@@ -110,12 +134,15 @@ impl NodeRecord {
     }
 }
 
+/// ZooKeeper's own znode with the members of the ensemble.
+const CONFIG: &str = "/zookeeper/config";
+
 /// Znodes that exist in every tree, with their built-in children. As in ZooKeeper, they cannot be
 /// deleted.
 pub(crate) const BUILT_IN: [(&str, &[&str]); 4] = [
     ("/", &["zookeeper"]),
     ("/zookeeper", &["config", "quota"]),
-    ("/zookeeper/config", &[]),
+    (CONFIG, &[]),
     ("/zookeeper/quota", &[]),
 ];
 
@@ -157,17 +184,21 @@ pub(crate) fn ephemeral_key(session: SessionId, path: &str) -> Bytes {
     KeyBuilder::new(SPACE, EPHEMERAL).u64(session.0.cast_unsigned()).raw(path.as_bytes()).build()
 }
 
-/// Start of the keys of containers that became due at or after `due_ms`.
-pub(crate) fn containers_from(due_ms: u64) -> Vec<u8> {
-    KeyBuilder::new(SPACE, CONTAINER_DUE).u64(due_ms).into_vec()
+/// Start of the keys of znodes that became due at or after `due_ms`.
+pub(crate) fn due_from(due_ms: u64) -> Vec<u8> {
+    KeyBuilder::new(SPACE, DUE).u64(due_ms).into_vec()
 }
 
-pub(crate) fn container_key(due_ms: u64, path: &str) -> Bytes {
-    KeyBuilder::new(SPACE, CONTAINER_DUE).u64(due_ms).raw(path.as_bytes()).build()
+pub(crate) fn due_key(due_ms: u64, path: &str) -> Bytes {
+    KeyBuilder::new(SPACE, DUE).u64(due_ms).raw(path.as_bytes()).build()
 }
 
-pub(crate) fn node_count_key() -> Bytes {
-    KeyBuilder::new(SPACE, NODE_COUNT).build()
+pub(crate) fn quota_key(path: &str) -> Bytes {
+    KeyBuilder::new(SPACE, QUOTA).raw(path.as_bytes()).build()
+}
+
+fn totals_key() -> Bytes {
+    KeyBuilder::new(SPACE, TOTALS).build()
 }
 
 /// The value of keys that say all there is to say.
@@ -209,7 +240,7 @@ pub(crate) fn node(read: &dyn Read, path: &str) -> Result<Option<NodeRecord>, St
     match read.get(&key)? {
         Some(value) => decode(&key, &value).map(Some),
         None => Ok(built_in_children(path).map(|children| {
-            NodeRecord::built_in(u32::try_from(children.len()).unwrap_or(u32::MAX))
+            NodeRecord::built_in(path, u32::try_from(children.len()).unwrap_or(u32::MAX))
         })),
     }
 }
@@ -233,8 +264,32 @@ pub(crate) fn decode_session(key: &[u8], value: &Bytes) -> Result<Session, Store
     decode(key, value)
 }
 
-/// Znodes stored, which leaves out those built in that were never touched.
-pub(crate) fn stored_count(read: &dyn Read) -> Result<u64, StoreError> {
-    let key = node_count_key();
-    Ok(read.get(&key)?.map(|value| decode(&key, &value)).transpose()?.unwrap_or(0))
+/// What is counted over the whole tree.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Totals {
+    /// Znodes stored, which leaves out those built in that were never touched.
+    pub(crate) stored_count: u64,
+    /// Quotas. While there are none, no change looks for one.
+    pub(crate) quota_count: u32,
+}
+
+pub(crate) fn totals(read: &dyn Read) -> Result<Totals, StoreError> {
+    let key = totals_key();
+    Ok(read.get(&key)?.map(|value| decode(&key, &value)).transpose()?.unwrap_or_default())
+}
+
+/// Key and value of the totals. Of an empty tree there is nothing to store.
+pub(crate) fn totals_entry(totals: Totals) -> (Bytes, Option<Bytes>) {
+    (totals_key(), (totals != Totals::default()).then(|| encode(&totals)))
+}
+
+/// What the keys of all znodes below `path` begin with.
+pub(crate) fn below_prefix(path: &str) -> Vec<u8> {
+    let separator: &[u8] = if path == "/" { b"" } else { b"/" };
+    KeyBuilder::new(SPACE, NODE).raw(path.as_bytes()).raw(separator).into_vec()
+}
+
+/// The record in the value of a znode's key.
+pub(crate) fn decode_node(key: &[u8], value: &Bytes) -> Result<NodeRecord, StoreError> {
+    decode(key, value)
 }

@@ -9,10 +9,15 @@ use proteus_types::{CommitTs, LogIndex};
 
 use crate::record::{self, Lifetime};
 use crate::{
-    CONTAINER_LINGER_MS, Change, Check, NodeKind, Op, Refusal, Reply, SessionId, Stat, Tree, Zxid,
+    Acl, AclEntry, CONTAINER_LINGER_MS, Change, Check, Credentials, Expected, Identity, NewNode,
+    NodeKind, Op, Refusal, Reply, SessionId, Stat, TTL_MS_MAX, Tree, Zxid, acl::permission,
     children, data, ephemerals, node_count, session, sessions, stat,
 };
 
+mod access;
+mod quotas;
+
+const TRUSTED: Credentials = Credentials::TRUSTED;
 const ALICE: SessionId = SessionId(1);
 const BOB: SessionId = SessionId(2);
 
@@ -77,7 +82,7 @@ impl World {
         sequential: bool,
     ) -> Result<String, Refusal> {
         let data = Some(Bytes::from_static(b"data"));
-        let op = Op::Create { path: path.to_owned(), data, kind, sequential };
+        let op = Op::Create(NewNode { kind, sequential, ..NewNode::persistent(path, data) });
         match self.apply(&op)? {
             Reply::Created { path, .. } => Ok(path),
             reply => panic!("a creation answered {reply:?}"),
@@ -85,7 +90,7 @@ impl World {
     }
 
     fn delete(&mut self, path: &str) -> Result<Reply, Refusal> {
-        self.apply(&Op::Delete { path: path.to_owned(), version: None })
+        self.apply(&Op::Delete { path: path.to_owned(), version: None, by: TRUSTED })
     }
 
     fn stat(&self, path: &str) -> Option<Stat> {
@@ -135,7 +140,7 @@ fn stat_counts_as_zookeeper_does() {
     assert_eq!((stat.cversion, stat.num_children), (2, 0));
     assert_eq!(stat.pzxid, Zxid::from_commit(world.now));
 
-    let op = Op::SetData { path: "/a".to_owned(), data: None, version: Some(0) };
+    let op = Op::SetData { path: "/a".to_owned(), data: None, version: Some(0), by: TRUSTED };
     assert!(world.apply(&op).is_ok());
     let (null, stat) = data(&world.store, "/a").expect("sound state").expect("a znode");
     assert_eq!((null, stat.version, stat.data_length), (None, 1, 0));
@@ -171,7 +176,12 @@ fn creation_is_refused_in_zookeepers_words() {
     let unknown = SessionId(99);
     let expired = Refusal::SessionExpired { session: unknown };
     assert_eq!(world.create("/f", NodeKind::Ephemeral(unknown)), Err(expired));
-    for path in ["", "a", "/a/", "/a//b", "/.."] {
+    for (path, parent) in [("/a/", "/a"), ("/a//b", "/a/")] {
+        // The parent is looked for before the path is judged.
+        assert_eq!(world.create(path, NodeKind::Persistent), Err(no_node(parent)));
+    }
+    world.create("/a", NodeKind::Persistent).expect("free");
+    for path in ["", "a", "/a/", "/.."] {
         let refused = world.create(path, NodeKind::Persistent);
         assert!(matches!(refused, Err(Refusal::BadArguments { .. })), "{path:?}");
     }
@@ -198,16 +208,21 @@ fn versions_and_children_guard_changes() {
     let bad = Refusal::BadVersion { path: "/a/b".to_owned(), expected: 3, actual: 0 };
     let path = || "/a/b".to_owned();
     for op in [
-        Op::SetData { path: path(), data: None, version: Some(3) },
-        Op::Delete { path: path(), version: Some(3) },
-        Op::CheckVersion { path: path(), version: Some(3) },
-        Op::SetOpenAcl { path: path(), version: Some(3) },
+        Op::SetData { path: path(), data: None, version: Some(3), by: TRUSTED },
+        Op::Delete { path: path(), version: Some(3), by: TRUSTED },
+        Op::CheckNode {
+            path: path(),
+            expected: Expected { version: Some(3), ..Expected::default() },
+            by: TRUSTED,
+        },
+        Op::SetAcl { path: path(), acl: Acl::OPEN, version: Some(3), by: TRUSTED },
     ] {
         assert_eq!(world.apply(&op), Err(bad.clone()), "{op:?}");
     }
     assert_eq!(world.delete("/a"), Err(Refusal::NotEmpty { path: "/a".to_owned() }));
     assert_eq!(world.delete("/a/c"), Err(no_node("/a/c")));
-    assert!(world.apply(&Op::SetOpenAcl { path: path(), version: Some(0) }).is_ok());
+    let op = Op::SetAcl { path: path(), acl: Acl::OPEN, version: Some(0), by: TRUSTED };
+    assert!(world.apply(&op).is_ok());
     assert_eq!(world.stat("/a/b").map(|stat| (stat.aversion, stat.version)), Some((1, 0)));
 }
 
@@ -223,10 +238,10 @@ fn closing_a_session_deletes_its_ephemerals_in_the_same_commit() {
     let close = Op::CloseSession { session: ALICE };
     assert_eq!(world.apply(&close), Ok(Reply::SessionClosed { was_open: true }));
     let expected = [
-        Change::NodeDeleted { path: "/a/x".to_owned() },
-        Change::ChildrenChanged { path: "/a".to_owned() },
-        Change::NodeDeleted { path: "/z".to_owned() },
-        Change::ChildrenChanged { path: "/".to_owned() },
+        Change::NodeDeleted { path: "/a/x".to_owned(), acl: Acl::OPEN },
+        Change::ChildrenChanged { path: "/a".to_owned(), acl: Acl::OPEN },
+        Change::NodeDeleted { path: "/z".to_owned(), acl: Acl::OPEN },
+        Change::ChildrenChanged { path: "/".to_owned(), acl: Acl::OPEN },
         Change::SessionClosed { session: ALICE },
     ];
     assert_eq!(world.changes, expected);
@@ -283,17 +298,18 @@ fn sessions_are_listed_page_by_page() {
 fn an_emptied_container_goes_after_a_while() {
     let mut world = World::new();
     world.create("/c", NodeKind::Container).expect("free");
-    assert_eq!(world.stat("/c").map(|stat| stat.ephemeral_owner), Some(i64::MIN));
+    let node = crate::node(&world.store, "/c").expect("sound state").expect("created");
+    assert_eq!((node.kind(), node.stat().ephemeral_owner), (NodeKind::Container, 0));
     world.create("/c/x", NodeKind::Persistent).expect("free");
     world.delete("/c/x").expect("there");
     assert!(world.due().is_empty());
     world.now = CommitTs::from_physical_ms(world.now.physical_ms() + CONTAINER_LINGER_MS);
     let due = world.due();
     assert_eq!(due.len(), 1);
-    assert_eq!(world.apply(&due[0]), Ok(Reply::ContainerVisited { removed: true }));
+    assert_eq!(world.apply(&due[0]), Ok(Reply::OverdueVisited { removed: true }));
     assert_eq!(world.stat("/c"), None);
     assert!(world.due().is_empty());
-    assert_eq!(world.apply(&due[0]), Ok(Reply::ContainerVisited { removed: false }));
+    assert_eq!(world.apply(&due[0]), Ok(Reply::OverdueVisited { removed: false }));
 }
 
 #[test]
@@ -305,7 +321,7 @@ fn a_container_with_children_again_stays() {
     world.create("/c/y", NodeKind::Persistent).expect("free");
     world.now = CommitTs::from_physical_ms(world.now.physical_ms() + CONTAINER_LINGER_MS);
     for op in world.due() {
-        assert_eq!(world.apply(&op), Ok(Reply::ContainerVisited { removed: false }));
+        assert_eq!(world.apply(&op), Ok(Reply::OverdueVisited { removed: false }));
     }
     assert_eq!(world.children("/c"), ["y"]);
     assert!(world.due().is_empty());
@@ -322,11 +338,11 @@ fn a_container_emptied_again_lingers_from_then() {
     world.delete("/c/y").expect("there");
     world.now = CommitTs::from_physical_ms(world.now.physical_ms() + CONTAINER_LINGER_MS / 2);
     for op in world.due() {
-        assert_eq!(world.apply(&op), Ok(Reply::ContainerVisited { removed: false }));
+        assert_eq!(world.apply(&op), Ok(Reply::OverdueVisited { removed: false }));
     }
     world.now = CommitTs::from_physical_ms(world.now.physical_ms() + CONTAINER_LINGER_MS / 2);
     for op in world.due() {
-        assert_eq!(world.apply(&op), Ok(Reply::ContainerVisited { removed: true }));
+        assert_eq!(world.apply(&op), Ok(Reply::OverdueVisited { removed: true }));
     }
     assert_eq!(world.stat("/c"), None);
 }
@@ -340,7 +356,9 @@ fn assert_consistent(world: &World) {
         ControlFlow::Continue(())
     })
     .expect("sound state");
-    assert_eq!(record::stored_count(read).expect("sound state"), stored.len() as u64);
+    let totals = record::totals(read).expect("sound state");
+    assert_eq!(totals.stored_count, stored.len() as u64);
+    assert_due_is_indexed(read, &stored);
     let mut owned = BTreeSet::new();
     for path in &stored {
         let node = record::node(read, path).expect("sound state").expect("scanned");
@@ -371,6 +389,25 @@ fn assert_consistent(world: &World) {
     assert!(owned.is_empty(), "ephemerals without an index entry: {owned:?}");
 }
 
+/// What goes by itself is looked at when it is due.
+fn assert_due_is_indexed(read: &dyn Read, stored: &BTreeSet<String>) {
+    let mut indexed = BTreeSet::new();
+    read.scan_prefix(&[record::SPACE, 6], &mut |key, _| {
+        indexed.insert(key.to_vec());
+        ControlFlow::Continue(())
+    })
+    .expect("sound state");
+    for path in stored {
+        let node = record::node(read, path).expect("sound state").expect("scanned");
+        if let (Some(due_ms), 0) = (node.due_ms(), node.child_count) {
+            assert!(
+                indexed.contains(&record::due_key(due_ms, path)[..]),
+                "{path} is never visited"
+            );
+        }
+    }
+}
+
 fn any_path() -> impl Strategy<Value = String> {
     prop::sample::select(vec!["/a", "/b", "/a/b", "/a/c", "/a/b/c", "/zookeeper/x", "/", "bad"])
         .prop_map(str::to_owned)
@@ -382,23 +419,32 @@ fn any_op() -> impl Strategy<Value = Op> {
         3 => Just(NodeKind::Persistent),
         2 => session.clone().prop_map(NodeKind::Ephemeral),
         1 => Just(NodeKind::Container),
+        1 => Just(NodeKind::TimeToLive(15_000)),
     ];
     let bytes = prop::option::of(Just(Bytes::from_static(b"x")));
     let version = prop::option::of(0..2i32);
     prop_oneof![
         6 => (any_path(), bytes.clone(), kind, any::<bool>()).prop_map(|(path, data, kind, sequential)| {
-            Op::Create { path, data, kind, sequential }
+            Op::Create(NewNode { kind, sequential, ..NewNode::persistent(path, data) })
         }),
-        4 => (any_path(), version.clone()).prop_map(|(path, version)| Op::Delete { path, version }),
+        4 => (any_path(), version.clone()).prop_map(|(path, version)| Op::Delete { path, version, by: TRUSTED }),
         2 => (any_path(), bytes, version).prop_map(|(path, data, version)| {
-            Op::SetData { path, data, version }
+            Op::SetData { path, data, version, by: TRUSTED }
         }),
-        1 => any_path().prop_map(|path| Op::SetOpenAcl { path, version: None }),
+        1 => any_path().prop_map(|path| {
+            Op::SetAcl { path, acl: Acl::OPEN, version: None, by: TRUSTED }
+        }),
+        1 => (any_path(), 0..4u32).prop_map(|(path, count_max)| {
+            Op::DeleteSubtree { path, count_max, by: TRUSTED }
+        }),
+        1 => any_path().prop_map(|path| {
+            Op::DeleteIfPresent { path, version: None, by: TRUSTED }
+        }),
         1 => session.clone().prop_map(|session| Op::CloseSession { session }),
         2 => session.prop_map(|session| {
             Op::CreateSession { session, password: [0; 16], timeout_ms: 4_000 }
         }),
-        1 => any_path().prop_map(|path| Op::RemoveContainer { path, due_ms: 0 }),
+        1 => any_path().prop_map(|path| Op::RemoveOverdue { path, due_ms: 0 }),
     ]
 }
 

@@ -28,6 +28,7 @@ Examples:
   proteus start --data-dir b --join 127.0.0.1:7000 --port-offset 100
                                          run a second node and join the first one's cluster
   proteus cluster status                 nodes of the cluster, who leads, who is behind
+  proteus zk ls /                        list znodes; see also get, set, create, watch, export, copy
   proteus config --port-offset 7         show the effective configuration and where each value comes from
 
 Every setting can come from a flag, an environment variable PROTEUS_<KEY>, or a TOML file given with
@@ -76,6 +77,8 @@ enum Command {
         #[arg(long)]
         port_offset: u16,
     },
+    /// Read and change znodes, of Proteus or of a ZooKeeper ensemble; copy them from one to the other.
+    Zk(crate::zk::ZkArguments),
     /// Print the effective configuration and where each value comes from.
     Config(Settings),
     /// Show and change the cluster that a node belongs to.
@@ -136,6 +139,30 @@ struct Settings {
     /// Accounts as user:password, separated by commas; better set in the file or environment
     #[arg(long, value_name = "LIST")]
     users: Option<String>,
+    /// Certificate chain, PEM: opens the faces' encrypted ports
+    #[arg(long, value_name = "FILE")]
+    tls_certificate: Option<String>,
+    /// Private key of the certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
+    /// Authorities whose certificates clients show, PEM
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<String>,
+    /// required or optional: whether clients must show one [default: required]
+    #[arg(long, value_name = "WHEN")]
+    tls_client_auth: Option<String>,
+    /// Faces that are not served without encryption, separated by commas, or all
+    #[arg(long, value_name = "NAMES")]
+    tls_only: Option<String>,
+    /// Longest request over the ZooKeeper protocol, jute.maxbuffer [default: 1048575]
+    #[arg(long, value_name = "BYTES")]
+    zookeeper_frame_bytes_max: Option<String>,
+    /// Whose ZooKeeper clients may do everything, as user:hash; ZooKeeper's superDigest
+    #[arg(long, value_name = "DIGEST")]
+    zookeeper_super_digest: Option<String>,
+    /// Four-letter words that are carried out, or * [default: envi,isro,mntr,ruok,srvr,stat]
+    #[arg(long, value_name = "WORDS")]
+    zookeeper_words: Option<String>,
     /// error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -161,6 +188,14 @@ impl Settings {
             ("dead_after_s", &self.dead_after_s),
             ("snapshot_mib_per_s", &self.snapshot_mib_per_s),
             ("users", &self.users),
+            ("tls_certificate", &self.tls_certificate),
+            ("tls_key", &self.tls_key),
+            ("tls_client_ca", &self.tls_client_ca),
+            ("tls_client_auth", &self.tls_client_auth),
+            ("tls_only", &self.tls_only),
+            ("zookeeper_frame_bytes_max", &self.zookeeper_frame_bytes_max),
+            ("zookeeper_super_digest", &self.zookeeper_super_digest),
+            ("zookeeper_words", &self.zookeeper_words),
             ("log_level", &self.log_level),
             ("log_format", &self.log_format),
         ];
@@ -182,6 +217,7 @@ pub fn main() -> ExitCode {
             .and_then(|config| print(&format!("{}\n", config.render()))),
         Command::Cluster { command } => cluster(command),
         Command::Start { settings, until_stdin_closes } => start(&settings, until_stdin_closes),
+        Command::Zk(arguments) => block_on(crate::zk::run(&arguments)).and_then(|result| result),
         Command::Demo { events, keep } => {
             demo(DemoOptions { events: events.map(|events| events as usize), keep })
         }
@@ -279,8 +315,12 @@ fn table(server: &Server, config: &Config) -> String {
     let mut text =
         format!("Proteus {} on {}\n\n", env!("CARGO_PKG_VERSION"), config.data_directory.display());
     text.push_str("  face       address                try it\n");
-    for OpenFace { name, address, try_it } in &server.faces {
-        text.push_str(&format!("  {name:<10} {:<22} {try_it}\n", address.to_string()));
+    for OpenFace { name, address, tls_address, try_it } in &server.faces {
+        let shown = address.map_or_else(|| "TLS only".to_owned(), |address| address.to_string());
+        text.push_str(&format!("  {name:<10} {shown:<22} {try_it}\n"));
+        if let Some(tls_address) = tls_address {
+            text.push_str(&format!("  {:<10} {:<22} with TLS\n", "", tls_address.to_string()));
+        }
     }
     for (name, why) in &server.closed {
         text.push_str(&format!("  {name:<10} {:<22} {why}\n", "not open"));

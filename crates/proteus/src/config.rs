@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use proteus_face::Accounts;
+use proteus_face::{Accounts, ClientCertificate};
+use proteus_face_zookeeper::WordWhitelist;
 
 /// One key.
 pub struct Key {
@@ -109,6 +110,54 @@ pub const KEYS: &[Key] = &[
         default: "",
         accepts: "nothing, or user:password pairs separated by commas",
         help: "Accounts; without any, everyone is admitted",
+    },
+    Key {
+        name: "tls_certificate",
+        default: "",
+        accepts: "nothing, or a PEM file",
+        help: "Certificate chain that the node shows; opens the faces' encrypted ports",
+    },
+    Key {
+        name: "tls_key",
+        default: "",
+        accepts: "nothing, or a PEM file",
+        help: "Private key of the certificate",
+    },
+    Key {
+        name: "tls_client_ca",
+        default: "",
+        accepts: "nothing, or a PEM file",
+        help: "Authorities whose certificates clients show",
+    },
+    Key {
+        name: "tls_client_auth",
+        default: "required",
+        accepts: "required (every encrypted client shows a certificate) or optional",
+        help: "Whether clients must show one, with tls_client_ca",
+    },
+    Key {
+        name: "tls_only",
+        default: "",
+        accepts: "nothing, all, or a comma-separated list of zookeeper, kafka, redis, postgres, http",
+        help: "Faces that are not served without encryption",
+    },
+    Key {
+        name: "zookeeper_frame_bytes_max",
+        default: "1048575",
+        accepts: "a number of bytes from 1024 to 134217728",
+        help: "Longest request over the ZooKeeper protocol; jute.maxbuffer",
+    },
+    Key {
+        name: "zookeeper_super_digest",
+        default: "",
+        accepts: "nothing, or user:hash as ZooKeeper's superDigest",
+        help: "Whose ZooKeeper clients may do everything, whatever an ACL says",
+    },
+    Key {
+        name: "zookeeper_words",
+        default: WordWhitelist::DEFAULT,
+        accepts: "* for all, or four-letter words separated by commas",
+        help: "Four-letter words that are carried out; 4lw.commands.whitelist",
     },
     Key {
         name: "log_level",
@@ -223,10 +272,31 @@ pub struct Config {
     pub snapshot_bytes_per_second_max: u64,
     /// Who may connect.
     pub accounts: Accounts,
+    /// Files for encryption; `None` for none.
+    pub tls: Option<TlsFiles>,
+    /// Names of the faces that are not served without encryption; `None` for all.
+    pub tls_only: Option<Vec<String>>,
+    /// Longest request over the ZooKeeper protocol, in bytes.
+    pub zookeeper_frame_bytes_max: usize,
+    /// Whose ZooKeeper clients may do everything.
+    pub zookeeper_super_digest: Option<String>,
+    /// Four-letter words that the ZooKeeper face carries out.
+    pub zookeeper_words: WordWhitelist,
     /// Log level.
     pub log_level: String,
     /// Whether logs are JSON.
     pub log_json: bool,
+}
+
+/// Files, in PEM, that the node encrypts with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate chain.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Authorities that sign clients' certificates, and whether clients must show one.
+    pub client_authorities: Option<(PathBuf, ClientCertificate)>,
 }
 
 /// Faces there are, in the order in which they are shown.
@@ -310,6 +380,24 @@ impl Config {
                 (mib <= 100_000).then_some(mib << 20)
             })?,
             accounts: reader.parse("users", parse_users)?,
+            tls: interpret_tls(&reader)?,
+            tls_only: reader.parse("tls_only", |value| match value {
+                "" => Some(Some(Vec::new())),
+                value => parse_faces(value),
+            })?,
+            zookeeper_frame_bytes_max: reader.parse("zookeeper_frame_bytes_max", |value| {
+                value.parse().ok().filter(|bytes| (1024..=134_217_728).contains(bytes))
+            })?,
+            zookeeper_super_digest: reader.parse("zookeeper_super_digest", |value| match value
+                .split_once(':')
+            {
+                Some((user, hash)) if !user.is_empty() && !hash.is_empty() => {
+                    Some(Some(value.to_owned()))
+                }
+                Some(_) => None,
+                None => value.is_empty().then_some(None),
+            })?,
+            zookeeper_words: reader.parse("zookeeper_words", WordWhitelist::parse)?,
             log_level: reader.parse("log_level", |value| {
                 let levels = ["error", "warn", "info", "debug", "trace"];
                 levels.contains(&value).then(|| value.to_owned())
@@ -332,7 +420,7 @@ impl Config {
                 name if is_secret(name) && !setting.value.is_empty() => "(set)",
                 _ => &setting.value,
             };
-            lines.push(format!("{:<18}{:<24}{}", key.name, value, setting.source));
+            lines.push(format!("{:<27}{:<24}{}", key.name, value, setting.source));
         }
         lines.join("\n")
     }
@@ -340,7 +428,7 @@ impl Config {
 
 /// Whether a key's value is to be seen by nobody.
 fn is_secret(name: &str) -> bool {
-    ["users", "cluster_secret"].contains(&name)
+    ["users", "cluster_secret", "zookeeper_super_digest"].contains(&name)
 }
 
 struct Reader<'a> {
@@ -361,6 +449,32 @@ impl Reader<'_> {
             origin: setting.source.clone(),
             accepts: KEYS.iter().find(|key| key.name == name).map_or("", |key| key.accepts),
         })
+    }
+}
+
+fn interpret_tls(reader: &Reader<'_>) -> Result<Option<TlsFiles>, ConfigError> {
+    let file =
+        |name| reader.parse(name, |value| Some((!value.is_empty()).then(|| PathBuf::from(value))));
+    let authorities = file("tls_client_ca")?;
+    let client_certificate = reader.parse("tls_client_auth", |value| match value {
+        "required" => Some(ClientCertificate::Required),
+        "optional" => Some(ClientCertificate::Optional),
+        _ => None,
+    })?;
+    match (file("tls_certificate")?, file("tls_key")?) {
+        (Some(certificate), Some(key)) => Ok(Some(TlsFiles {
+            certificate,
+            key,
+            client_authorities: authorities.map(|file| (file, client_certificate)),
+        })),
+        (None, None) if authorities.is_none() && reader.settings["tls_only"].value.is_empty() => {
+            Ok(None)
+        }
+        // One without the other encrypts nothing, which nobody means.
+        (certificate, _) => {
+            let missing = if certificate.is_none() { "tls_certificate" } else { "tls_key" };
+            reader.parse(missing, |_| None)
+        }
     }
 }
 
@@ -475,6 +589,19 @@ mod tests {
         assert!(!config.render().contains("secret"));
         let refused = resolve(&[("users", "ann-secret")], &[], None).unwrap_err().to_string();
         assert!(!refused.contains("ann-secret"));
+    }
+
+    #[test]
+    fn encryption_needs_certificate_and_key() {
+        let both = [("tls_certificate", "c.pem"), ("tls_key", "k.pem")];
+        let config = resolve(&both, &[], None).unwrap();
+        let files =
+            TlsFiles { certificate: "c.pem".into(), key: "k.pem".into(), client_authorities: None };
+        assert_eq!(config.tls, Some(files));
+        for half in [&both[..1], &both[1..], &[("tls_client_ca", "a.pem")], &[("tls_only", "all")]]
+        {
+            assert!(resolve(half, &[], None).is_err(), "{half:?}");
+        }
     }
 
     #[test]

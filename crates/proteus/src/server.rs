@@ -1,10 +1,14 @@
 //! A node with its faces.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proteus_env::{Clock, SystemClock, disk, net};
-use proteus_face::{Face, Metrics, ServeOptions, ServingFace, Shutdown, ShutdownHandle, serve};
+use proteus_face::{
+    Face, Listening, Metrics, Security, ServeOptions, ServingFace, Shutdown, ShutdownHandle, Tls,
+    TlsError, serve,
+};
 use proteus_face_http::HttpFace;
 use proteus_face_kafka::{KafkaFace, KafkaOptions};
 use proteus_face_postgres::{PostgresFace, PostgresOptions};
@@ -14,7 +18,7 @@ use proteus_node::{ClusterOptions, Node, NodeError, NodeOptions, UpkeepOptions};
 use tracing::warn;
 
 use crate::cluster::{self, PEER_PORT};
-use crate::config::Config;
+use crate::config::{Config, TlsFiles};
 
 /// Why the server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +32,17 @@ pub enum StartError {
     /// The SQL engine refuses its options.
     #[error("the SQL engine cannot start: {0}")]
     Sql(String),
+    /// A file for encryption cannot be read.
+    #[error("cannot read {file} for TLS: {source}")]
+    TlsFile {
+        /// The file.
+        file: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The files for encryption are not usable.
+    #[error("TLS is not possible: {0}")]
+    Tls(#[from] TlsError),
     /// A face's address is taken or not of this machine.
     #[error(
         "the {face} face cannot listen on {address}: {source}; choose other ports with --port-offset, or another address with --listen"
@@ -47,8 +62,10 @@ pub enum StartError {
 pub struct OpenFace {
     /// The protocol's name.
     pub name: &'static str,
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// Where it listens; `None` if only encrypted connections are served.
+    pub address: Option<SocketAddr>,
+    /// Where it listens for connections that are encrypted from the first byte.
+    pub tls_address: Option<SocketAddr>,
     /// A line to try it with.
     pub try_it: String,
 }
@@ -58,6 +75,7 @@ pub struct Server {
     node: Node,
     shutdown: ShutdownHandle,
     serving: Vec<ServingFace>,
+    tls: Option<Tls>,
     /// What is open.
     pub faces: Vec<OpenFace>,
     /// What is not, and why.
@@ -77,6 +95,8 @@ impl Server {
             disk_reserve_bytes: config.disk_reserve_bytes,
             cluster: Some(cluster_options(config)?),
         };
+        // Before anything is opened: a typing error must not leave half a node.
+        let tls = config.tls.as_ref().map(read_tls).transpose()?;
         let node = Node::start(&options, clock.clone()).await?;
         let metrics = Metrics::default();
         let (handle, shutdown) = ShutdownHandle::new();
@@ -84,6 +104,7 @@ impl Server {
             node,
             shutdown: handle,
             serving: Vec::new(),
+            tls,
             faces: Vec::new(),
             closed: Vec::new(),
         };
@@ -114,14 +135,39 @@ impl Server {
             self.closed.push((name, "it cannot check passwords yet, and accounts are configured"));
             return Ok(());
         }
-        let port = face.standard_port().saturating_add(config.port_offset);
-        let address = SocketAddr::new(config.listen, port);
-        let refused = |source| StartError::Listen { face: name, address, source };
-        let listener = net::listen(address).map_err(refused)?;
-        let try_it = face.try_it(address);
-        let serving = serve(face, listener, options.clone(), shutdown.clone()).map_err(refused)?;
+        let at =
+            |port: u16| SocketAddr::new(config.listen, port.saturating_add(config.port_offset));
+        let address = at(face.standard_port());
+        let is_tls_only =
+            config.tls_only.as_ref().is_none_or(|names| names.iter().any(|other| other == name));
+        let mut listening = Vec::new();
+        let mut listen = |address, security| -> Result<SocketAddr, StartError> {
+            let refused = |source| StartError::Listen { face: name, address, source };
+            listening
+                .push(Listening { listener: net::listen(address).map_err(refused)?, security });
+            Ok(address)
+        };
+        let (plain, encrypted) = match (&self.tls, face.tls_port()) {
+            (None, _) => (Some(listen(address, Security::Plain)?), None),
+            (Some(tls), None) => {
+                let tls = tls.clone();
+                let security = Security::Negotiated { tls, is_required: is_tls_only };
+                (Some(listen(address, security)?), None)
+            }
+            (Some(tls), Some(tls_port)) => {
+                let plain = match is_tls_only {
+                    true => None,
+                    false => Some(listen(address, Security::Plain)?),
+                };
+                let encrypted = listen(at(tls_port), Security::Encrypted(tls.clone()))?;
+                (plain, Some(encrypted))
+            }
+        };
+        let try_it = face.try_it(plain.or(encrypted).unwrap_or(address));
+        let serving = serve(face, listening, options.clone(), shutdown.clone())
+            .map_err(|source| StartError::Listen { face: name, address, source })?;
         self.serving.push(serving);
-        self.faces.push(OpenFace { name, address, try_it });
+        self.faces.push(OpenFace { name, address: plain, tls_address: encrypted, try_it });
         Ok(())
     }
 
@@ -168,6 +214,21 @@ fn cluster_options(config: &Config) -> Result<ClusterOptions, StartError> {
     })
 }
 
+fn read_tls(files: &TlsFiles) -> Result<Tls, StartError> {
+    let read = |file: &Path| {
+        let failed = |source| StartError::TlsFile { file: file.to_owned(), source };
+        disk::read_text(file).map_err(failed)
+    };
+    let (certificate, key) = (read(&files.certificate)?, read(&files.key)?);
+    let authorities = match &files.client_authorities {
+        Some((file, client_certificate)) => Some((read(file)?, *client_certificate)),
+        None => None,
+    };
+    let authorities =
+        authorities.as_ref().map(|(pem, client_certificate)| (pem.as_bytes(), *client_certificate));
+    Ok(Tls::new(certificate.as_bytes(), key.as_bytes(), authorities)?)
+}
+
 /// All faces, in the order in which they are shown.
 fn build_faces(
     node: &Node,
@@ -185,18 +246,26 @@ fn build_faces(
         &PostgresOptions::default(),
     )
     .map_err(|error| StartError::Sql(error.to_string()))?;
+    let zookeeper = ZookeeperFace::new(
+        kernel.clone(),
+        clock.clone(),
+        metrics,
+        accounts(),
+        ZookeeperOptions {
+            frame_bytes_max: config.zookeeper_frame_bytes_max,
+            super_digest: config.zookeeper_super_digest.clone(),
+            words: config.zookeeper_words.clone(),
+            ..ZookeeperOptions::default()
+        },
+    );
+    let http = HttpFace::new(kernel.clone(), metrics.clone(), sampled_figures(node, metrics))
+        .with_commands(zookeeper.admin_commands());
     Ok(vec![
-        Arc::new(ZookeeperFace::new(
-            kernel.clone(),
-            clock.clone(),
-            metrics,
-            accounts(),
-            ZookeeperOptions::default(),
-        )),
+        Arc::new(zookeeper),
         KafkaFace::new(kernel.clone(), clock.clone(), metrics, accounts(), KafkaOptions::default()),
         Arc::new(RedisFace::new(kernel.clone(), clock.clone(), metrics, accounts())),
         Arc::new(postgres),
-        Arc::new(HttpFace::new(kernel, metrics.clone(), sampled_figures(node, metrics))),
+        Arc::new(http),
     ])
 }
 

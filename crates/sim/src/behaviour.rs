@@ -360,12 +360,18 @@ fn nothing_is_overdue(
         return Ok(Err(format!("{counted:?} keys are counted, {live} have not expired")));
     }
     for path in paths(store)? {
-        let Some(stat) = tree::stat(store, &path)? else { continue };
-        let emptied_ms = CommitTs(stat.pzxid.0.cast_unsigned()).physical_ms();
-        let is_container = stat.ephemeral_owner == i64::MIN;
-        let is_over = emptied_ms + tree::CONTAINER_LINGER_MS <= now_ms;
-        if is_container && stat.cversion > 0 && stat.num_children == 0 && is_over {
-            return Ok(Err(format!("the empty container {path} is overdue")));
+        let Some(node) = tree::node(store, &path)? else { continue };
+        let stat = node.stat();
+        let due_ms = match node.kind() {
+            tree::NodeKind::Container if stat.cversion > 0 => {
+                let emptied_ms = CommitTs(stat.pzxid.0.cast_unsigned()).physical_ms();
+                Some(emptied_ms + tree::CONTAINER_LINGER_MS)
+            }
+            tree::NodeKind::TimeToLive(ttl_ms) => Some(stat.mtime_ms.cast_unsigned() + ttl_ms),
+            _ => None,
+        };
+        if stat.num_children == 0 && due_ms.is_some_and(|due_ms| due_ms <= now_ms) {
+            return Ok(Err(format!("{path} of kind {:?} is overdue", node.kind())));
         }
     }
     Ok(Ok(()))
@@ -379,6 +385,9 @@ fn keys_of_cache(store: &LayeredStore) -> Result<Vec<Bytes>, StoreError> {
     Ok(keys.map(|(key, _)| Bytes::copy_from_slice(&key[prefix.len()..])).collect())
 }
 
+/// Znodes that are in every tree.
+const BUILT_IN: [&str; 4] = ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"];
+
 /// Paths of all znodes that a client made, children before their parents.
 fn paths(store: &LayeredStore) -> Result<Vec<String>, StoreError> {
     let mut found = vec!["/".to_owned()];
@@ -386,12 +395,10 @@ fn paths(store: &LayeredStore) -> Result<Vec<String>, StoreError> {
     while let Some(path) = found.get(next).cloned() {
         next += 1;
         for name in tree::children(store, &path)?.map(|(names, _)| names).unwrap_or_default() {
-            if path != "/" || name != "zookeeper" {
-                found.push(tree::path::join(&path, &name));
-            }
+            found.push(tree::path::join(&path, &name));
         }
     }
-    found.remove(0);
+    found.retain(|path| !BUILT_IN.contains(&path.as_str()));
     found.reverse();
     Ok(found)
 }
@@ -400,7 +407,8 @@ fn paths(store: &LayeredStore) -> Result<Vec<String>, StoreError> {
 fn deletions(store: &LayeredStore) -> Result<Vec<Minitransaction>, StoreError> {
     let mut commands = vec![Minitransaction::of(cache::Op::Clear)];
     for path in paths(store)? {
-        commands.push(Minitransaction::of(tree::Op::Delete { path, version: None }));
+        let by = tree::Credentials::TRUSTED;
+        commands.push(Minitransaction::of(tree::Op::Delete { path, version: None, by }));
     }
     for (session, _) in tree::sessions(store, None, usize::MAX)? {
         commands.push(Minitransaction::of(tree::Op::CloseSession { session }));

@@ -86,8 +86,8 @@ impl Generator {
         }
         for (path, kind) in [("/a", tree::NodeKind::Persistent), ("/b", tree::NodeKind::Container)]
         {
-            let path = path.to_owned();
-            ops.push(tree::Op::Create { path, data: None, kind, sequential: false }.into());
+            let new_node = tree::NewNode { kind, ..tree::NewNode::persistent(path, None) };
+            ops.push(tree::Op::Create(new_node).into());
         }
         ops.into_iter().map(Minitransaction::of).collect()
     }
@@ -116,7 +116,12 @@ impl Generator {
             return;
         }
         let op = match self.random.below(3) {
-            0 => tree::Op::CheckVersion { path: nowhere, version: None }.into(),
+            0 => tree::Op::CheckNode {
+                path: nowhere,
+                expected: tree::Expected::default(),
+                by: tree::Credentials::TRUSTED,
+            }
+            .into(),
             1 => table::Op::DeleteRow { table: no_table, key: vec![1] }.into(),
             _ => topic::Op::DeleteTopic { topic_id: topic::TopicId([0xEE; 16]) }.into(),
         };
@@ -204,30 +209,90 @@ impl Generator {
         (0..length).map(|_| self.random.number() as u8).collect::<Vec<u8>>().into()
     }
 
+    /// Two clients, and sometimes the node itself.
+    fn credentials(&mut self) -> tree::Credentials {
+        let identity = |scheme: &str, id: String| tree::Identity { scheme: scheme.to_owned(), id };
+        match self.random.below(4) {
+            0 => tree::Credentials::TRUSTED,
+            number => tree::Credentials::of(vec![
+                identity("ip", format!("10.0.0.{number}")),
+                identity("digest", format!("u{}:h", number % 2)),
+            ]),
+        }
+    }
+
+    /// Mostly open to everyone, so that the tree does not close up.
+    fn acl(&mut self) -> tree::Acl {
+        if self.random.chance(85) {
+            return tree::Acl::OPEN;
+        }
+        let (scheme, id) = self.random.pick(&[
+            ("world", "anyone"),
+            ("digest", "u0:h"),
+            ("digest", "u1:h"),
+            ("ip", "10.0.0.0/31"),
+        ]);
+        let permissions = self.random.below(32) as i32;
+        let (scheme, id) = (scheme.to_owned(), id.to_owned());
+        tree::Acl::new(vec![tree::AclEntry { permissions, scheme, id }])
+    }
+
     fn tree_op(&mut self) -> tree::Op {
-        let (path, session) = (self.path(), self.session());
+        let (path, session, by) = (self.path(), self.session(), self.credentials());
         let version = self.random.chance(15).then(|| self.random.below(3) as i32);
         let timeout_ms = self.random.below(30_000) as u32;
-        match self.random.below(20) {
-            0..=7 => tree::Op::Create {
+        match self.random.below(24) {
+            0..=7 => tree::Op::Create(tree::NewNode {
                 path,
                 data: self.data(),
-                kind: match self.random.below(4) {
+                acl: self.acl(),
+                kind: match self.random.below(5) {
                     0 => tree::NodeKind::Ephemeral(session),
                     1 => tree::NodeKind::Container,
+                    2 => tree::NodeKind::TimeToLive(self.random.below(100_000)),
                     _ => tree::NodeKind::Persistent,
                 },
                 sequential: self.random.chance(15),
-            },
-            8..=10 => tree::Op::Delete { path, version },
-            11..=12 => tree::Op::SetData { path, data: self.data(), version },
-            13 => tree::Op::SetOpenAcl { path, version },
-            14 => tree::Op::CheckVersion { path, version },
+                keep_existing: self.random.chance(10),
+                by,
+            }),
+            8..=9 => tree::Op::Delete { path, version, by },
+            10 => tree::Op::DeleteIfPresent { path, version, by },
+            11..=12 => tree::Op::SetData { path, data: self.data(), version, by },
+            13 => tree::Op::SetAcl { path, acl: self.acl(), version, by },
+            14 => {
+                let expected = tree::Expected { version, ..tree::Expected::default() };
+                tree::Op::CheckNode { path, expected, by }
+            }
             15..=16 => tree::Op::CreateSession { session, password: [7; 16], timeout_ms },
             17 => tree::Op::SetSessionTimeout { session, timeout_ms },
             18 => tree::Op::CloseSession { session },
-            _ => tree::Op::RemoveContainer { path, due_ms: self.random.below(1 << 41) },
+            19 => {
+                let count_max = self.random.below(5) as u32;
+                tree::Op::DeleteSubtree { path, count_max, by }
+            }
+            20 => tree::Op::CheckAbsent { path, version, by },
+            21..=22 => self.quota_op(by),
+            _ => tree::Op::RemoveOverdue { path, due_ms: self.random.below(1 << 41) },
         }
+    }
+
+    /// A step towards a quota on a subtree, or away from it.
+    fn quota_op(&mut self, by: tree::Credentials) -> tree::Op {
+        let root = "/zookeeper/quota";
+        let limited = format!("{root}/{}", self.random.pick(&["a", "b"]));
+        let limits = format!("{limited}/zookeeper_limits");
+        let (path, text) = match self.random.below(5) {
+            0 => (limited, String::new()),
+            1 | 2 => {
+                let (soft, hard) = (self.random.below(4), self.random.below(9));
+                (limits, format!("count={soft},bytes=20=;countHardLimit={hard}"))
+            }
+            3 => (format!("{limited}/zookeeper_stats"), String::new()),
+            _ => return tree::Op::DeleteSubtree { path: limited, count_max: 3, by },
+        };
+        let data = Some(Bytes::from(text));
+        tree::Op::Create(tree::NewNode { by, ..tree::NewNode::persistent(path, data) })
     }
 
     fn topic_id(&mut self) -> topic::TopicId {

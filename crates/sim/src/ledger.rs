@@ -35,10 +35,9 @@ pub fn creation() -> Minitransaction {
         source: table::Source::Rows,
     };
     let path = PATH.to_owned();
-    let kind = tree::NodeKind::Persistent;
     Minitransaction::default()
         .op(table::Op::CreateTable { id: None, definition, if_not_exists: false })
-        .op(tree::Op::Create { path, data: None, kind, sequential: false })
+        .op(tree::Op::Create(tree::NewNode::persistent(path, None)))
         .op(topic::Op::CreateTopic {
             name: "ledger".to_owned(),
             topic_id: TOPIC,
@@ -64,7 +63,12 @@ pub fn ops(id: CommitId) -> Vec<Op> {
             row,
             mode: table::PutMode::InsertOnly,
         }),
-        Op::Tree(tree::Op::SetData { path: PATH.to_owned(), data: Some(text), version: None }),
+        Op::Tree(tree::Op::SetData {
+            path: PATH.to_owned(),
+            data: Some(text),
+            version: None,
+            by: tree::Credentials::TRUSTED,
+        }),
     ]
 }
 

@@ -6,7 +6,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use proteus_env::{SystemClock, net};
-use proteus_face::{Face, Metrics, ServeOptions, ServingFace, Shutdown, ShutdownHandle, serve};
+use proteus_face::{
+    Face, Listening, Metrics, Security, ServeOptions, ServingFace, Shutdown, ShutdownHandle, serve,
+};
 use proteus_kernel_api::{Kernel, MemoryKernel};
 
 /// A face on a loopback port of its own, until dropped.
@@ -29,10 +31,19 @@ pub fn memory_kernel() -> Arc<dyn Kernel> {
 /// # Panics
 /// If the machine has no free port.
 pub fn serve_face(face: Arc<dyn Face>) -> ServedFace {
+    serve_face_with(face, Security::Plain)
+}
+
+/// Serves `face` on a free loopback port, protected by `security`.
+///
+/// # Panics
+/// If the machine has no free port.
+pub fn serve_face_with(face: Arc<dyn Face>, security: Security) -> ServedFace {
     let (shutdown_handle, shutdown): (ShutdownHandle, Shutdown) = ShutdownHandle::new();
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listener = net::listen(any_port).expect("a free loopback port");
     let options = ServeOptions { connections_max: 4096, metrics: Metrics::default() };
-    let serving = serve(face, listener, options, shutdown).expect("a bound listener");
+    let listening = vec![Listening { listener, security }];
+    let serving = serve(face, listening, options, shutdown).expect("a bound listener");
     ServedFace { address: serving.address, shutdown_handle, serving }
 }

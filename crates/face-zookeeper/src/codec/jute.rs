@@ -75,6 +75,10 @@ impl Input {
         self.bytes.try_get_i64().map_err(|_| Malformed::Short(what))
     }
 
+    pub(crate) fn byte(&mut self, what: &'static str) -> Result<u8, Malformed> {
+        self.bytes.try_get_u8().map_err(|_| Malformed::Short(what))
+    }
+
     pub(crate) fn boolean(&mut self, what: &'static str) -> Result<bool, Malformed> {
         match self.bytes.try_get_u8() {
             Ok(0) => Ok(false),
@@ -96,9 +100,18 @@ impl Input {
     }
 
     pub(crate) fn string(&mut self, what: &'static str) -> Result<String, Malformed> {
-        let bytes = self.buffer(what)?.ok_or(Malformed::Null(what))?;
+        self.optional_string(what)?.ok_or(Malformed::Null(what))
+    }
+
+    pub(crate) fn optional_string(
+        &mut self,
+        what: &'static str,
+    ) -> Result<Option<String>, Malformed> {
+        let Some(bytes) = self.buffer(what)? else {
+            return Ok(None);
+        };
         match std::str::from_utf8(&bytes) {
-            Ok(text) => Ok(text.to_owned()),
+            Ok(text) => Ok(Some(text.to_owned())),
             Err(_) => Err(Malformed::Text(what)),
         }
     }

@@ -5,19 +5,25 @@
 //!   client   first frame: ConnectRequest; then { int xid, int type, body }
 //!   server   first frame: ConnectResponse; then { int xid, long zxid, int err, body if err is 0 }
 //! ```
-//! Source: ZooKeeper 3.8, `zookeeper.jute`, `ZooDefs`, `ConnectRequest`, `MultiOperationRecord`.
+//! Source: ZooKeeper 3.9, `zookeeper.jute`, `ZooDefs`, `ConnectRequest`, `MultiOperationRecord`.
 
 pub mod connect;
+mod decode;
+mod encode;
 pub mod jute;
+pub mod kinds;
 pub mod reply;
 pub mod request;
 
 use bytes::{Buf, Bytes, BytesMut};
 
 pub use connect::{ConnectRequest, ConnectResponse};
+pub use decode::Decoded;
+pub(crate) use encode::encode_acl;
 pub use jute::{Input, Malformed, Output};
 pub use request::{
-    CreateRequest, Decoded, MultiOp, ReadOp, Request, RequestHeader, WatchSets, WatcherType,
+    ChildFilter, CreateRequest, DeleteRequest, MultiOp, ReadOp, ReconfigRequest, Request,
+    RequestHeader, WatchSets, WatcherType,
 };
 
 /// ZooKeeper's default `jute.maxbuffer`: the longest frame a client may send, in bytes.

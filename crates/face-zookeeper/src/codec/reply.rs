@@ -88,14 +88,6 @@ pub fn strings(into: &mut BytesMut, strings: &[String]) {
     }
 }
 
-/// Writes the only ACL there is: everyone may do everything.
-pub fn open_acl(into: &mut BytesMut) {
-    into.count(1);
-    into.put_i32(super::request::PERMISSIONS_ALL);
-    into.string("world");
-    into.string("anyone");
-}
-
 /// Writes the header before one result of a `multi`.
 pub fn multi_header(into: &mut BytesMut, request_type: i32, code: ErrorCode) {
     into.put_i32(request_type);

@@ -9,10 +9,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use proteus_env::net::TcpStream;
 use proteus_env::{Clock, SystemClock, net, task};
 use proteus_face::{Accounts, Metrics};
-use proteus_face_zookeeper::codec::request::Acl;
 use proteus_face_zookeeper::codec::{ConnectRequest, CreateRequest, Request, take_frame};
 use proteus_face_zookeeper::{ZookeeperFace, ZookeeperOptions};
 use proteus_kernel_api::Kernel;
+use proteus_kernel_api::tree::AclEntry;
 use proteus_testkit::{ServedFace, memory_kernel, serve_face};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zookeeper_client as zk;
@@ -38,6 +38,12 @@ pub fn serve_at(kernel: Arc<dyn Kernel>, accounts: Accounts, clock: Arc<dyn Cloc
     // Short sessions, so that expiry can be seen.
     let options = ZookeeperOptions { session_timeout_ms_min: 100, ..ZookeeperOptions::default() };
     let metrics = Metrics::default();
+    serve_face(Arc::new(ZookeeperFace::new(kernel, clock, &metrics, accounts, options)))
+}
+
+pub fn serve_options(kernel: Arc<dyn Kernel>, options: ZookeeperOptions) -> ServedFace {
+    let (clock, metrics) = (Arc::new(SystemClock::new()), Metrics::default());
+    let accounts = Accounts::default();
     serve_face(Arc::new(ZookeeperFace::new(kernel, clock, &metrics, accounts, options)))
 }
 
@@ -109,6 +115,11 @@ impl Raw {
         self.stream.write_all(bytes).await.expect("an open connection");
     }
 
+    /// Breaks the connection.
+    pub async fn stop(&mut self) {
+        self.stream.shutdown().await.expect("an open connection");
+    }
+
     /// Sends requests in one write, numbered from `xid`.
     pub async fn request(&mut self, xid: i32, requests: &[Request]) {
         let mut bytes = BytesMut::new();
@@ -150,7 +161,11 @@ impl Raw {
 }
 
 pub fn create(path: &str, flags: i32) -> Request {
-    let acl = Acl { permissions: 31, scheme: "world".to_owned(), id: "anyone".to_owned() };
+    create_guarded(path, flags, AclEntry::open())
+}
+
+/// A creation with another ACL.
+pub fn create_guarded(path: &str, flags: i32, acl: AclEntry) -> Request {
     Request::Create(CreateRequest {
         code: 1,
         path: path.to_owned(),

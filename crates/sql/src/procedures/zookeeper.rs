@@ -1,7 +1,7 @@
-//! Procedures over the tree machine.
+//! Procedures over the tree machine. No ACL holds them back: whoever may call them may do everything.
 
 use bytes::Bytes;
-use proteus_kernel_api::tree::{Check, NodeKind, Op, Zxid};
+use proteus_kernel_api::tree::{Check, Credentials, NewNode, Op, Zxid};
 
 use super::{Arguments, Calls, Function, Procedure};
 use crate::error::SqlError;
@@ -29,8 +29,7 @@ fn create(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), Sq
     let path = arguments.text()?;
     let data = arguments.optional_bytes()?.map(Bytes::from);
     let what = format!("zookeeper.create('{path}')");
-    let op = Op::Create { path, data, kind: NodeKind::Persistent, sequential: false };
-    calls.cross_face.op(op, what);
+    calls.cross_face.op(Op::Create(NewNode::persistent(path, data)), what);
     Ok(())
 }
 
@@ -38,14 +37,14 @@ fn set(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlEr
     let path = arguments.text()?;
     let data = arguments.optional_bytes()?.map(Bytes::from);
     let what = format!("zookeeper.set('{path}')");
-    calls.cross_face.op(Op::SetData { path, data, version: None }, what);
+    calls.cross_face.op(Op::SetData { path, data, version: None, by: Credentials::TRUSTED }, what);
     Ok(())
 }
 
 fn delete(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlError> {
     let path = arguments.text()?;
     let what = format!("zookeeper.delete('{path}')");
-    calls.cross_face.op(Op::Delete { path, version: None }, what);
+    calls.cross_face.op(Op::Delete { path, version: None, by: Credentials::TRUSTED }, what);
     Ok(())
 }
 
