@@ -17,6 +17,9 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// Waking later than this means that the process stood still, and could not hear its clients.
 const STANDSTILL_MIN: Duration = Duration::from_secs(1);
 
+/// How often a node that does not lead tells the leader whom it heard: well within the shortest timeout.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Sessions read from the store, and ended, at a time.
 const PAGE_COUNT_MAX: usize = 1_000;
 
@@ -30,7 +33,7 @@ pub(crate) fn start(shared: &Arc<Shared>) {
 /// Learns of the sessions that are stored, unless that has been done. Until then none can be
 /// resumed here.
 pub(crate) fn load(shared: &Shared) -> Result<(), KernelError> {
-    if shared.is_loaded.load(Ordering::Acquire) {
+    if shared.sessions.is_loaded() {
         return Ok(());
     }
     let mut after = None;
@@ -51,12 +54,14 @@ pub(crate) fn load(shared: &Shared) -> Result<(), KernelError> {
             None => break,
         }
     }
-    shared.is_loaded.store(true, Ordering::Release);
+    shared.sessions.loaded();
     Ok(())
 }
 
 async fn run(shared: Weak<Shared>) {
     let mut looked_at = None;
+    let mut led = true;
+    let mut reported_at = Duration::ZERO;
     loop {
         let Some(shared) = shared.upgrade() else {
             return;
@@ -74,11 +79,32 @@ async fn run(shared: Weak<Shared>) {
         }
         if let Err(error) = load(&shared) {
             debug!(%error, "stored sessions cannot be read yet");
-        } else {
+        } else if shared.kernel.cluster().leads() {
+            if !led {
+                shared.sessions.renew(now);
+            }
+            led = true;
             expire(&shared, now).await;
+        } else {
+            led = false;
+            if now.saturating_sub(reported_at) >= REPORT_INTERVAL {
+                report(&shared, reported_at).await;
+                reported_at = now;
+            }
         }
         drop(shared);
         task::sleep(INTERVAL).await;
+    }
+}
+
+/// Tells the leader whom this node heard since `since`.
+async fn report(shared: &Shared, since: Duration) {
+    let heard = shared.sessions.heard_since(since);
+    for sessions in heard.chunks(PAGE_COUNT_MAX) {
+        let op = tree::Op::TouchSessions { sessions: sessions.to_vec() };
+        if let Err(error) = shared.kernel.commit(Minitransaction::of(Op::Tree(op))).await {
+            debug!(%error, "the leader was not told which sessions are alive; trying again");
+        }
     }
 }
 

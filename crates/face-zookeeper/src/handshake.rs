@@ -108,6 +108,8 @@ async fn connect(
     received: BytesMut,
     request: ConnectRequest,
 ) -> Result<(), ConnectionError> {
+    // A session that was opened on another node must be known here before it is looked for.
+    shared.kernel.pass_read_barrier().await.map_err(unavailable)?;
     expiry::load(shared).map_err(unavailable)?;
     refuse_newer_client(shared, &request)?;
     let subject = connection.stream.client_subject();
@@ -219,6 +221,15 @@ async fn resume(
     }
     if stored.timeout_ms != timeout_ms {
         let op = tree::Op::SetSessionTimeout { session: id, timeout_ms };
+        let outcome = shared.kernel.commit(Minitransaction::of(Op::Tree(op))).await;
+        if !matches!(outcome.map_err(unavailable)?, Outcome::Committed { .. }) {
+            return Ok(None);
+        }
+    }
+    let cluster = shared.kernel.cluster();
+    if cluster.members.len() > 1 {
+        // Whichever node held it lets go; and it is told whom to listen to.
+        let op = tree::Op::MoveSession { session: id, to: cluster.node.0 };
         let outcome = shared.kernel.commit(Minitransaction::of(Op::Tree(op))).await;
         if !matches!(outcome.map_err(unavailable)?, Outcome::Committed { .. }) {
             return Ok(None);

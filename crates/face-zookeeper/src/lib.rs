@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use proteus_env::Clock;
 use proteus_face::{Accounts, AdminCommands, Connection, Face, Meter, Metrics, Serving};
-use proteus_kernel_api::{Change, Commit, Kernel, Listener};
+use proteus_kernel_api::{Change, Commit, Kernel, Listener, NodeId};
 use tracing::warn;
 
 use codec::FRAME_BYTES_MAX_DEFAULT;
@@ -98,8 +98,6 @@ pub(crate) struct Shared {
     pub(crate) connections: Connections,
     /// When the face began, on the clock that never goes back.
     pub(crate) started: Duration,
-    /// Whether the stored sessions have been read.
-    pub(crate) is_loaded: AtomicBool,
     pub(crate) is_expiring: AtomicBool,
 }
 
@@ -116,6 +114,7 @@ impl Shared {
 
 /// Turns commits into watch events and keeps the sessions known. It holds no kernel, which holds it.
 struct Follower {
+    node: NodeId,
     clock: Arc<dyn Clock>,
     watches: Arc<Watches>,
     sessions: Arc<Sessions>,
@@ -133,12 +132,26 @@ impl Listener for Follower {
                     self.sessions.on_opened(*session, *timeout_ms, self.clock.elapsed());
                 }
                 TreeChange::SessionClosed { session } => self.sessions.on_closed(*session),
+                TreeChange::SessionsHeard { sessions } => {
+                    self.sessions.on_heard(sessions, self.clock.elapsed());
+                }
+                TreeChange::SessionMoved { session, to } => {
+                    if NodeId(*to) != self.node {
+                        self.sessions.on_moved(*session);
+                    }
+                }
                 TreeChange::SoftQuotaExceeded { path } => {
                     warn!(path, "the soft quota of this subtree is exceeded");
                 }
                 _ => self.watches.on_change(change),
             }
         }
+    }
+
+    fn on_gap(&self) {
+        // Sessions and events that nobody tells of: clients find them out by connecting anew, which
+        // sets their watches again from the last change that each has seen.
+        self.sessions.on_gap();
     }
 }
 
@@ -154,6 +167,7 @@ impl ZookeeperFace {
     ) -> ZookeeperFace {
         let (watches, sessions) = (Arc::new(Watches::default()), Arc::new(Sessions::default()));
         kernel.follow(Arc::new(Follower {
+            node: kernel.cluster().node,
             clock: clock.clone(),
             watches: watches.clone(),
             sessions: sessions.clone(),
@@ -173,7 +187,6 @@ impl ZookeeperFace {
             meter_unknown: metrics.meter(NAME, "unknown"),
             traffic: Traffic::default(),
             connections: Connections::default(),
-            is_loaded: AtomicBool::new(false),
             is_expiring: AtomicBool::new(false),
         });
         if tokio::runtime::Handle::try_current().is_ok() {

@@ -19,7 +19,7 @@ use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
 use proteus_kernel_api::tree::Zxid;
 use proteus_kernel_api::tree::acl::SUPER;
-use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal, View};
+use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal, ReadGate, View};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::debug;
 
@@ -99,6 +99,7 @@ struct Conversation<'a> {
     received: BytesMut,
     waiting: VecDeque<Waiting>,
     in_flight: VecDeque<Batch>,
+    gate: ReadGate,
     unanswered_count: usize,
     unanswered_bytes: usize,
     last_zxid: i64,
@@ -125,6 +126,7 @@ pub(crate) async fn run(
         received: established.received,
         waiting: VecDeque::new(),
         in_flight: VecDeque::new(),
+        gate: ReadGate::default(),
         unanswered_count: 0,
         unanswered_bytes: 0,
         last_zxid: 0,
@@ -162,8 +164,9 @@ pub(crate) async fn run(
         if can_read {
             conversation.received.reserve(RECEIVE_BYTES_MIN);
         }
-        let Conversation { received, in_flight, outbox, is_ending, .. } = &mut conversation;
+        let Conversation { received, in_flight, gate, outbox, is_ending, .. } = &mut conversation;
         tokio::select! {
+            () = gate.opened(), if gate.is_closed() => {}
             read = reader.read_buf(received), if can_read => match read? {
                 0 => return Ok(()),
                 _ => conversation.session.hear(shared.clock.elapsed()),
@@ -406,6 +409,14 @@ impl Conversation<'_> {
         if run == 0 {
             return false;
         }
+        let run = match self.gate.admit(&*self.shared.kernel, run) {
+            Ok(0) => return false,
+            Ok(run) => run,
+            Err(error) => {
+                self.failure = Some(ConnectionError::Io(std::io::Error::other(error)));
+                return false;
+            }
+        };
         let run: Vec<Waiting> = self.waiting.drain(..run).collect();
         let mut watching = Watching {
             shared: self.shared,

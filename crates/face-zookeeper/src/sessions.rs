@@ -2,6 +2,9 @@
 //!
 //! That a session exists is durable; when its client was last heard is not. After a restart every
 //! stored session gets its full timeout again, as ZooKeeper's new leader gives it.
+//!
+//! In a cluster the leader ends silent sessions. The other nodes tell it through the log, now and then
+//! and for many sessions at once, whom they heard; that is told to everybody and stored nowhere.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -66,6 +69,8 @@ impl LiveSession {
 #[derive(Default)]
 pub(crate) struct Sessions {
     live: Mutex<HashMap<SessionId, Arc<LiveSession>>>,
+    /// Whether those that are stored are known.
+    is_loaded: AtomicBool,
 }
 
 impl Sessions {
@@ -101,6 +106,64 @@ impl Sessions {
 
     pub(crate) fn count(&self) -> usize {
         self.live.lock().len()
+    }
+
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.is_loaded.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn loaded(&self) {
+        self.is_loaded.store(true, Ordering::Release);
+    }
+
+    /// Other nodes heard these.
+    pub(crate) fn on_heard(&self, ids: &[SessionId], now: Duration) {
+        let live = self.live.lock();
+        for session in ids.iter().filter_map(|id| live.get(id)) {
+            session.hear(now);
+        }
+    }
+
+    /// Another node holds the session now.
+    pub(crate) fn on_moved(&self, id: SessionId) {
+        if let Some(session) = self.get(id)
+            && let Some(holder) = session.holder.lock().take()
+        {
+            holder.outbox.close(Closing::SessionMoved);
+        }
+    }
+
+    /// Whatever this node knew may be wrong: forgets all sessions and closes their connections. Those
+    /// that are stored are loaded again.
+    pub(crate) fn on_gap(&self) {
+        self.is_loaded.store(false, Ordering::Release);
+        let forgotten = std::mem::take(&mut *self.live.lock());
+        for session in forgotten.into_values() {
+            if let Some(holder) = session.holder.lock().take() {
+                holder.outbox.close(Closing::SessionMoved);
+            }
+        }
+    }
+
+    /// Sessions held here whose clients were heard since `since`.
+    pub(crate) fn heard_since(&self, since: Duration) -> Vec<SessionId> {
+        let is_heard = |session: &&Arc<LiveSession>| {
+            session.heard_ms.load(Ordering::Relaxed) >= millis(since)
+                && session.holder.lock().is_some()
+        };
+        let mut heard: Vec<SessionId> =
+            self.live.lock().values().filter(is_heard).map(|session| session.id).collect();
+        heard.sort_unstable();
+        heard
+    }
+
+    /// Gives every session its full timeout from now on, as whoever comes to lead does: it has not
+    /// heard whom the leader before it heard.
+    pub(crate) fn renew(&self, now: Duration) {
+        for session in self.live.lock().values() {
+            session.hear(now);
+            session.is_ending.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Sessions not heard for their timeout; each is told once, until [`Sessions::spare`].

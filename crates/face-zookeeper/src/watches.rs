@@ -151,7 +151,9 @@ impl Watches {
             Change::ChildrenChanged { path, acl } => (EventType::NodeChildrenChanged, path, acl),
             Change::SoftQuotaExceeded { .. }
             | Change::SessionOpened { .. }
-            | Change::SessionClosed { .. } => return,
+            | Change::SessionClosed { .. }
+            | Change::SessionsHeard { .. }
+            | Change::SessionMoved { .. } => return,
         };
         // One event to each client, however many of its watches wait for it.
         let mut watchers = Watchers::new();

@@ -11,6 +11,7 @@
 //! [`Kernel::read`], [`Kernel::follow`]. [`MemoryKernel`] answers them from memory, for tests.
 
 mod feed;
+mod gate;
 mod memory;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use proteus_machine::Committed;
 
 pub use feed::{Feed, FeedLagged, Waiter, Waiters};
+pub use gate::ReadGate;
 pub use memory::MemoryKernel;
 pub use proteus_machine::{KernelError, View};
 pub use proteus_shard_machine::{
@@ -126,6 +128,17 @@ impl dyn Kernel {
         match result {
             Some(result) => Ok(result?),
             None => Err(KernelError::Unavailable("the read was not carried out".to_owned())),
+        }
+    }
+
+    /// Waits until the next [`Kernel::read`] sees every commit acknowledged before this call.
+    ///
+    /// # Errors
+    /// If this node cannot tell whether it is up to date.
+    pub async fn pass_read_barrier(&self) -> Result<(), KernelError> {
+        match self.read_barrier() {
+            None => Ok(()),
+            Some(barrier) => barrier.await,
         }
     }
 

@@ -68,6 +68,11 @@ pub(crate) fn apply(ctx: &mut Context<'_>, op: &Op) -> Applied<Reply> {
             Ok(Reply::SessionOpen)
         }
         Op::CloseSession { session } => lifetimes::close_session(ctx, *session),
+        Op::TouchSessions { sessions } => {
+            ctx.emit(Change::SessionsHeard { sessions: sessions.clone() });
+            Ok(Reply::SessionOpen)
+        }
+        Op::MoveSession { session, to } => lifetimes::move_session(ctx, *session, *to),
         Op::RemoveOverdue { path, due_ms } => lifetimes::remove_overdue(ctx, path, *due_ms),
     }
 }

@@ -306,6 +306,18 @@ pub enum Op {
         /// Which.
         session: SessionId,
     },
+    /// Tells everybody that the clients of these sessions were heard. Stores nothing.
+    TouchSessions {
+        /// Which.
+        sessions: Vec<SessionId>,
+    },
+    /// Tells everybody which node holds a session now. Refused if it has ended; stores nothing.
+    MoveSession {
+        /// Which.
+        session: SessionId,
+        /// The node's number.
+        to: u64,
+    },
     /// Deletes a container, or a znode with a time to live, whose time has come. Does nothing
     /// otherwise.
     RemoveOverdue {
@@ -471,6 +483,18 @@ pub enum Change {
     SessionClosed {
         /// Which.
         session: SessionId,
+    },
+    /// The clients of these sessions were heard on some node.
+    SessionsHeard {
+        /// Which.
+        sessions: Vec<SessionId>,
+    },
+    /// A session is held by another node now.
+    SessionMoved {
+        /// Which.
+        session: SessionId,
+        /// That node's number.
+        to: u64,
     },
 }
 

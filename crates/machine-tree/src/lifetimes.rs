@@ -24,6 +24,18 @@ pub(crate) fn put_session(ctx: &mut Context<'_>, session: SessionId, stored: &Se
     ctx.emit(Change::SessionOpened { session, timeout_ms: stored.timeout_ms });
 }
 
+pub(crate) fn move_session(
+    ctx: &mut Context<'_>,
+    session: SessionId,
+    to: u64,
+) -> Applied<Reply> {
+    if record::session(ctx.read(), session)?.is_none() {
+        return refuse(Refusal::SessionExpired { session });
+    }
+    ctx.emit(Change::SessionMoved { session, to });
+    Ok(Reply::SessionOpen)
+}
+
 pub(crate) fn close_session(ctx: &mut Context<'_>, session: SessionId) -> Applied<Reply> {
     if record::session(ctx.read(), session)?.is_none() {
         return Ok(Reply::SessionClosed { was_open: false });
