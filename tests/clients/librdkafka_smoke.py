@@ -166,14 +166,91 @@ def group_of_members():
     print("ok group: three members share, commit, and a fourth resumes; eager and cooperative")
 
 
-def transactions_are_refused():
-    producer = Producer({"bootstrap.servers": ADDRESS, "transactional.id": f"t-{RUN}"})
+def read_all(topic, isolation):
+    consumer = Consumer(
+        {"bootstrap.servers": ADDRESS, "group.id": f"rd-read-{RUN}", "isolation.level": isolation,
+         "auto.offset.reset": "earliest", "enable.partition.eof": True}
+    )
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    values = []
+    while True:
+        record = consumer.poll(DEADLINE_S)
+        expect(record is not None, f"{isolation}: the end of the partition is reached")
+        if record.error():
+            break
+        values.append(record.value().decode())
+    consumer.close()
+    return values
+
+
+def transactions():
+    topic, settings = f"rd-tx-{RUN}", {"bootstrap.servers": ADDRESS, "transactional.id": f"t-{RUN}"}
+    producer = Producer(settings)
+    producer.init_transactions(DEADLINE_S)
+    for number, commits in enumerate([True, False, True]):
+        producer.begin_transaction()
+        for record in range(10):
+            producer.produce(topic, f"{number}-{record}".encode(), partition=0)
+        producer.flush(DEADLINE_S)
+        if commits:
+            producer.commit_transaction(DEADLINE_S)
+        else:
+            producer.abort_transaction(DEADLINE_S)
+    committed = [f"{number}-{record}" for number in (0, 2) for record in range(10)]
+    expect(read_all(topic, "read_committed") == committed, "aborted records are not seen")
+    expect(len(read_all(topic, "read_uncommitted")) == 30, "unless they are asked for")
+    # What is open hides what follows, until a new instance of the producer fences the old one.
+    producer.begin_transaction()
+    producer.produce(topic, b"zombie", partition=0)
+    producer.flush(DEADLINE_S)
+    plain = Producer({"bootstrap.servers": ADDRESS})
+    plain.produce(topic, b"plain", partition=0)
+    plain.flush(DEADLINE_S)
+    expect(read_all(topic, "read_committed") == committed, "nothing undecided is seen")
+    successor = Producer(settings)
+    successor.init_transactions(DEADLINE_S)
+    expect(read_all(topic, "read_committed") == committed + ["plain"], "the open one is aborted")
     try:
-        producer.init_transactions(10)
-        expect(False, "transactions are refused")
+        producer.commit_transaction(DEADLINE_S)
+        expect(False, "the zombie is fenced")
     except KafkaException as error:
-        expect(not error.args[0].retriable(), f"refused for good: {error}")
-    print("ok transactions are refused clearly")
+        expect(error.args[0].fatal(), f"the zombie is fenced for good: {error}")
+    print("ok transactions: commit, abort, isolation, fencing")
+
+
+def consume_transform_produce():
+    source, sink, group = f"rd-in-{RUN}", f"rd-out-{RUN}", f"rd-ctp-{RUN}"
+    plain = Producer({"bootstrap.servers": ADDRESS})
+    for number in range(100):
+        plain.produce(source, str(number).encode(), partition=0)
+    plain.flush(DEADLINE_S)
+    settings = {
+        "bootstrap.servers": ADDRESS, "group.id": group, "auto.offset.reset": "earliest",
+        "enable.auto.commit": False, "isolation.level": "read_committed",
+    }
+    # The second run takes over where the first committed; its first attempt is aborted.
+    for run in range(2):
+        consumer = Consumer(settings)
+        consumer.subscribe([source])
+        producer = Producer({"bootstrap.servers": ADDRESS, "transactional.id": f"ctp-{RUN}"})
+        producer.init_transactions(DEADLINE_S)
+        records = collect(consumer, 50)[:50]
+        for commits in [False, True]:
+            producer.begin_transaction()
+            for record in records:
+                producer.produce(sink, record.value(), partition=0)
+            offsets = [TopicPartition(source, 0, records[-1].offset() + 1)]
+            producer.send_offsets_to_transaction(
+                offsets, consumer.consumer_group_metadata(), DEADLINE_S)
+            producer.flush(DEADLINE_S)
+            if commits:
+                producer.commit_transaction(DEADLINE_S)
+            else:
+                producer.abort_transaction(DEADLINE_S)
+        consumer.close()
+    expect(read_all(sink, "read_committed") == [str(number) for number in range(100)],
+           "every record is transformed exactly once")
+    print("ok consume, transform, produce: exactly once over an abort and a restart")
 
 
 if __name__ == "__main__":
@@ -182,5 +259,6 @@ if __name__ == "__main__":
     administer()
     list_offsets()
     group_of_members()
-    transactions_are_refused()
+    transactions()
+    consume_transform_produce()
     print("confluent-kafka (librdkafka): all well")

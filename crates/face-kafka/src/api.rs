@@ -64,6 +64,13 @@ pub(crate) const SERVED: &[Served] = &[
     served_in(ApiKey::IncrementalAlterConfigs, "IncrementalAlterConfigs", 0, 1),
     served_in(ApiKey::OffsetDelete, "OffsetDelete", 0, 0),
     served_in(ApiKey::DescribeCluster, "DescribeCluster", 0, 2),
+    served_in(ApiKey::AddPartitionsToTxn, "AddPartitionsToTxn", 0, 5),
+    served_in(ApiKey::AddOffsetsToTxn, "AddOffsetsToTxn", 0, 4),
+    served_in(ApiKey::EndTxn, "EndTxn", 0, 5),
+    served_in(ApiKey::TxnOffsetCommit, "TxnOffsetCommit", 0, 5),
+    served_in(ApiKey::DescribeProducers, "DescribeProducers", 0, 0),
+    served_in(ApiKey::DescribeTransactions, "DescribeTransactions", 0, 0),
+    served_in(ApiKey::ListTransactions, "ListTransactions", 0, 2),
 ];
 
 /// The entry of a request in [`SERVED`].

@@ -74,6 +74,11 @@ fn of_topic(refusal: &TopicRefusal) -> ResponseError {
         TopicRefusal::BatchTooLarge { .. } => ResponseError::MessageTooLarge,
         TopicRefusal::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
         TopicRefusal::StaleProducerEpoch { .. } => ResponseError::InvalidProducerEpoch,
+        TopicRefusal::UnknownTransactionalProducer { .. } => {
+            ResponseError::InvalidProducerIdMapping
+        }
+        TopicRefusal::ProducerFenced { .. } => ResponseError::ProducerFenced,
+        TopicRefusal::NotInTransaction { .. } => ResponseError::InvalidTxnState,
         TopicRefusal::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,
         TopicRefusal::MetadataTooLarge { .. } => ResponseError::OffsetMetadataTooLarge,
         // A check that this face does not make.

@@ -17,6 +17,7 @@ mod codec;
 mod coordinator;
 mod errors;
 mod group;
+mod pattern;
 mod requests;
 mod session;
 mod topics;

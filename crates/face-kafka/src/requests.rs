@@ -9,9 +9,9 @@ mod groups;
 mod list_offsets;
 mod offsets;
 pub(crate) mod produce;
-mod producer_id;
 pub(crate) mod sasl;
 mod topics;
+mod transactions;
 
 use std::sync::Arc;
 
@@ -65,7 +65,26 @@ pub(crate) async fn answer(
         Q::IncrementalAlterConfigs(body) => {
             R::IncrementalAlterConfigs(configs::alter(session, body).await)
         }
-        Q::InitProducerId(body) => R::InitProducerId(producer_id::answer(session, body).await),
+        Q::InitProducerId(body) => {
+            R::InitProducerId(transactions::init(session, version, body).await)
+        }
+        Q::AddPartitionsToTxn(body) => {
+            R::AddPartitionsToTxn(transactions::add_partitions(session, version, body).await)
+        }
+        Q::AddOffsetsToTxn(body) => {
+            R::AddOffsetsToTxn(transactions::add_offsets(session, version, body).await)
+        }
+        Q::TxnOffsetCommit(body) => {
+            R::TxnOffsetCommit(transactions::commit_offsets(session, version, body).await)
+        }
+        Q::EndTxn(body) => R::EndTxn(transactions::end(session, version, body).await),
+        Q::DescribeTransactions(body) => {
+            R::DescribeTransactions(transactions::describe(session, body))
+        }
+        Q::ListTransactions(body) => R::ListTransactions(transactions::list(session, body)),
+        Q::DescribeProducers(body) => {
+            R::DescribeProducers(transactions::describe_producers(session, body))
+        }
         Q::JoinGroup(body) => R::JoinGroup(groups::join(session, version, client_id, body).await),
         Q::SyncGroup(body) => R::SyncGroup(groups::sync(session, body).await),
         Q::Heartbeat(body) => R::Heartbeat(groups::heartbeat(session, &body)),
@@ -83,6 +102,9 @@ pub(crate) async fn answer(
     };
     Ok(Some(response))
 }
+
+/// Isolation level of those who read only what is committed.
+const READ_COMMITTED: i8 = 1;
 
 /// A string of the protocol.
 fn text(value: impl Into<String>) -> StrBytes {
@@ -113,6 +135,7 @@ pub(crate) fn is_error(response: &ResponseKind) -> bool {
         ResponseKind::SyncGroup(response) => response.error_code != 0,
         ResponseKind::Heartbeat(response) => response.error_code != 0,
         ResponseKind::InitProducerId(response) => response.error_code != 0,
+        ResponseKind::EndTxn(response) => response.error_code != 0,
         ResponseKind::SaslAuthenticate(response) => response.error_code != 0,
         _ => false,
     }

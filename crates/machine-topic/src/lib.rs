@@ -22,6 +22,7 @@ pub mod read;
 mod stored;
 mod timers;
 mod topics;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +31,8 @@ use bytes::Bytes;
 use proteus_machine::{Abort, Ctx, Machine, View};
 use proteus_store::StoreError;
 use serde::{Deserialize, Serialize};
+
+use append::Membership;
 
 pub use timers::TimerSubject;
 pub use topics::name_problem;
@@ -69,6 +72,8 @@ pub mod settings {
     pub const RETENTION_BYTES: &str = "retention.bytes";
     /// Longest batch, in bytes.
     pub const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+    /// `CreateTime`: timestamps are the producer's; `LogAppendTime`: those of the append.
+    pub const MESSAGE_TIMESTAMP_TYPE: &str = "message.timestamp.type";
     /// `delete`, `compact`, or both with a comma. Retention applies where it says `delete`.
     pub const CLEANUP_POLICY: &str = "cleanup.policy";
 }
@@ -122,7 +127,7 @@ pub enum Op {
         /// What to change.
         config: BTreeMap<String, Option<String>>,
     },
-    /// Appends one batch. Replies [`Reply::Appended`].
+    /// Appends one batch that belongs to no transaction. Replies [`Reply::Appended`].
     Append {
         /// The topic.
         topic_id: TopicId,
@@ -130,6 +135,18 @@ pub enum Op {
         partition: u32,
         /// Exactly one batch; its checksum was verified by the proposer.
         batch: Bytes,
+    },
+    /// Appends one batch of the transaction of its producer. Replies [`Reply::Appended`].
+    AppendInTransaction {
+        /// The topic.
+        topic_id: TopicId,
+        /// Partition of the topic, from 0.
+        partition: u32,
+        /// As in [`Op::Append`].
+        batch: Bytes,
+        /// Whether the partition becomes a part of the transaction, which starts if none goes on;
+        /// otherwise it must be one already.
+        joins: bool,
     },
     /// Makes what stands before an offset unreadable. Replies [`Reply::LogStart`].
     DeleteRecords {
@@ -142,6 +159,49 @@ pub enum Op {
     },
     /// Hands out a producer id that nobody had before. Replies [`Reply::ProducerId`].
     AllocateProducerId,
+    /// Gives a transactional producer its id and next epoch, which fences its former instances and
+    /// aborts the transaction they left open. Replies [`Reply::Producer`].
+    InitTransactions {
+        /// Names the producer across its restarts.
+        transactional_id: String,
+        /// Milliseconds after which a transaction of its is aborted.
+        timeout_ms: u64,
+        /// Producer id and epoch that it has, if it is no new instance.
+        expected: Option<(i64, i16)>,
+    },
+    /// Makes partitions and groups part of a producer's transaction, which starts if none goes on.
+    /// Replies [`Reply::Done`].
+    AddToTransaction {
+        /// Whose.
+        producer: TransactionalProducer,
+        /// To be written to.
+        partitions: Vec<(TopicId, u32)>,
+        /// Whose offsets are to be committed.
+        groups: Vec<String>,
+    },
+    /// Sets a group's committed offsets when the producer's transaction is committed. Replies
+    /// [`Reply::Done`].
+    CommitOffsetsInTransaction {
+        /// Whose.
+        producer: TransactionalProducer,
+        /// The consumer group.
+        group: String,
+        /// What it has consumed.
+        offsets: Vec<NewOffset>,
+        /// Whether the group becomes a part of the transaction, which starts if none goes on;
+        /// otherwise it must be one already.
+        joins: bool,
+    },
+    /// Commits or aborts a producer's transaction in all its partitions and groups. Replies
+    /// [`Reply::Producer`].
+    EndTransaction {
+        /// Whose.
+        producer: TransactionalProducer,
+        /// Or aborts.
+        commits: bool,
+        /// Whether the producer gets a new epoch with it (KIP-890).
+        bumps_epoch: bool,
+    },
     /// Sets a group's committed offsets. Replies [`Reply::Done`].
     CommitOffsets {
         /// The consumer group.
@@ -171,6 +231,30 @@ pub enum Op {
     },
 }
 
+/// An instance of a transactional producer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransactionalProducer {
+    /// Names it across its restarts.
+    pub transactional_id: String,
+    /// Its id.
+    pub producer_id: i64,
+    /// Which instance it is.
+    pub epoch: i16,
+}
+
+/// What has become of a producer's newest transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TransactionState {
+    /// It has had none.
+    Empty,
+    /// It goes on.
+    Ongoing,
+    /// It was committed.
+    Committed,
+    /// It was aborted.
+    Aborted,
+}
+
 /// An offset that a group commits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewOffset {
@@ -197,6 +281,13 @@ pub enum Reply {
     LogStart(i64),
     /// A producer id of one's own.
     ProducerId(i64),
+    /// A transactional producer's id and epoch.
+    Producer {
+        /// Its id.
+        producer_id: i64,
+        /// Its epoch.
+        epoch: i16,
+    },
     /// How many entries were removed.
     Removed(u64),
 }
@@ -208,6 +299,8 @@ pub struct Appended {
     pub base_offset: i64,
     /// First offset of the partition that may be read.
     pub log_start_offset: i64,
+    /// The timestamp that its records were given, in milliseconds since the Unix epoch.
+    pub append_time_ms: Option<i64>,
     /// Whether it stood there already: the producer sent it again.
     pub is_duplicate: bool,
 }
@@ -272,6 +365,31 @@ pub enum Refusal {
         current: i16,
         /// The epoch of the batch.
         found: i16,
+    },
+    /// No such transactional producer, or not under this id.
+    #[error("producer {producer_id} is not that of transactional id '{transactional_id}'")]
+    UnknownTransactionalProducer {
+        /// The transactional id.
+        transactional_id: String,
+        /// The producer.
+        producer_id: i64,
+    },
+    /// A newer instance of the transactional producer has begun.
+    #[error("transactional id '{transactional_id}' has epoch {current} by now, not {found}")]
+    ProducerFenced {
+        /// The transactional id.
+        transactional_id: String,
+        /// Its newest epoch.
+        current: i16,
+        /// The epoch of the request.
+        found: i16,
+    },
+    /// There is no transaction of the producer of which this could be a part, or its batch is in
+    /// none while one is open.
+    #[error("producer {producer_id} has no such transaction going on")]
+    NotInTransaction {
+        /// The producer.
+        producer_id: i64,
     },
     /// The offset is outside the partition.
     #[error("offset {offset} is outside the partition, which is readable up to {next_offset}")]
@@ -382,7 +500,24 @@ impl Machine for Topic {
             }
             Op::ConfigureTopic { topic_id, config } => topics::configure(ctx, *topic_id, config),
             Op::Append { topic_id, partition, batch } => {
-                append::append(ctx, *topic_id, *partition, batch).map(Reply::Appended)
+                append::append(ctx, *topic_id, *partition, batch, Membership::None)
+                    .map(Reply::Appended)
+            }
+            Op::AppendInTransaction { topic_id, partition, batch, joins } => {
+                let membership = if *joins { Membership::Joins } else { Membership::Joined };
+                append::append(ctx, *topic_id, *partition, batch, membership).map(Reply::Appended)
+            }
+            Op::InitTransactions { transactional_id, timeout_ms, expected } => {
+                transactions::init(ctx, transactional_id, *timeout_ms, *expected)
+            }
+            Op::AddToTransaction { producer, partitions, groups } => {
+                transactions::add(ctx, producer, partitions, groups)
+            }
+            Op::CommitOffsetsInTransaction { producer, group, offsets, joins } => {
+                transactions::commit_offsets(ctx, producer, group, offsets, *joins)
+            }
+            Op::EndTransaction { producer, commits, bumps_epoch } => {
+                transactions::finish(ctx, producer, *commits, *bumps_epoch)
             }
             Op::DeleteRecords { topic_id, partition, before_offset } => {
                 timers::delete_records(ctx, *topic_id, *partition, *before_offset)

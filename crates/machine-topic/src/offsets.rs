@@ -26,19 +26,24 @@ pub(crate) fn check_committed(
     }
 }
 
+/// The offset as it is stored, if it can be committed.
+pub(crate) fn checked(ctx: &TopicCtx<'_>, new: &NewOffset) -> Applied<StoredOffset> {
+    existing_partition(ctx, new.topic_id, new.partition)?;
+    let bytes = new.metadata.len();
+    if bytes > OFFSET_METADATA_BYTES_MAX {
+        return refuse(Refusal::MetadataTooLarge { bytes });
+    }
+    Ok(StoredOffset {
+        offset: new.offset,
+        leader_epoch: new.leader_epoch,
+        metadata: new.metadata.clone(),
+        committed_at_ms: ctx.now_ms(),
+    })
+}
+
 pub(crate) fn commit(ctx: &mut TopicCtx<'_>, group: &str, offsets: &[NewOffset]) -> Applied<Reply> {
     for new in offsets {
-        existing_partition(ctx, new.topic_id, new.partition)?;
-        let bytes = new.metadata.len();
-        if bytes > OFFSET_METADATA_BYTES_MAX {
-            return refuse(Refusal::MetadataTooLarge { bytes });
-        }
-        let stored = StoredOffset {
-            offset: new.offset,
-            leader_epoch: new.leader_epoch,
-            metadata: new.metadata.clone(),
-            committed_at_ms: ctx.now_ms(),
-        };
+        let stored = checked(ctx, new)?;
         ctx.put(keys::offset(group, new.topic_id, new.partition), stored::encode(&stored));
     }
     ctx.emit(Change::OffsetsCommitted { group: group.to_owned() });

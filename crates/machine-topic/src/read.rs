@@ -7,8 +7,11 @@ use bytes::Bytes;
 use proteus_store::{Direction, Read, StoreError, prefix_end};
 
 use crate::batch::{BatchHeader, decode_records};
-use crate::stored::{self, StoredOffset, StoredPartition, StoredTopic};
-use crate::{BATCH_BYTES_MAX, BATCH_BYTES_MAX_DEFAULT, TopicId, keys, settings};
+use crate::stored::{
+    self, StoredAborted, StoredOffset, StoredPartition, StoredProducer, StoredTopic,
+    StoredTransaction,
+};
+use crate::{BATCH_BYTES_MAX, BATCH_BYTES_MAX_DEFAULT, TopicId, TransactionState, keys, settings};
 
 /// A topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub struct PartitionInfo {
     pub log_start_offset: i64,
     /// First offset not yet there: the end, exclusive, of what may be read.
     pub high_watermark: i64,
+    /// The end, exclusive, of what is decided: no transaction that is open began before.
+    pub last_stable_offset: i64,
     /// Of all batches kept.
     pub bytes: u64,
 }
@@ -41,8 +46,17 @@ pub struct PartitionInfo {
 pub struct StoredBatch {
     /// Offset of its first record.
     pub base_offset: i64,
+    /// Offset of its last record.
+    pub last_offset: i64,
     /// As its producer sent it; see [`put_batch`](crate::batch::put_batch).
     pub bytes: Bytes,
+}
+
+impl StoredBatch {
+    /// First offset after the batch.
+    pub fn end_offset(&self) -> i64 {
+        self.last_offset.saturating_add(1)
+    }
 }
 
 /// A group's committed offset.
@@ -155,12 +169,13 @@ pub fn partition(
     Ok(stored.map(|stored| PartitionInfo {
         log_start_offset: stored.log_start_offset,
         high_watermark: stored.next_offset,
+        last_stable_offset: stored.last_stable_offset(),
         bytes: stored.bytes,
     }))
 }
 
-/// Batches of a partition from the one that holds `offset` on, as `limit` says. Empty if `offset` is
-/// at or after the end. Records before `offset` in the first batch are the reader's to skip.
+/// Batches of a partition from the one that holds `offset` to before `end_offset`, as `limit` says.
+/// Empty if `offset` is at or after the end. Records before `offset` in the first batch are the reader's to skip.
 ///
 /// # Errors
 /// If the store fails.
@@ -169,6 +184,7 @@ pub fn read_batches(
     topic_id: TopicId,
     partition: u32,
     offset: i64,
+    end_offset: i64,
     limit: ReadLimit,
 ) -> Result<Vec<StoredBatch>, StoreError> {
     let (bytes_max, takes_first) = match limit {
@@ -179,7 +195,7 @@ pub fn read_batches(
     let mut bytes = 0usize;
     let mut damaged = None;
     let start = first_batch_key(state, topic_id, partition, offset)?;
-    let end = keys::batch(topic_id, partition, i64::MAX);
+    let end = keys::batch(topic_id, partition, end_offset);
     state.scan(&start, &end, Direction::Ascending, &mut |key, value| {
         let fits = bytes.saturating_add(value.len()) <= bytes_max;
         let is_first = takes_first && batches.is_empty();
@@ -189,9 +205,11 @@ pub fn read_batches(
         match (keys::batch_base_offset(key), BatchHeader::parse(value)) {
             (Some(base_offset), Ok(header)) => {
                 // Where the batch that held the offset was deleted, the next one follows.
-                if base_offset + i64::from(header.record_count) > offset {
+                let end_offset = header.end_offset(base_offset);
+                if end_offset > offset {
                     bytes += value.len();
-                    batches.push(StoredBatch { base_offset, bytes: value.clone() });
+                    let last_offset = end_offset - 1;
+                    batches.push(StoredBatch { base_offset, last_offset, bytes: value.clone() });
                 }
                 ControlFlow::Continue(())
             }
@@ -202,6 +220,62 @@ pub fn read_batches(
         }
     })?;
     damaged.map_or(Ok(batches), Err)
+}
+
+/// A transaction that was aborted in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AbortedTransaction {
+    /// Its producer.
+    pub producer_id: i64,
+    /// Offset of its first record.
+    pub first_offset: i64,
+    /// Offset of its marker.
+    pub marker_offset: i64,
+}
+
+impl AbortedTransaction {
+    /// Whether the batch with this header at `base_offset` belongs to it.
+    pub fn covers(&self, header: &BatchHeader, base_offset: i64) -> bool {
+        header.is_transactional()
+            && header.producer_id == self.producer_id
+            && (self.first_offset..self.marker_offset).contains(&base_offset)
+    }
+}
+
+/// Aborted transactions that have records from `offset` (inclusive) to `end_offset` (exclusive), in
+/// the order of their ends.
+///
+/// # Errors
+/// If the store fails.
+pub fn aborted_transactions(
+    state: &dyn Read,
+    topic_id: TopicId,
+    partition: u32,
+    offset: i64,
+    end_offset: i64,
+) -> Result<Vec<AbortedTransaction>, StoreError> {
+    let mut aborted = Vec::new();
+    let mut damaged = None;
+    let start = keys::aborted(topic_id, partition, offset);
+    let end = keys::aborted_end(topic_id, partition);
+    state.scan(&start, &end, Direction::Ascending, &mut |key, value| {
+        let decoded = stored::decode::<StoredAborted>(key, value);
+        let (Some(marker_offset), Ok(found)) = (keys::entry_offset(key), decoded) else {
+            damaged = Some(StoreError::corrupt(key, "not an aborted transaction"));
+            return ControlFlow::Break(());
+        };
+        let StoredAborted { producer_id, first_offset, last_stable_offset } = found;
+        if first_offset < end_offset {
+            aborted.push(AbortedTransaction { producer_id, first_offset, marker_offset });
+        }
+        // Whatever ends later began later than all that was wanted.
+        if last_stable_offset >= end_offset {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })?;
+    damaged.map_or(Ok(aborted), Err)
 }
 
 /// Key of the last batch that begins at or before `offset`, or of where it would stand.
@@ -304,6 +378,149 @@ pub fn committed_offset(
     }))
 }
 
+/// Whether a transaction that goes on may set the group's offset.
+///
+/// # Errors
+/// If the store fails.
+pub fn has_pending_offset(
+    state: &dyn Read,
+    group: &str,
+    topic_id: TopicId,
+    partition: u32,
+) -> Result<bool, StoreError> {
+    let mut is_pending = false;
+    let prefix = keys::pending_offsets_of_partition(group, topic_id, partition);
+    state.scan_prefix(&prefix, &mut |_, _| {
+        is_pending = true;
+        ControlFlow::Break(())
+    })?;
+    Ok(is_pending)
+}
+
+/// A producer that writes to a partition, as far as it numbers its batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducerInfo {
+    /// Its id.
+    pub producer_id: i64,
+    /// Its newest epoch.
+    pub epoch: i16,
+    /// Of its newest record; -1 if it has written none in this epoch.
+    pub last_sequence: i32,
+    /// Milliseconds since the Unix epoch.
+    pub last_append_at_ms: u64,
+    /// First offset of its transaction that is open here.
+    pub open_since: Option<i64>,
+}
+
+/// Producers of a partition, at most `count_max`, by their ids.
+///
+/// # Errors
+/// If the store fails.
+pub fn producers(
+    state: &dyn Read,
+    topic_id: TopicId,
+    partition: u32,
+    count_max: usize,
+) -> Result<Vec<ProducerInfo>, StoreError> {
+    let mut producers = Vec::new();
+    let mut damaged = None;
+    state.scan_prefix(&keys::producers(topic_id, partition), &mut |key, value| {
+        let decoded = stored::decode::<StoredProducer>(key, value);
+        let (Some(producer_id), Ok(found)) = (keys::producer_id(key), decoded) else {
+            damaged = Some(StoreError::corrupt(key, "not a producer"));
+            return ControlFlow::Break(());
+        };
+        producers.push(ProducerInfo {
+            producer_id,
+            epoch: found.epoch,
+            last_sequence: found.batches.back().map_or(-1, |batch| batch.last_sequence),
+            last_append_at_ms: found.last_append_at_ms,
+            open_since: found.open_since,
+        });
+        if producers.len() < count_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    damaged.map_or(Ok(producers), Err)
+}
+
+/// A transactional producer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransactionInfo {
+    /// Names it across its restarts.
+    pub transactional_id: String,
+    /// Its id.
+    pub producer_id: i64,
+    /// Its newest epoch.
+    pub epoch: i16,
+    /// What has become of its newest transaction.
+    pub state: TransactionState,
+    /// Milliseconds after which a transaction is aborted.
+    pub timeout_ms: u64,
+    /// When the transaction that goes on began, in milliseconds since the Unix epoch.
+    pub started_at_ms: Option<u64>,
+    /// Partitions of the transaction that goes on.
+    pub partitions: Vec<(TopicId, u32)>,
+}
+
+/// The transactional producer called `transactional_id`.
+///
+/// # Errors
+/// If the store fails.
+pub fn transaction(
+    state: &dyn Read,
+    transactional_id: &str,
+) -> Result<Option<TransactionInfo>, StoreError> {
+    let key = keys::transactional_id(transactional_id);
+    let Some(producer_id) = stored::get::<i64>(state, &key)? else {
+        return Ok(None);
+    };
+    let found: Option<StoredTransaction> = stored::get(state, &keys::transaction(producer_id))?;
+    let Some(found) = found else {
+        return Ok(None);
+    };
+    let mut partitions = Vec::new();
+    state.scan_prefix(&keys::transaction_partitions(producer_id), &mut |key, _| {
+        partitions.extend(keys::transaction_partition_parts(key));
+        ControlFlow::Continue(())
+    })?;
+    let is_ongoing = found.state == TransactionState::Ongoing;
+    Ok(Some(TransactionInfo {
+        transactional_id: found.transactional_id,
+        producer_id,
+        epoch: found.epoch,
+        state: found.state,
+        timeout_ms: found.timeout_ms,
+        started_at_ms: is_ongoing.then_some(found.started_at_ms),
+        partitions,
+    }))
+}
+
+/// Transactional ids after `after` (exclusive), in order, at most `count_max`.
+///
+/// # Errors
+/// If the store fails.
+pub fn transactional_ids_after(
+    state: &dyn Read,
+    after: Option<&str>,
+    count_max: usize,
+) -> Result<Vec<String>, StoreError> {
+    let prefix = keys::transactional_ids();
+    let mut start = after.map_or(prefix.clone(), keys::transactional_id);
+    if after.is_some() {
+        // The first key after the id itself.
+        start.push(0);
+    }
+    let mut ids = Vec::new();
+    state.scan(&start, &prefix_end(&prefix), Direction::Ascending, &mut |key, _| {
+        if ids.len() >= count_max {
+            return ControlFlow::Break(());
+        }
+        let id = key.get(prefix.len()..).unwrap_or_default();
+        ids.push(String::from_utf8_lossy(id).into_owned());
+        ControlFlow::Continue(())
+    })?;
+    Ok(ids)
+}
+
 /// All partitions for which a group committed an offset.
 ///
 /// # Errors
@@ -390,6 +607,11 @@ impl ConfigReader<'_> {
         u64::try_from(retention_bytes).ok().filter(|_| self.deletes())
     }
 
+    /// Whether records get the time at which they are appended.
+    pub fn has_append_time(&self) -> bool {
+        self.0.get(settings::MESSAGE_TIMESTAMP_TYPE).is_some_and(|kind| kind == "LogAppendTime")
+    }
+
     /// Whether anything is ever deleted by itself.
     pub fn has_retention(&self) -> bool {
         self.retention_ms().is_some() || self.retention_bytes().is_some()
@@ -416,6 +638,12 @@ impl ConfigReader<'_> {
         }
         if self.number(settings::MAX_MESSAGE_BYTES).is_some_and(|bytes| bytes < 0) {
             return Some(format!("{} must not be negative", settings::MAX_MESSAGE_BYTES));
+        }
+        if let Some(kind) = self.0.get(settings::MESSAGE_TIMESTAMP_TYPE)
+            && !matches!(kind.as_str(), "CreateTime" | "LogAppendTime")
+        {
+            let name = settings::MESSAGE_TIMESTAMP_TYPE;
+            return Some(format!("{name} is CreateTime or LogAppendTime, not '{kind}'"));
         }
         let policy = self.0.get(settings::CLEANUP_POLICY)?;
         let is_known = policy.split(',').all(|part| matches!(part.trim(), "delete" | "compact"));

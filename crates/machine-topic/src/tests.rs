@@ -88,7 +88,7 @@ impl Driver {
     }
 
     fn offsets(&self, offset: i64, limit: ReadLimit) -> Vec<i64> {
-        let batches = read::read_batches(&self.store, ID, 0, offset, limit).unwrap();
+        let batches = read::read_batches(&self.store, ID, 0, offset, i64::MAX, limit).unwrap();
         batches.iter().map(|batch| batch.base_offset).collect()
     }
 
@@ -122,6 +122,8 @@ fn numbered(count: usize, producer_id: i64, epoch: i16, sequence: i32) -> Bytes 
     Bytes::from(bytes)
 }
 
+mod transactions;
+
 const ALL: ReadLimit = ReadLimit::Bytes(usize::MAX);
 
 #[test]
@@ -132,7 +134,7 @@ fn batches_stand_one_after_the_other_and_stay_as_they_were() {
         sent.iter().map(|batch| driver.append(batch.clone()).unwrap().base_offset).collect();
     assert_eq!(offsets, [0, 3, 4]);
     assert_eq!(driver.bounds(), (0, 9));
-    let stored = read::read_batches(&driver.store, ID, 0, 0, ALL).unwrap();
+    let stored = read::read_batches(&driver.store, ID, 0, 0, i64::MAX, ALL).unwrap();
     assert!(stored.iter().map(|batch| &batch.bytes).eq(&sent));
     let appended = Change::Appended {
         topic_id: ID,
@@ -162,8 +164,9 @@ fn a_read_begins_with_the_batch_that_holds_the_offset() {
 #[test]
 fn a_producers_batches_are_written_once_and_in_order() {
     let mut driver = Driver::with_topic(1, &[]);
-    let at =
-        |base_offset, is_duplicate| Ok(Appended { base_offset, log_start_offset: 0, is_duplicate });
+    let at = |base_offset, is_duplicate| {
+        Ok(Appended { base_offset, log_start_offset: 0, append_time_ms: None, is_duplicate })
+    };
     assert_eq!(driver.append(numbered(2, 9, 0, 0)), at(0, false));
     assert_eq!(driver.append(numbered(1, 9, 0, 2)), at(2, false));
     assert_eq!(driver.append(numbered(2, 9, 0, 0)), at(0, true));

@@ -14,11 +14,14 @@ use crate::batch::BatchHeader;
 use crate::read::ConfigReader;
 use crate::stored::{self, StoredPartition, StoredProducer, StoredTopic};
 use crate::topics::existing_partition;
-use crate::{Applied, Change, Op, Refusal, Reply, TopicCtx, TopicId, keys, refuse};
+use crate::{Applied, Change, Op, Refusal, Reply, TopicCtx, TopicId, keys, refuse, transactions};
 
 /// How long an idle producer's numbers are remembered, as Kafka's
 /// `transactional.id.expiration`-independent `producer.id.expiration.ms`: one day.
 pub(crate) const PRODUCER_EXPIRY_MS: u64 = 24 * 60 * 60 * 1000;
+/// How long a transactional id that nobody uses is remembered, as Kafka's
+/// `transactional.id.expiration.ms`: seven days.
+pub(crate) const TRANSACTIONAL_ID_EXPIRY_MS: u64 = 7 * PRODUCER_EXPIRY_MS;
 /// How often retention looks at a partition at least, as Kafka's `log.retention.check.interval.ms`.
 const RETENTION_INTERVAL_MS: u64 = 5 * 60 * 1000;
 /// How soon it looks again at the earliest, so that a stream of small batches is deleted in bunches.
@@ -43,6 +46,18 @@ pub enum TimerSubject {
         /// The partition.
         partition: u32,
         /// The producer.
+        producer_id: i64,
+    },
+    /// Abort a transaction that takes too long.
+    Transaction {
+        /// Its producer.
+        producer_id: i64,
+        /// Which of its transactions.
+        started_at_ms: u64,
+    },
+    /// Forget a transactional id that nobody has used.
+    TransactionalId {
+        /// Its producer.
         producer_id: i64,
     },
 }
@@ -91,6 +106,10 @@ pub(crate) fn arm(ctx: &mut TopicCtx<'_>, due_at_ms: u64, subject: &TimerSubject
     ctx.put(keys::timer(due_at_ms, &encode_subject(subject)), Bytes::new());
 }
 
+pub(crate) fn disarm(ctx: &mut TopicCtx<'_>, due_at_ms: u64, subject: &TimerSubject) {
+    ctx.delete(keys::timer(due_at_ms, &encode_subject(subject)));
+}
+
 pub(crate) fn fire(
     ctx: &mut TopicCtx<'_>,
     due_at_ms: u64,
@@ -106,6 +125,12 @@ pub(crate) fn fire(
         TimerSubject::Producer { topic_id, partition, producer_id } => {
             forget_idle_producer(ctx, *topic_id, *partition, *producer_id)?;
         }
+        TimerSubject::Transaction { producer_id, started_at_ms } => {
+            transactions::time_out(ctx, *producer_id, *started_at_ms)?;
+        }
+        TimerSubject::TransactionalId { producer_id } => {
+            transactions::expire(ctx, *producer_id)?;
+        }
     }
     Ok(Reply::Done)
 }
@@ -120,7 +145,15 @@ fn forget_idle_producer(
     let Some(producer) = stored::get::<StoredProducer>(ctx.read(), &key)? else {
         return Ok(());
     };
-    let expires_at_ms = producer.last_append_at_ms.saturating_add(PRODUCER_EXPIRY_MS);
+    let mut expires_at_ms = producer.last_append_at_ms.saturating_add(PRODUCER_EXPIRY_MS);
+    if ctx.get(&keys::topic(topic_id))?.is_none() {
+        // The sweep removes it.
+        return Ok(());
+    }
+    if producer.open_since.is_some() {
+        // Until its transaction has ended, by its timeout at last.
+        expires_at_ms = expires_at_ms.max(ctx.now_ms().saturating_add(PRODUCER_EXPIRY_MS));
+    }
     if expires_at_ms <= ctx.now_ms() {
         ctx.delete(key);
     } else {
@@ -241,11 +274,39 @@ fn retain(ctx: &mut TopicCtx<'_>, topic_id: TopicId, partition: u32) -> Applied<
             .clamp(RETENTION_INTERVAL_MS_MIN, RETENTION_INTERVAL_MS);
         arm_retention_at(ctx, topic_id, partition, &mut stored, wait_ms);
     }
+    forget_aborted(ctx, topic_id, partition, stored.log_start_offset)?;
     if stored.log_start_offset > log_start_before {
         let log_start_offset = stored.log_start_offset;
         ctx.emit(Change::LogStartMoved { topic_id, partition, log_start_offset });
     }
     ctx.put(key, stored::encode(&stored));
+    Ok(())
+}
+
+/// Aborted transactions that ended before the log start concern no reader.
+fn forget_aborted(
+    ctx: &mut TopicCtx<'_>,
+    topic_id: TopicId,
+    partition: u32,
+    log_start_offset: i64,
+) -> Applied<()> {
+    let mut ended: Vec<Bytes> = Vec::new();
+    ctx.scan(
+        &keys::aborted(topic_id, partition, 0),
+        &keys::aborted(topic_id, partition, log_start_offset),
+        proteus_store::Direction::Ascending,
+        &mut |key, _| {
+            ended.push(Bytes::copy_from_slice(key));
+            if ended.len() < RETENTION_COUNT_MAX {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        },
+    )?;
+    for key in ended {
+        ctx.delete(key);
+    }
     Ok(())
 }
 
@@ -271,7 +332,7 @@ fn find_expired(
                 damaged = Some(StoreError::corrupt(key, "not a record batch"));
                 return ControlFlow::Break(());
             };
-            let end_offset = base_offset + i64::from(header.record_count);
+            let end_offset = header.end_offset(base_offset);
             let due_at_ms = config.retention_ms().map(|retention_ms| {
                 let newest_ms = u64::try_from(header.max_timestamp_ms).unwrap_or(0);
                 newest_ms.saturating_add(retention_ms)

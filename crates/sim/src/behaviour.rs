@@ -313,7 +313,8 @@ fn time_settles<M: Machine>(
     last_ts: CommitTs,
 ) -> Result<Result<(), String>, StoreError> {
     let mut ts = last_ts;
-    for pass in 0..3 {
+    // Long enough, after the deletions, for what is remembered of producers longest: seven days.
+    for pass in 0..6 {
         if let Err(claim) = settle::<M>(&mut store, &mut ts)? {
             return Ok(Err(claim));
         }

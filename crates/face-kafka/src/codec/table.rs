@@ -38,6 +38,13 @@ pub(crate) fn shape_of(api_key: ApiKey) -> Option<&'static Shape> {
         ApiKey::IncrementalAlterConfigs => &INCREMENTAL_ALTER_CONFIGS,
         ApiKey::OffsetDelete => &OFFSET_DELETE,
         ApiKey::DescribeCluster => &DESCRIBE_CLUSTER,
+        ApiKey::AddPartitionsToTxn => &ADD_PARTITIONS_TO_TXN,
+        ApiKey::AddOffsetsToTxn => &ADD_OFFSETS_TO_TXN,
+        ApiKey::EndTxn => &END_TXN,
+        ApiKey::TxnOffsetCommit => &TXN_OFFSET_COMMIT,
+        ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
+        ApiKey::DescribeTransactions => &DESCRIBE_TRANSACTIONS,
+        ApiKey::ListTransactions => &LIST_TRANSACTIONS,
         _ => return None,
     };
     Some(shape)
@@ -290,4 +297,61 @@ const OFFSET_DELETE: Shape = Shape {
 const DESCRIBE_CLUSTER: Shape = Shape {
     flexible_since: 0,
     fields: &[always(Fixed(1)), since(1, Fixed(1)), since(2, Fixed(1))],
+};
+
+const ADD_PARTITIONS_TO_TXN: Shape = Shape {
+    flexible_since: 3,
+    fields: &[
+        since(
+            4,
+            Array(&[
+                since(4, Text),
+                since(4, Fixed(8)),
+                since(4, Fixed(2)),
+                since(4, Fixed(1)),
+                since(4, Array(&[always(Text), always(List(&Fixed(4)))])),
+            ]),
+        ),
+        within(0, 3, Text),
+        within(0, 3, Fixed(8)),
+        within(0, 3, Fixed(2)),
+        within(0, 3, Array(&[always(Text), always(List(&Fixed(4)))])),
+    ],
+};
+
+const ADD_OFFSETS_TO_TXN: Shape = Shape {
+    flexible_since: 3,
+    fields: &[always(Text), always(Fixed(8)), always(Fixed(2)), always(Text)],
+};
+
+const END_TXN: Shape = Shape {
+    flexible_since: 3,
+    fields: &[always(Text), always(Fixed(8)), always(Fixed(2)), always(Fixed(1))],
+};
+
+const TXN_OFFSET_COMMIT: Shape = Shape {
+    flexible_since: 3,
+    fields: &[
+        always(Text),
+        always(Text),
+        always(Fixed(8)),
+        always(Fixed(2)),
+        since(3, Fixed(4)),
+        since(3, Text),
+        since(3, Text),
+        always(Array(&[
+            always(Text),
+            always(Array(&[always(Fixed(4)), always(Fixed(8)), since(2, Fixed(4)), always(Text)])),
+        ])),
+    ],
+};
+
+const DESCRIBE_PRODUCERS: Shape =
+    Shape { flexible_since: 0, fields: &[always(Array(&[always(Text), always(List(&Fixed(4)))]))] };
+
+const DESCRIBE_TRANSACTIONS: Shape = Shape { flexible_since: 0, fields: &[always(List(&Text))] };
+
+const LIST_TRANSACTIONS: Shape = Shape {
+    flexible_since: 0,
+    fields: &[always(List(&Text)), always(List(&Fixed(8))), since(1, Fixed(8)), since(2, Text)],
 };

@@ -18,13 +18,12 @@ use proteus_kernel_api::topic::read::{self, TopicInfo};
 use proteus_kernel_api::topic::{self, TopicId};
 use uuid::Uuid;
 
-use super::producer_id::no_transactions;
 use super::{LEADER_EPOCH, NODE_ID, OPERATIONS_NOT_TOLD, text, topics};
 use crate::errors::Failure;
 use crate::session::Session;
 
-/// Coordinator of a consumer group, as opposed to a transaction.
-const KEY_TYPE_GROUP: i8 = 0;
+/// Coordinators of consumer groups and of transactions.
+const KEY_TYPES: [i8; 2] = [0, 1];
 
 fn host(session: &Session) -> String {
     session.local.ip().to_canonical().to_string()
@@ -161,7 +160,10 @@ pub(crate) fn find_coordinator(
     version: i16,
     request: FindCoordinatorRequest,
 ) -> FindCoordinatorResponse {
-    let refusal = (request.key_type != KEY_TYPE_GROUP).then(no_transactions);
+    let refusal = (!KEY_TYPES.contains(&request.key_type)).then(|| {
+        let message = format!("key type {}; 0 (group) and 1 (transaction) are", request.key_type);
+        Failure::new(ResponseError::InvalidRequest, message)
+    });
     let code = refusal.as_ref().map_or(0, Failure::code);
     let message = refusal.as_ref().map(|failure| text(failure.message.clone()));
     let (node_id, host, port) = match refusal {

@@ -9,15 +9,17 @@ use std::time::Duration;
 use bytes::BytesMut;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
-use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
+use kafka_protocol::messages::fetch_response::{
+    AbortedTransaction, FetchableTopicResponse, PartitionData,
+};
+use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, ProducerId};
 use proteus_env::task;
 use proteus_kernel_api::topic::TopicId;
 use proteus_kernel_api::topic::batch::put_batch;
 use proteus_kernel_api::topic::read::{self, PartitionInfo, ReadLimit, StoredBatch};
 
 use super::list_offsets::{check_leader_epoch, unknown_partition};
-use super::{LEADER_EPOCH, partition_number, topics};
+use super::{LEADER_EPOCH, READ_COMMITTED, partition_number, topics};
 use crate::errors::Failure;
 use crate::session::Session;
 
@@ -36,6 +38,8 @@ struct Wanted<'a> {
 struct Found {
     info: PartitionInfo,
     batches: Vec<StoredBatch>,
+    /// For those who read only what is committed: what they must leave out of the batches.
+    aborted: Option<Vec<read::AbortedTransaction>>,
 }
 
 pub(crate) async fn answer(
@@ -57,6 +61,7 @@ pub(crate) async fn answer(
             topic.partitions.iter().map(wanted)
         })
         .collect();
+    let isolation = request.isolation_level;
     let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX);
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
@@ -64,7 +69,7 @@ pub(crate) async fn answer(
     let found = loop {
         // Registered before the look, so that nothing falls between the two.
         let growing = session.shared.topics.growing.wait(&growing_keys(&wanted));
-        let found = look(session, &wanted, bytes_max);
+        let found = look(session, &wanted, isolation, bytes_max);
         let bytes: usize = found.iter().flatten().map(Found::bytes).sum();
         let is_final = bytes >= bytes_min || found.iter().any(Result::is_err);
         let left = deadline.saturating_sub(session.shared.clock.elapsed());
@@ -92,7 +97,12 @@ fn growing_keys(wanted: &[Wanted<'_>]) -> Vec<(TopicId, u32)> {
 }
 
 /// Looks at each partition in turn. Batches are shared with the state, so the lock is held briefly.
-fn look(session: &Session, wanted: &[Wanted<'_>], bytes_max: usize) -> Vec<Result<Found, Failure>> {
+fn look(
+    session: &Session,
+    wanted: &[Wanted<'_>],
+    isolation: i8,
+    bytes_max: usize,
+) -> Vec<Result<Found, Failure>> {
     let mut bytes_left = bytes_max;
     let mut is_empty = true;
     wanted
@@ -107,7 +117,7 @@ fn look(session: &Session, wanted: &[Wanted<'_>], bytes_max: usize) -> Vec<Resul
             } else {
                 ReadLimit::Bytes(bytes_max)
             };
-            let found = look_at(session, wanted, limit)?;
+            let found = look_at(session, wanted, isolation, limit)?;
             is_empty &= found.batches.is_empty();
             bytes_left = bytes_left.saturating_sub(found.bytes());
             Ok(found)
@@ -115,7 +125,12 @@ fn look(session: &Session, wanted: &[Wanted<'_>], bytes_max: usize) -> Vec<Resul
         .collect()
 }
 
-fn look_at(session: &Session, wanted: &Wanted<'_>, limit: ReadLimit) -> Result<Found, Failure> {
+fn look_at(
+    session: &Session,
+    wanted: &Wanted<'_>,
+    isolation: i8,
+    limit: ReadLimit,
+) -> Result<Found, Failure> {
     let topic_id = wanted.topic_id.clone()?;
     let partition = partition_number(wanted.partition.partition).ok_or_else(unknown_partition)?;
     check_leader_epoch(wanted.partition.current_leader_epoch)?;
@@ -124,13 +139,25 @@ fn look_at(session: &Session, wanted: &Wanted<'_>, limit: ReadLimit) -> Result<F
         let Some(info) = read::partition(view.state, topic_id, partition)? else {
             return Ok(None);
         };
-        let is_readable = (info.log_start_offset..info.high_watermark).contains(&offset);
+        let is_committed_only = isolation == READ_COMMITTED;
+        let end_offset =
+            if is_committed_only { info.last_stable_offset } else { info.high_watermark };
+        let is_readable = (info.log_start_offset..end_offset).contains(&offset);
         let batches = if is_readable {
-            read::read_batches(view.state, topic_id, partition, offset, limit)?
+            read::read_batches(view.state, topic_id, partition, offset, end_offset, limit)?
         } else {
             Vec::new()
         };
-        Ok(Some(Found { info, batches }))
+        let aborted = match batches.last() {
+            Some(last) if is_committed_only => {
+                let end_offset = last.end_offset();
+                let state = view.state;
+                read::aborted_transactions(state, topic_id, partition, offset, end_offset)?
+            }
+            _ => Vec::new(),
+        };
+        let aborted = is_committed_only.then_some(aborted);
+        Ok(Some(Found { info, batches, aborted }))
     })?;
     let found = found.ok_or_else(unknown_partition)?;
     if offset < found.info.log_start_offset || offset > found.info.high_watermark {
@@ -170,6 +197,15 @@ fn respond(
     FetchResponse::default().with_responses(topics.collect())
 }
 
+fn aborted_transactions(aborted: Vec<read::AbortedTransaction>) -> Vec<AbortedTransaction> {
+    let aborted = aborted.into_iter().map(|aborted| {
+        AbortedTransaction::default()
+            .with_producer_id(ProducerId(aborted.producer_id))
+            .with_first_offset(aborted.first_offset)
+    });
+    aborted.collect()
+}
+
 fn respond_partition(
     session: &Session,
     version: i16,
@@ -188,7 +224,8 @@ fn respond_partition(
                 put_batch(&mut records, batch.base_offset, LEADER_EPOCH, &batch.bytes);
             }
             data.with_high_watermark(found.info.high_watermark)
-                .with_last_stable_offset(found.info.high_watermark)
+                .with_last_stable_offset(found.info.last_stable_offset)
+                .with_aborted_transactions(found.aborted.map(aborted_transactions))
                 .with_log_start_offset(found.info.log_start_offset)
                 .with_records(Some(records.freeze()))
         }

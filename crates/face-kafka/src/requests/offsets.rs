@@ -102,6 +102,7 @@ pub(crate) fn fetch(
     version: i16,
     request: OffsetFetchRequest,
 ) -> OffsetFetchResponse {
+    let needs_stable = request.require_stable;
     if version >= 8 {
         let groups = request.groups.into_iter().map(|group| {
             let wanted = group.topics.map(|topics| {
@@ -109,7 +110,7 @@ pub(crate) fn fetch(
             });
             let response =
                 OffsetFetchResponseGroup::default().with_group_id(group.group_id.clone());
-            match fetch_group(session, group.group_id.as_str(), wanted) {
+            match fetch_group(session, group.group_id.as_str(), wanted, needs_stable) {
                 Ok(fetched) => response.with_topics(many_groups(fetched)),
                 Err(failure) => response.with_error_code(failure.of_coordinator().code()),
             }
@@ -119,7 +120,7 @@ pub(crate) fn fetch(
     let wanted = request.topics.map(|topics| {
         topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect()
     });
-    match fetch_group(session, request.group_id.as_str(), wanted) {
+    match fetch_group(session, request.group_id.as_str(), wanted, needs_stable) {
         Ok(fetched) => OffsetFetchResponse::default().with_topics(one_group(fetched)),
         Err(failure) => {
             OffsetFetchResponse::default().with_error_code(failure.of_coordinator().code())
@@ -131,6 +132,7 @@ fn fetch_group(
     session: &Session,
     group: &str,
     wanted: Option<Vec<(TopicName, Vec<i32>)>>,
+    needs_stable: bool,
 ) -> Result<Fetched, Failure> {
     let wanted = match wanted {
         Some(wanted) => wanted,
@@ -143,7 +145,7 @@ fn fetch_group(
         let partitions = indexes.into_iter().map(|index| {
             let committed = match (&info, partition_number(index)) {
                 (Ok(Some(info)), Some(partition)) => {
-                    committed(session, group, info.topic_id, partition)
+                    committed(session, group, info.topic_id, partition, needs_stable)
                 }
                 // Nothing was committed for what is not there.
                 (Ok(_), _) => Ok(None),
@@ -162,12 +164,18 @@ fn committed(
     group: &str,
     topic_id: TopicId,
     partition: u32,
+    needs_stable: bool,
 ) -> Result<Option<CommittedOffset>, Failure> {
-    let read = session
-        .shared
-        .kernel
-        .read(|view| read::committed_offset(view.state, group, topic_id, partition));
-    read.map_err(Failure::from)
+    let (is_pending, committed) = session.shared.kernel.read(|view| {
+        let is_pending =
+            needs_stable && read::has_pending_offset(view.state, group, topic_id, partition)?;
+        Ok((is_pending, read::committed_offset(view.state, group, topic_id, partition)?))
+    })?;
+    if is_pending {
+        let message = "a transaction is about to commit an offset";
+        return Err(Failure::new(ResponseError::UnstableOffsetCommit, message));
+    }
+    Ok(committed)
 }
 
 /// All partitions for which the group has committed, by topic name.

@@ -14,7 +14,6 @@ use proteus_kernel_api::topic::{self, Appended, TopicId};
 use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal};
 use tracing::debug;
 
-use super::producer_id::no_transactions;
 use super::{partition_number, text, topics};
 use crate::errors::{Failure, topic_reply, unexpected_reply};
 use crate::session::Session;
@@ -34,6 +33,8 @@ type Outcomes = Vec<Result<Vec<Outcome>, KernelError>>;
 /// large one must not exceed what the log takes as one entry, nor hold up others for long.
 const PROPOSAL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// First version whose client does not announce partitions by AddPartitionsToTxn (KIP-890).
+const JOINS_TRANSACTION_SINCE: i16 = 12;
 /// The protocol's value for no timestamp of the broker's own, and for no offset.
 const NONE: i64 = -1;
 
@@ -53,7 +54,7 @@ pub(crate) fn start(
         for partition_data in &topic_data.partition_data {
             let append = match (&request_refusal, &topic_id) {
                 (Some(failure), _) | (None, Err(failure)) => Err(failure.clone()),
-                (None, Ok(topic_id)) => append(*topic_id, partition_data),
+                (None, Ok(topic_id)) => append(version, *topic_id, partition_data),
             };
             let bytes = partition_data.records.as_ref().map_or(0, Bytes::len);
             slots.push(match append {
@@ -114,9 +115,6 @@ fn without_answer(response: &ProduceResponse) -> Result<Option<ResponseKind>, Co
 }
 
 fn refusal_of(request: &ProduceRequest) -> Option<Failure> {
-    if request.transactional_id.is_some() {
-        return Some(no_transactions());
-    }
     (!(-1..=1).contains(&request.acks)).then(|| {
         let message = format!("acks is 0, 1 or -1, not {}", request.acks);
         Failure::new(ResponseError::InvalidRequiredAcks, message)
@@ -140,6 +138,7 @@ fn resolve(
 
 /// The minitransaction of one partition's batch, which is a slice of the request's frame.
 fn append(
+    version: i16,
     topic_id: TopicId,
     partition_data: &PartitionProduceData,
 ) -> Result<Minitransaction, Failure> {
@@ -154,11 +153,9 @@ fn append(
     };
     let header = BatchHeader::parse_checked(&batch)?;
     if header.is_transactional() {
-        return Err(no_transactions());
-    }
-    if header.is_control() {
-        let message = "control batches are a broker's to write";
-        return Err(Failure::new(ResponseError::InvalidRecord, message));
+        let joins = version >= JOINS_TRANSACTION_SINCE;
+        let op = topic::Op::AppendInTransaction { topic_id, partition, batch, joins };
+        return Ok(Minitransaction::of(op));
     }
     Ok(Minitransaction::of(topic::Op::Append { topic_id, partition, batch }))
 }
@@ -214,6 +211,7 @@ fn respond_partition(
     match appended {
         Ok(appended) => response
             .with_base_offset(appended.base_offset)
+            .with_log_append_time_ms(appended.append_time_ms.unwrap_or(NONE))
             .with_log_start_offset(appended.log_start_offset),
         Err(failure) => {
             let error = match failure.error {

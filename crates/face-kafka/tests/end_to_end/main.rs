@@ -5,6 +5,7 @@ mod client;
 mod cross_face;
 mod groups;
 mod rskafka_client;
+mod transactions;
 mod wire;
 
 use std::sync::Arc;

@@ -43,9 +43,28 @@ pub fn frame_batch(records: &[NewRecord], timestamp_ms: i64) -> Option<Bytes> {
     }
     let batch_length = i32::try_from(batch.len() - 12).ok()?;
     batch[8..12].copy_from_slice(&batch_length.to_be_bytes());
+    put_checksum(&mut batch);
+    Some(Bytes::from(batch))
+}
+
+/// The batch with `append_time_ms` as the timestamp of every record
+/// (`message.timestamp.type=LogAppendTime`). What is no batch stays as it is.
+pub fn stamp_append_time(batch: &Bytes, append_time_ms: i64) -> Bytes {
+    let mut stamped = batch.to_vec();
+    if stamped.len() < BATCH_HEADER_BYTES {
+        return batch.clone();
+    }
+    let attributes = i16::from_be_bytes([stamped[21], stamped[22]]) | super::APPEND_TIME_FLAG;
+    stamped[21..23].copy_from_slice(&attributes.to_be_bytes());
+    stamped[35..43].copy_from_slice(&append_time_ms.to_be_bytes());
+    put_checksum(&mut stamped);
+    Bytes::from(stamped)
+}
+
+/// Puts the checksum of a batch into it, which is at least a header long.
+pub(super) fn put_checksum(batch: &mut [u8]) {
     let crc = crc32c::crc32c(&batch[21..]);
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
-    Some(Bytes::from(batch))
 }
 
 /// The partition of `key` among `partition_count`, as the Java client's default partitioner chooses
