@@ -92,6 +92,7 @@ fn of_batch(error: &BatchError) -> ResponseError {
         BatchError::Length { .. } | BatchError::Checksum { .. } | BatchError::Compression(_) => {
             ResponseError::CorruptMessage
         }
+        BatchError::Timestamp { .. } => ResponseError::InvalidTimestamp,
         BatchError::Invalid(_) => ResponseError::InvalidRecord,
     }
 }

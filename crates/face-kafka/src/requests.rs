@@ -5,6 +5,7 @@ pub(crate) mod api_versions;
 mod cluster;
 mod configs;
 mod fetch;
+mod fetch_session;
 mod groups;
 mod list_offsets;
 mod offsets;
@@ -18,6 +19,8 @@ use std::sync::Arc;
 use kafka_protocol::messages::{RequestKind, ResponseKind};
 use kafka_protocol::protocol::StrBytes;
 use proteus_face::ConnectionError;
+
+pub(crate) use fetch_session::FetchSession;
 
 use crate::session::Session;
 

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use kafka_protocol::messages::{ApiKey, RequestKind, ResponseKind};
+use parking_lot::Mutex;
 use proteus_env::net::{self, TcpStream};
 use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
@@ -25,6 +26,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::codec::{self, CodecError, FRAME_BYTES_MAX, Request, STRANGERS_FRAME_BYTES_MAX};
+use crate::requests::FetchSession;
 use crate::{Shared, api, requests};
 
 /// Requests of one connection that wait for their answers.
@@ -51,6 +53,8 @@ pub(crate) struct Session {
     /// Where it reached us: what it is told to connect to.
     pub(crate) local: SocketAddr,
     is_authenticated: AtomicBool,
+    /// What a consumer on this connection follows.
+    pub(crate) fetch_session: Mutex<Option<FetchSession>>,
     /// Requests that have not started before their turn, and whose answers are still to come.
     waiting: AtomicUsize,
 }
@@ -91,6 +95,7 @@ pub(crate) async fn serve(
         shared,
         peer,
         local,
+        fetch_session: Mutex::new(None),
         waiting: AtomicUsize::new(0),
     });
     let (read_half, write_half) = TcpStream::into_split(stream);

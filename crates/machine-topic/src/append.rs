@@ -16,7 +16,8 @@ use crate::stored::{
 use crate::timers::{self, PRODUCER_EXPIRY_MS, TimerSubject};
 use crate::topics::existing_partition;
 use crate::{
-    Appended, Applied, Change, Refusal, Reply, TopicCtx, TopicId, keys, refuse, transactions,
+    Appended, Applied, Change, Refusal, Reply, TopicCtx, TopicId, compaction, keys, refuse,
+    transactions,
 };
 
 /// What the partition makes of a producer's numbers.
@@ -115,7 +116,9 @@ fn put_batch(
     stored.next_offset = header.end_offset(stored.next_offset);
     stored.bytes += bytes;
     let high_watermark = stored.next_offset;
+    stored.dirty_bytes += bytes;
     timers::arm_retention(ctx, topic_id, partition, topic, stored);
+    compaction::arm(ctx, topic_id, partition, topic, stored);
     ctx.put(keys::partition(topic_id, partition), stored::encode(stored));
     ctx.emit(Change::Appended { topic_id, partition, high_watermark, bytes });
 }

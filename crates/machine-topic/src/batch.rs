@@ -6,7 +6,8 @@
 //! 12  partition_leader_epoch i32   assigned by the broker
 //! 16  magic                  i8    2
 //! 17  crc                    u32   CRC32C of everything after this field
-//! 21  attributes             i16   0-2 codec, 3 append time, 4 transactional, 5 control
+//! 21  attributes             i16   0-2 codec, 3 append time, 4 transactional, 5 control,
+//!                                  6 delete horizon
 //! 23  last_offset_delta      i32
 //! 27  base_timestamp         i64   ms since the Unix epoch
 //! 35  max_timestamp          i64
@@ -23,12 +24,14 @@
 mod control;
 mod decode;
 mod encode;
+mod validate;
 
 use bytes::{Bytes, BytesMut};
 
 pub use control::{Marker, frame_marker, read_marker};
 pub use decode::{DECOMPRESSED_BYTES_MAX, Records, decode_records};
-pub use encode::{NewRecord, frame_batch, partition_of_key, stamp_append_time};
+pub use encode::{NewRecord, frame_batch, partition_of_key, rebuild_batch, stamp_append_time};
+pub use validate::{RecordRules, validate_records};
 
 /// Length of the header, and so of the smallest batch.
 pub const BATCH_HEADER_BYTES: usize = 61;
@@ -42,6 +45,8 @@ pub const NO_PRODUCER_ID: i64 = -1;
 const CODEC_MASK: i16 = 0x07;
 /// The timestamp of every record is `max_timestamp`, assigned by the broker.
 const APPEND_TIME_FLAG: i16 = 0x08;
+/// `base_timestamp` is when tombstones may go (KIP-534).
+const DELETE_HORIZON_FLAG: i16 = 0x40;
 const TRANSACTIONAL_FLAG: i16 = 0x10;
 const CONTROL_FLAG: i16 = 0x20;
 
@@ -66,6 +71,18 @@ pub enum BatchError {
         said: u32,
         /// What its bytes give.
         computed: u32,
+    },
+    /// A record is too old or from the future.
+    #[error(
+        "timestamp {timestamp_ms} is outside {oldest_ms} to {newest_ms}, which the topic allows"
+    )]
+    Timestamp {
+        /// Of the record.
+        timestamp_ms: i64,
+        /// Earliest allowed.
+        oldest_ms: i64,
+        /// Latest allowed.
+        newest_ms: i64,
     },
     /// A field has a value that no batch can have.
     #[error("invalid record batch: {0}")]
@@ -218,6 +235,11 @@ impl BatchHeader {
     /// First offset after a batch that stands at `base_offset`.
     pub fn end_offset(&self, base_offset: i64) -> i64 {
         base_offset.saturating_add(i64::from(self.last_offset_delta)).saturating_add(1)
+    }
+
+    /// From when on its tombstones may go, once compaction has decided that.
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON_FLAG != 0).then_some(self.base_timestamp_ms)
     }
 
     /// Whether its records have the time at which they were appended.

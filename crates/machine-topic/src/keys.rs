@@ -30,6 +30,10 @@ const OPEN: u8 = 0x0E;
 const ABORTED: u8 = 0x0F;
 /// An offset that a transaction will commit for a group.
 const PENDING_OFFSET: u8 = 0x10;
+/// Where a compaction stands.
+const COMPACTION: u8 = 0x11;
+/// A compaction's note where the newest record of a key stands, by the key's hash.
+const NEWEST_OF_KEY: u8 = 0x12;
 
 fn key(kind: u8) -> KeyBuilder {
     KeyBuilder::new(Topic::SPACE, kind)
@@ -154,8 +158,8 @@ pub(crate) fn garbage_topic(key: &[u8]) -> Option<TopicId> {
 }
 
 /// Prefixes of everything that a deleted topic leaves for the sweep.
-pub(crate) fn left_by(topic_id: TopicId) -> [Vec<u8>; 6] {
-    [BATCH, TIME, PRODUCER, OPEN, ABORTED, PARTITION]
+pub(crate) fn left_by(topic_id: TopicId) -> [Vec<u8>; 8] {
+    [BATCH, TIME, PRODUCER, OPEN, ABORTED, COMPACTION, NEWEST_OF_KEY, PARTITION]
         .map(|kind| key(kind).raw(&topic_id.0).into_vec())
 }
 
@@ -217,6 +221,23 @@ pub(crate) fn aborted(topic_id: TopicId, partition: u32, marker_offset: i64) -> 
 /// First key after all aborted transactions of a partition.
 pub(crate) fn aborted_end(topic_id: TopicId, partition: u32) -> Vec<u8> {
     proteus_store::prefix_end(&of_partition(ABORTED, topic_id, partition).into_vec())
+}
+
+pub(crate) fn compaction(topic_id: TopicId, partition: u32) -> Vec<u8> {
+    of_partition(COMPACTION, topic_id, partition).into_vec()
+}
+
+pub(crate) fn newest_of_keys(topic_id: TopicId, partition: u32) -> Vec<u8> {
+    of_partition(NEWEST_OF_KEY, topic_id, partition).into_vec()
+}
+
+pub(crate) fn newest_of_key(topic_id: TopicId, partition: u32, hash: &[u8; 32]) -> Vec<u8> {
+    of_partition(NEWEST_OF_KEY, topic_id, partition).raw(hash).into_vec()
+}
+
+/// First key of a partition's time entries.
+pub(crate) fn time_start(topic_id: TopicId, partition: u32) -> Vec<u8> {
+    of_partition(TIME, topic_id, partition).into_vec()
 }
 
 pub(crate) fn producers(topic_id: TopicId, partition: u32) -> Vec<u8> {

@@ -16,6 +16,7 @@
 
 mod append;
 pub mod batch;
+mod compaction;
 mod keys;
 mod offsets;
 pub mod read;
@@ -61,6 +62,14 @@ pub const PARTITIONS_MAX: u32 = 10_000;
 pub const BATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// `max.message.bytes` of a topic that does not set it, as in Kafka.
 pub const BATCH_BYTES_MAX_DEFAULT: usize = 1_048_588;
+/// `retention.ms` of a topic that does not set it, as in Kafka: seven days.
+pub const RETENTION_MS_DEFAULT: u64 = 7 * 24 * 60 * 60 * 1000;
+/// `message.timestamp.after.max.ms` of a topic that does not set it, as in Kafka: an hour.
+pub const TIMESTAMP_AFTER_MAX_MS_DEFAULT: u64 = 60 * 60 * 1000;
+/// `min.cleanable.dirty.ratio` of a topic that does not set it, as in Kafka.
+pub const DIRTY_RATIO_DEFAULT: f64 = 0.5;
+/// `delete.retention.ms` of a topic that does not set it, as in Kafka: a day.
+pub const DELETE_RETENTION_MS_DEFAULT: u64 = 24 * 60 * 60 * 1000;
 /// Longest metadata of a committed offset, in bytes, as Kafka's `offset.metadata.max.bytes`.
 pub const OFFSET_METADATA_BYTES_MAX: usize = 4096;
 
@@ -72,8 +81,21 @@ pub mod settings {
     pub const RETENTION_BYTES: &str = "retention.bytes";
     /// Longest batch, in bytes.
     pub const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+    /// Milliseconds by which a record's timestamp may be older than the broker's time.
+    pub const MESSAGE_TIMESTAMP_BEFORE_MAX_MS: &str = "message.timestamp.before.max.ms";
+    /// Milliseconds by which a record's timestamp may be later than the broker's time.
+    pub const MESSAGE_TIMESTAMP_AFTER_MAX_MS: &str = "message.timestamp.after.max.ms";
     /// `CreateTime`: timestamps are the producer's; `LogAppendTime`: those of the append.
     pub const MESSAGE_TIMESTAMP_TYPE: &str = "message.timestamp.type";
+    /// Share of a partition's bytes that was appended since its last compaction, from which on it is
+    /// compacted again.
+    pub const MIN_CLEANABLE_DIRTY_RATIO: &str = "min.cleanable.dirty.ratio";
+    /// Milliseconds for which a record is not compacted.
+    pub const MIN_COMPACTION_LAG_MS: &str = "min.compaction.lag.ms";
+    /// Milliseconds after which a partition is compacted whatever its dirty ratio.
+    pub const MAX_COMPACTION_LAG_MS: &str = "max.compaction.lag.ms";
+    /// Milliseconds for which a tombstone is kept once it was compacted.
+    pub const DELETE_RETENTION_MS: &str = "delete.retention.ms";
     /// `delete`, `compact`, or both with a comma. Retention applies where it says `delete`.
     pub const CLEANUP_POLICY: &str = "cleanup.policy";
 }

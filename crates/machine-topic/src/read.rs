@@ -6,12 +6,16 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use proteus_store::{Direction, Read, StoreError, prefix_end};
 
-use crate::batch::{BatchHeader, decode_records};
+use crate::batch::{BatchHeader, RecordRules, decode_records};
 use crate::stored::{
     self, StoredAborted, StoredOffset, StoredPartition, StoredProducer, StoredTopic,
     StoredTransaction,
 };
-use crate::{BATCH_BYTES_MAX, BATCH_BYTES_MAX_DEFAULT, TopicId, TransactionState, keys, settings};
+use crate::{
+    BATCH_BYTES_MAX, BATCH_BYTES_MAX_DEFAULT, DELETE_RETENTION_MS_DEFAULT, DIRTY_RATIO_DEFAULT,
+    RETENTION_MS_DEFAULT, TIMESTAMP_AFTER_MAX_MS_DEFAULT, TopicId, TransactionState, keys,
+    settings,
+};
 
 /// A topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +82,11 @@ pub enum ReadLimit {
     /// Likewise, but the first batch whatever its length, so that a reader always gets on.
     BytesOrFirst(usize),
 }
+
+/// Entries of the time index, and batches after one, that a search looks at: more than one only
+/// where compaction has been at work.
+const TIME_ENTRIES_MAX: usize = 64;
+const TIME_BATCHES_MAX: usize = 1_000;
 
 /// The topic called `name`.
 ///
@@ -323,8 +332,8 @@ pub fn offset_of_newest(
     time_entry(state, topic_id, partition, &start, Direction::Descending, i64::MIN)
 }
 
-/// The batch of the first time entry in `direction`, and in it the first record at or after
-/// `timestamp_ms`, or, descending, the newest.
+/// The first record at or after `timestamp_ms` that a time entry leads to, or, descending, the
+/// newest. Where compaction took the batch of an entry away, what follows it is looked at.
 fn time_entry(
     state: &dyn Read,
     topic_id: TopicId,
@@ -333,30 +342,62 @@ fn time_entry(
     direction: Direction,
     timestamp_ms: i64,
 ) -> Result<Option<(i64, i64)>, StoreError> {
-    let mut entry = None;
+    let mut entries = Vec::new();
     state.scan(start, &keys::time_end(topic_id, partition), direction, &mut |key, _| {
-        entry = keys::time_parts(key);
-        ControlFlow::Break(())
+        entries.extend(keys::time_parts(key));
+        if entries.len() < TIME_ENTRIES_MAX {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
     })?;
-    let Some((max_timestamp_ms, base_offset)) = entry else {
-        return Ok(None);
-    };
-    let wanted_ms = match direction {
-        Direction::Ascending => timestamp_ms,
-        Direction::Descending => max_timestamp_ms,
-    };
-    let key = keys::batch(topic_id, partition, base_offset);
-    let Some(batch) = state.get(&key)? else {
-        return Ok(None);
-    };
-    // Records that cannot be read are their producer's doing; the batch's own start stands for them.
-    let found = decode_records(&batch, base_offset).ok().and_then(|mut records| {
-        records.find_map(|record| {
-            let record = record.ok()?;
-            (record.timestamp_ms >= wanted_ms).then_some((record.offset, record.timestamp_ms))
-        })
-    });
-    Ok(Some(found.unwrap_or((base_offset, max_timestamp_ms))))
+    for (max_timestamp_ms, base_offset) in entries {
+        let wanted_ms = match direction {
+            Direction::Ascending => timestamp_ms,
+            Direction::Descending => max_timestamp_ms,
+        };
+        let found = record_at_time(state, topic_id, partition, base_offset, wanted_ms)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// The first record at or after `wanted_ms` among the batches from `base_offset` on, as far as one
+/// look goes.
+fn record_at_time(
+    state: &dyn Read,
+    topic_id: TopicId,
+    partition: u32,
+    base_offset: i64,
+    wanted_ms: i64,
+) -> Result<Option<(i64, i64)>, StoreError> {
+    let start = keys::batch(topic_id, partition, base_offset);
+    let end = keys::batch(topic_id, partition, i64::MAX);
+    let mut found = None;
+    let mut count = 0;
+    state.scan(&start, &end, Direction::Ascending, &mut |key, batch| {
+        count += 1;
+        let parsed = (keys::batch_base_offset(key), BatchHeader::parse(batch));
+        if let (Some(base_offset), Ok(header)) = parsed
+            && header.max_timestamp_ms >= wanted_ms
+        {
+            // Records that cannot be read are their producer's doing; the batch's own start stands
+            // for them.
+            let record = decode_records(batch, base_offset).ok().and_then(|mut records| {
+                records.find_map(|record| {
+                    let record = record.ok()?;
+                    let is_found = record.timestamp_ms >= wanted_ms;
+                    is_found.then_some((record.offset, record.timestamp_ms))
+                })
+            });
+            found = Some(record.unwrap_or((base_offset, header.max_timestamp_ms)));
+            return ControlFlow::Break(());
+        }
+        if count < TIME_BATCHES_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    Ok(found)
 }
 
 /// What a group committed for a partition.
@@ -597,14 +638,64 @@ impl ConfigReader<'_> {
 
     /// Milliseconds that a batch is kept; `None`: for good.
     pub fn retention_ms(&self) -> Option<u64> {
-        let retention_ms = self.number(settings::RETENTION_MS)?;
-        u64::try_from(retention_ms).ok().filter(|_| self.deletes())
+        let retention_ms = match self.number(settings::RETENTION_MS) {
+            Some(retention_ms) => u64::try_from(retention_ms).ok(),
+            None => Some(RETENTION_MS_DEFAULT),
+        };
+        retention_ms.filter(|_| self.deletes())
+    }
+
+    /// Whether only the newest record of a key is kept.
+    pub fn compacts(&self) -> bool {
+        let policy = self.0.get(settings::CLEANUP_POLICY);
+        policy.is_some_and(|policy| policy.split(',').any(|part| part.trim() == "compact"))
+    }
+
+    /// Whether so many bytes, of all that a partition has, make it worth compacting.
+    pub fn is_dirty_enough(&self, dirty_bytes: u64, bytes: u64) -> bool {
+        let ratio = self.0.get(settings::MIN_CLEANABLE_DIRTY_RATIO);
+        let ratio = ratio.and_then(|ratio| ratio.parse().ok()).unwrap_or(DIRTY_RATIO_DEFAULT);
+        dirty_bytes > 0 && dirty_bytes as f64 >= ratio * bytes as f64
+    }
+
+    /// Milliseconds for which a record is not compacted.
+    pub fn compaction_lag_ms_min(&self) -> u64 {
+        let lag_ms = self.number(settings::MIN_COMPACTION_LAG_MS);
+        lag_ms.and_then(|lag_ms| u64::try_from(lag_ms).ok()).unwrap_or(0)
+    }
+
+    /// Milliseconds after which a partition is compacted however little is dirty; `None`: never.
+    pub fn compaction_lag_ms_max(&self) -> Option<u64> {
+        let lag_ms = self.number(settings::MAX_COMPACTION_LAG_MS)?;
+        u64::try_from(lag_ms).ok().filter(|lag_ms| *lag_ms < i64::MAX.cast_unsigned())
+    }
+
+    /// Milliseconds for which a tombstone is kept once it was compacted.
+    pub fn delete_retention_ms(&self) -> u64 {
+        let retention_ms = self.number(settings::DELETE_RETENTION_MS);
+        let retention_ms = retention_ms.and_then(|ms| u64::try_from(ms).ok());
+        retention_ms.unwrap_or(DELETE_RETENTION_MS_DEFAULT)
     }
 
     /// Bytes that a partition keeps; `None`: all.
     pub fn retention_bytes(&self) -> Option<u64> {
         let retention_bytes = self.number(settings::RETENTION_BYTES)?;
         u64::try_from(retention_bytes).ok().filter(|_| self.deletes())
+    }
+
+    /// What records must be like that arrive at `now_ms`.
+    pub fn record_rules(&self, now_ms: u64) -> RecordRules {
+        let number = |name| self.number(name).and_then(|number| u64::try_from(number).ok());
+        let before_ms = number(settings::MESSAGE_TIMESTAMP_BEFORE_MAX_MS).unwrap_or(u64::MAX);
+        let after_ms = number(settings::MESSAGE_TIMESTAMP_AFTER_MAX_MS)
+            .unwrap_or(TIMESTAMP_AFTER_MAX_MS_DEFAULT);
+        let now_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);
+        let timestamps_ms =
+            (now_ms.saturating_sub_unsigned(before_ms), now_ms.saturating_add_unsigned(after_ms));
+        RecordRules {
+            needs_keys: self.compacts(),
+            timestamps_ms: (!self.has_append_time()).then_some(timestamps_ms),
+        }
     }
 
     /// Whether records get the time at which they are appended.
@@ -627,8 +718,16 @@ impl ConfigReader<'_> {
 
     /// What is wrong with a setting that the machine heeds, if anything.
     pub fn problem(&self) -> Option<String> {
-        let numbers =
-            [settings::RETENTION_MS, settings::RETENTION_BYTES, settings::MAX_MESSAGE_BYTES];
+        let numbers = [
+            settings::RETENTION_MS,
+            settings::RETENTION_BYTES,
+            settings::MAX_MESSAGE_BYTES,
+            settings::MIN_COMPACTION_LAG_MS,
+            settings::MAX_COMPACTION_LAG_MS,
+            settings::DELETE_RETENTION_MS,
+            settings::MESSAGE_TIMESTAMP_BEFORE_MAX_MS,
+            settings::MESSAGE_TIMESTAMP_AFTER_MAX_MS,
+        ];
         for name in numbers {
             if let Some(value) = self.0.get(name)
                 && value.parse::<i64>().is_err()
@@ -636,8 +735,26 @@ impl ConfigReader<'_> {
                 return Some(format!("{name} is a whole number, not '{value}'"));
             }
         }
-        if self.number(settings::MAX_MESSAGE_BYTES).is_some_and(|bytes| bytes < 0) {
-            return Some(format!("{} must not be negative", settings::MAX_MESSAGE_BYTES));
+        let no_negative = [
+            settings::MAX_MESSAGE_BYTES,
+            settings::MIN_COMPACTION_LAG_MS,
+            settings::DELETE_RETENTION_MS,
+            settings::MESSAGE_TIMESTAMP_BEFORE_MAX_MS,
+            settings::MESSAGE_TIMESTAMP_AFTER_MAX_MS,
+        ];
+        for name in no_negative {
+            if self.number(name).is_some_and(|number| number < 0) {
+                return Some(format!("{name} must not be negative"));
+            }
+        }
+        if self.number(settings::MAX_COMPACTION_LAG_MS).is_some_and(|lag_ms| lag_ms < 1) {
+            return Some(format!("{} must be at least 1", settings::MAX_COMPACTION_LAG_MS));
+        }
+        if let Some(ratio) = self.0.get(settings::MIN_CLEANABLE_DIRTY_RATIO)
+            && !ratio.parse::<f64>().is_ok_and(|ratio| (0.0..=1.0).contains(&ratio))
+        {
+            let name = settings::MIN_CLEANABLE_DIRTY_RATIO;
+            return Some(format!("{name} is a number from 0 to 1, not '{ratio}'"));
         }
         if let Some(kind) = self.0.get(settings::MESSAGE_TIMESTAMP_TYPE)
             && !matches!(kind.as_str(), "CreateTime" | "LogAppendTime")

@@ -39,6 +39,12 @@ pub(crate) struct StoredPartition {
     pub retention_due_at_ms: u64,
     /// First offset of the earliest transaction that is open here.
     pub first_open_offset: Option<i64>,
+    /// Where the last compaction ended.
+    pub cleaned_upto: i64,
+    /// Bytes appended since.
+    pub dirty_bytes: u64,
+    /// When compaction looks at the partition next; 0 if it need not.
+    pub compaction_due_at_ms: u64,
 }
 
 impl StoredPartition {
@@ -50,6 +56,9 @@ impl StoredPartition {
             max_timestamp_ms: i64::MIN,
             retention_due_at_ms: 0,
             first_open_offset: None,
+            cleaned_upto: 0,
+            dirty_bytes: 0,
+            compaction_due_at_ms: 0,
         }
     }
 

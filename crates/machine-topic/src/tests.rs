@@ -122,6 +122,7 @@ fn numbered(count: usize, producer_id: i64, epoch: i16, sequence: i32) -> Bytes 
     Bytes::from(bytes)
 }
 
+mod compaction;
 mod transactions;
 
 const ALL: ReadLimit = ReadLimit::Bytes(usize::MAX);

@@ -1,4 +1,4 @@
-//! What happens because time passed: retention, and forgetting idle producers.
+//! What happens because time passed: retention, compaction, and forgetting idle producers.
 //!
 //! A timer is a key that sorts by when it is due. The leader proposes those that are; firing removes
 //! the key, acts, and may set the next. One whose key is gone does nothing.
@@ -14,7 +14,9 @@ use crate::batch::BatchHeader;
 use crate::read::ConfigReader;
 use crate::stored::{self, StoredPartition, StoredProducer, StoredTopic};
 use crate::topics::existing_partition;
-use crate::{Applied, Change, Op, Refusal, Reply, TopicCtx, TopicId, keys, refuse, transactions};
+use crate::{
+    Applied, Change, Op, Refusal, Reply, TopicCtx, TopicId, compaction, keys, refuse, transactions,
+};
 
 /// How long an idle producer's numbers are remembered, as Kafka's
 /// `transactional.id.expiration`-independent `producer.id.expiration.ms`: one day.
@@ -47,6 +49,13 @@ pub enum TimerSubject {
         partition: u32,
         /// The producer.
         producer_id: i64,
+    },
+    /// Compact a partition, a bit at a time.
+    Compaction {
+        /// The topic.
+        topic_id: TopicId,
+        /// The partition.
+        partition: u32,
     },
     /// Abort a transaction that takes too long.
     Transaction {
@@ -124,6 +133,9 @@ pub(crate) fn fire(
         TimerSubject::Retention { topic_id, partition } => retain(ctx, *topic_id, *partition)?,
         TimerSubject::Producer { topic_id, partition, producer_id } => {
             forget_idle_producer(ctx, *topic_id, *partition, *producer_id)?;
+        }
+        TimerSubject::Compaction { topic_id, partition } => {
+            compaction::step(ctx, *topic_id, *partition)?;
         }
         TimerSubject::Transaction { producer_id, started_at_ms } => {
             transactions::time_out(ctx, *producer_id, *started_at_ms)?;
@@ -206,8 +218,9 @@ pub(crate) fn schedule_retention(
     let (_, mut stored) = existing_partition(ctx, topic_id, partition)?;
     if ConfigReader(&topic.config).has_retention() {
         arm_retention_at(ctx, topic_id, partition, &mut stored, 0);
-        ctx.put(keys::partition(topic_id, partition), stored::encode(&stored));
     }
+    compaction::arm(ctx, topic_id, partition, topic, &mut stored);
+    ctx.put(keys::partition(topic_id, partition), stored::encode(&stored));
     Ok(())
 }
 
@@ -243,7 +256,6 @@ struct Expired {
 struct ExpiredBatch {
     base_offset: i64,
     end_offset: i64,
-    max_timestamp_ms: i64,
     bytes: u64,
 }
 
@@ -260,8 +272,10 @@ fn retain(ctx: &mut TopicCtx<'_>, topic_id: TopicId, partition: u32) -> Applied<
     let log_start_before = stored.log_start_offset;
     for batch in &expired.batches {
         ctx.delete(keys::batch(topic_id, partition, batch.base_offset));
-        ctx.delete(keys::time(topic_id, partition, batch.max_timestamp_ms, batch.base_offset));
         stored.bytes = stored.bytes.saturating_sub(batch.bytes);
+        if batch.base_offset >= stored.cleaned_upto {
+            stored.dirty_bytes = stored.dirty_bytes.saturating_sub(batch.bytes);
+        }
         stored.log_start_offset = stored.log_start_offset.max(batch.end_offset);
     }
     if expired.has_more {
@@ -274,7 +288,7 @@ fn retain(ctx: &mut TopicCtx<'_>, topic_id: TopicId, partition: u32) -> Applied<
             .clamp(RETENTION_INTERVAL_MS_MIN, RETENTION_INTERVAL_MS);
         arm_retention_at(ctx, topic_id, partition, &mut stored, wait_ms);
     }
-    forget_aborted(ctx, topic_id, partition, stored.log_start_offset)?;
+    forget_before(ctx, topic_id, partition, stored.log_start_offset)?;
     if stored.log_start_offset > log_start_before {
         let log_start_offset = stored.log_start_offset;
         ctx.emit(Change::LogStartMoved { topic_id, partition, log_start_offset });
@@ -283,8 +297,9 @@ fn retain(ctx: &mut TopicCtx<'_>, topic_id: TopicId, partition: u32) -> Applied<
     Ok(())
 }
 
-/// Aborted transactions that ended before the log start concern no reader.
-fn forget_aborted(
+/// What is known of the time before the log start concerns no reader: aborted transactions, and
+/// entries of the time index, whose offsets grow with their timestamps.
+fn forget_before(
     ctx: &mut TopicCtx<'_>,
     topic_id: TopicId,
     partition: u32,
@@ -302,6 +317,20 @@ fn forget_aborted(
             } else {
                 ControlFlow::Break(())
             }
+        },
+    )?;
+    ctx.scan(
+        &keys::time_start(topic_id, partition),
+        &keys::time_end(topic_id, partition),
+        proteus_store::Direction::Ascending,
+        &mut |key, _| {
+            let is_before =
+                keys::time_parts(key).is_none_or(|(_, offset)| offset < log_start_offset);
+            if !is_before || ended.len() > 2 * RETENTION_COUNT_MAX {
+                return ControlFlow::Break(());
+            }
+            ended.push(Bytes::copy_from_slice(key));
+            ControlFlow::Continue(())
         },
     )?;
     for key in ended {
@@ -353,8 +382,7 @@ fn find_expired(
                 return ControlFlow::Break(());
             }
             bytes_left -= bytes.min(bytes_left);
-            let max_timestamp_ms = header.max_timestamp_ms;
-            expired.batches.push(ExpiredBatch { base_offset, end_offset, max_timestamp_ms, bytes });
+            expired.batches.push(ExpiredBatch { base_offset, end_offset, bytes });
             ControlFlow::Continue(())
         },
     )?;

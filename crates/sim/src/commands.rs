@@ -338,6 +338,17 @@ impl Generator {
         if self.random.chance(30) {
             settings.insert(topic::settings::RETENTION_BYTES.to_owned(), "300".to_owned());
         }
+        if self.random.chance(40) {
+            let policy = self.random.pick(&["compact", "compact,delete", "delete"]);
+            settings.insert(topic::settings::CLEANUP_POLICY.to_owned(), policy.to_owned());
+            let ratio = self.random.pick(&["0", "0.3"]);
+            let name = topic::settings::MIN_CLEANABLE_DIRTY_RATIO;
+            settings.insert(name.to_owned(), ratio.to_owned());
+        }
+        if self.random.chance(20) {
+            let kind = self.random.pick(&["CreateTime", "LogAppendTime"]);
+            settings.insert(topic::settings::MESSAGE_TIMESTAMP_TYPE.to_owned(), kind.to_owned());
+        }
         settings
     }
 

@@ -43,7 +43,8 @@ pub fn creation() -> Minitransaction {
             name: "ledger".to_owned(),
             topic_id: TOPIC,
             partition_count: 1,
-            config: BTreeMap::new(),
+            // Its records have no time: none may be too old to be kept.
+            config: [(topic::settings::RETENTION_MS.to_owned(), "-1".to_owned())].into(),
         })
 }
 

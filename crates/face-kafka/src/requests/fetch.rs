@@ -1,14 +1,10 @@
 //! Fetch: reads at once what is there, or waits for partitions to grow.
-//!
-//! Fetch sessions (KIP-227) are declined by answering session id 0, which every client understands:
-//! it then names all its partitions each time.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::{
     AbortedTransaction, FetchableTopicResponse, PartitionData,
 };
@@ -18,6 +14,7 @@ use proteus_kernel_api::topic::TopicId;
 use proteus_kernel_api::topic::batch::put_batch;
 use proteus_kernel_api::topic::read::{self, PartitionInfo, ReadLimit, StoredBatch};
 
+use super::fetch_session::{self, Wanted};
 use super::list_offsets::{check_leader_epoch, unknown_partition};
 use super::{LEADER_EPOCH, READ_COMMITTED, partition_number, topics};
 use crate::errors::Failure;
@@ -27,12 +24,6 @@ use crate::session::Session;
 const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
 /// Longest that a request may wait.
 const WAIT_MAX: Duration = Duration::from_secs(5 * 60);
-
-/// One partition of the request, with what it asks of which topic.
-struct Wanted<'a> {
-    topic_id: Result<TopicId, Failure>,
-    partition: &'a FetchPartition,
-}
 
 /// What one look at a partition gave.
 struct Found {
@@ -47,20 +38,12 @@ pub(crate) async fn answer(
     version: i16,
     request: FetchRequest,
 ) -> FetchResponse {
-    if request.session_id != 0 {
-        // We never gave one.
-        return FetchResponse::default()
-            .with_error_code(ResponseError::FetchSessionIdNotFound.code());
-    }
-    let wanted: Vec<Wanted<'_>> = request
-        .topics
-        .iter()
-        .flat_map(|topic| {
-            let topic_id = resolve(session, version, topic);
-            let wanted = move |partition| Wanted { topic_id: topic_id.clone(), partition };
-            topic.partitions.iter().map(wanted)
-        })
-        .collect();
+    let context = match fetch_session::open(&mut session.fetch_session.lock(), &request) {
+        Ok(context) => context,
+        Err(error) => return FetchResponse::default().with_error_code(error.code()),
+    };
+    let wanted = &context.wanted;
+    let topic_ids: Vec<Result<TopicId, Failure>> = resolve_all(session, version, wanted);
     let isolation = request.isolation_level;
     let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX);
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
@@ -68,8 +51,8 @@ pub(crate) async fn answer(
     let deadline = session.shared.clock.elapsed() + wait;
     let found = loop {
         // Registered before the look, so that nothing falls between the two.
-        let growing = session.shared.topics.growing.wait(&growing_keys(&wanted));
-        let found = look(session, &wanted, isolation, bytes_max);
+        let growing = session.shared.topics.growing.wait(&growing_keys(wanted, &topic_ids));
+        let found = look(session, wanted, &topic_ids, isolation, bytes_max);
         let bytes: usize = found.iter().flatten().map(Found::bytes).sum();
         let is_final = bytes >= bytes_min || found.iter().any(Result::is_err);
         let left = deadline.saturating_sub(session.shared.clock.elapsed());
@@ -77,10 +60,44 @@ pub(crate) async fn answer(
             break found;
         }
     };
-    respond(session, version, &request, found)
+    let answers: Vec<PartitionData> = wanted
+        .iter()
+        .zip(found)
+        .map(|(wanted, found)| respond_partition(session, version, wanted, found))
+        .collect();
+    let mut is_left_out = Vec::new();
+    if let Some(own) = &mut *session.fetch_session.lock()
+        && own.id() == context.session_id
+    {
+        is_left_out = own.note(&answers);
+    }
+    if !context.is_incremental {
+        is_left_out.clear();
+    }
+    respond(&context.wanted, answers, &is_left_out).with_session_id(context.session_id)
 }
 
-fn resolve(session: &Session, version: i16, topic: &FetchTopic) -> Result<TopicId, Failure> {
+/// Topics in a row of partitions, of which neighbours mostly have the same.
+fn resolve_all(
+    session: &Session,
+    version: i16,
+    wanted: &[Wanted],
+) -> Vec<Result<TopicId, Failure>> {
+    let mut topic_ids: Vec<Result<TopicId, Failure>> = Vec::with_capacity(wanted.len());
+    for (index, one) in wanted.iter().enumerate() {
+        let before = index.checked_sub(1).and_then(|index| wanted.get(index));
+        let is_same =
+            |before: &Wanted| before.topic == one.topic && before.topic_id == one.topic_id;
+        let topic_id = match (before.is_some_and(is_same), topic_ids.last()) {
+            (true, Some(before)) => before.clone(),
+            _ => resolve(session, version, one),
+        };
+        topic_ids.push(topic_id);
+    }
+    topic_ids
+}
+
+fn resolve(session: &Session, version: i16, topic: &Wanted) -> Result<TopicId, Failure> {
     if version >= 13 {
         return Ok(TopicId(topic.topic_id.into_bytes()));
     }
@@ -88,18 +105,19 @@ fn resolve(session: &Session, version: i16, topic: &FetchTopic) -> Result<TopicI
     session.shared.topics.id_of(&*session.shared.kernel, name)?.ok_or_else(unknown_partition)
 }
 
-fn growing_keys(wanted: &[Wanted<'_>]) -> Vec<(TopicId, u32)> {
-    let key = |wanted: &Wanted<'_>| {
-        let topic_id = wanted.topic_id.as_ref().ok()?;
+fn growing_keys(wanted: &[Wanted], topic_ids: &[Result<TopicId, Failure>]) -> Vec<(TopicId, u32)> {
+    let key = |(wanted, topic_id): (&Wanted, &Result<TopicId, Failure>)| {
+        let topic_id = topic_id.as_ref().ok()?;
         Some((*topic_id, partition_number(wanted.partition.partition)?))
     };
-    wanted.iter().filter_map(key).collect()
+    wanted.iter().zip(topic_ids).filter_map(key).collect()
 }
 
 /// Looks at each partition in turn. Batches are shared with the state, so the lock is held briefly.
 fn look(
     session: &Session,
-    wanted: &[Wanted<'_>],
+    wanted: &[Wanted],
+    topic_ids: &[Result<TopicId, Failure>],
     isolation: i8,
     bytes_max: usize,
 ) -> Vec<Result<Found, Failure>> {
@@ -107,7 +125,8 @@ fn look(
     let mut is_empty = true;
     wanted
         .iter()
-        .map(|wanted| {
+        .zip(topic_ids)
+        .map(|(wanted, topic_id)| {
             let partition_bytes_max =
                 usize::try_from(wanted.partition.partition_max_bytes).unwrap_or(0);
             let bytes_max = bytes_left.min(partition_bytes_max);
@@ -117,7 +136,7 @@ fn look(
             } else {
                 ReadLimit::Bytes(bytes_max)
             };
-            let found = look_at(session, wanted, isolation, limit)?;
+            let found = look_at(session, wanted, topic_id.clone()?, isolation, limit)?;
             is_empty &= found.batches.is_empty();
             bytes_left = bytes_left.saturating_sub(found.bytes());
             Ok(found)
@@ -127,11 +146,11 @@ fn look(
 
 fn look_at(
     session: &Session,
-    wanted: &Wanted<'_>,
+    wanted: &Wanted,
+    topic_id: TopicId,
     isolation: i8,
     limit: ReadLimit,
 ) -> Result<Found, Failure> {
-    let topic_id = wanted.topic_id.clone()?;
     let partition = partition_number(wanted.partition.partition).ok_or_else(unknown_partition)?;
     check_leader_epoch(wanted.partition.current_leader_epoch)?;
     let offset = wanted.partition.fetch_offset;
@@ -176,25 +195,27 @@ impl Found {
     }
 }
 
-fn respond(
-    session: &Session,
-    version: i16,
-    request: &FetchRequest,
-    found: Vec<Result<Found, Failure>>,
-) -> FetchResponse {
-    let mut found = found.into_iter();
-    let topics = request.topics.iter().map(|topic| {
-        let partitions = topic
-            .partitions
-            .iter()
-            .zip(&mut found)
-            .map(|(wanted, found)| respond_partition(session, version, topic, wanted, found));
-        FetchableTopicResponse::default()
-            .with_topic(topic.topic.clone())
-            .with_topic_id(topic.topic_id)
-            .with_partitions(partitions.collect())
-    });
-    FetchResponse::default().with_responses(topics.collect())
+/// Partitions of one topic that follow one another make one entry.
+fn respond(wanted: &[Wanted], answers: Vec<PartitionData>, is_left_out: &[bool]) -> FetchResponse {
+    let mut topics: Vec<FetchableTopicResponse> = Vec::new();
+    for (index, (wanted, data)) in wanted.iter().zip(answers).enumerate() {
+        if is_left_out.get(index).copied().unwrap_or(false) {
+            continue;
+        }
+        let is_same = |topic: &&mut FetchableTopicResponse| {
+            topic.topic == wanted.topic && topic.topic_id == wanted.topic_id
+        };
+        match topics.last_mut().filter(is_same) {
+            Some(topic) => topic.partitions.push(data),
+            None => topics.push(
+                FetchableTopicResponse::default()
+                    .with_topic(wanted.topic.clone())
+                    .with_topic_id(wanted.topic_id)
+                    .with_partitions(vec![data]),
+            ),
+        }
+    }
+    FetchResponse::default().with_responses(topics)
 }
 
 fn aborted_transactions(aborted: Vec<read::AbortedTransaction>) -> Vec<AbortedTransaction> {
@@ -209,12 +230,11 @@ fn aborted_transactions(aborted: Vec<read::AbortedTransaction>) -> Vec<AbortedTr
 fn respond_partition(
     session: &Session,
     version: i16,
-    topic: &FetchTopic,
-    wanted: &FetchPartition,
+    wanted: &Wanted,
     found: Result<Found, Failure>,
 ) -> PartitionData {
     let data = PartitionData::default()
-        .with_partition_index(wanted.partition)
+        .with_partition_index(wanted.partition.partition)
         .with_preferred_read_replica(BrokerId(-1))
         .with_aborted_transactions(None);
     match found {
@@ -232,7 +252,7 @@ fn respond_partition(
         Err(failure) => {
             let error = match failure.error {
                 ResponseError::UnknownTopicOrPartition => {
-                    topics::not_found(session, version, topic.topic.as_str(), topic.topic_id)
+                    topics::not_found(session, version, wanted.topic.as_str(), wanted.topic_id)
                 }
                 other => other,
             };

@@ -9,7 +9,8 @@ use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProdu
 use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse, ResponseKind};
 use proteus_face::ConnectionError;
-use proteus_kernel_api::topic::batch::{BatchHeader, split_batches};
+use proteus_kernel_api::topic::batch::{BatchHeader, split_batches, validate_records};
+use proteus_kernel_api::topic::read::ConfigReader;
 use proteus_kernel_api::topic::{self, Appended, TopicId};
 use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal};
 use tracing::debug;
@@ -54,7 +55,7 @@ pub(crate) fn start(
         for partition_data in &topic_data.partition_data {
             let append = match (&request_refusal, &topic_id) {
                 (Some(failure), _) | (None, Err(failure)) => Err(failure.clone()),
-                (None, Ok(topic_id)) => append(version, *topic_id, partition_data),
+                (None, Ok(topic_id)) => append(session, version, *topic_id, partition_data),
             };
             let bytes = partition_data.records.as_ref().map_or(0, Bytes::len);
             slots.push(match append {
@@ -138,6 +139,7 @@ fn resolve(
 
 /// The minitransaction of one partition's batch, which is a slice of the request's frame.
 fn append(
+    session: &Session,
     version: i16,
     topic_id: TopicId,
     partition_data: &PartitionProduceData,
@@ -152,6 +154,12 @@ fn append(
         return Err(Failure::new(ResponseError::InvalidRecord, message));
     };
     let header = BatchHeader::parse_checked(&batch)?;
+    let shared = &session.shared;
+    // A topic that is not there is the machine's to refuse.
+    if let Some(settings) = shared.topics.settings_of(&*shared.kernel, topic_id)? {
+        let rules = ConfigReader(&settings).record_rules(shared.clock.wall_ms());
+        validate_records(&batch, &header, &rules)?;
+    }
     if header.is_transactional() {
         let joins = version >= JOINS_TRANSACTION_SINCE;
         let op = topic::Op::AppendInTransaction { topic_id, partition, batch, joins };

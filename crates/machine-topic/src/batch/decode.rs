@@ -116,7 +116,11 @@ fn take_varint(bytes: &mut Bytes) -> Option<i64> {
     None
 }
 
-fn decompress(codec: Option<Codec>, body: Bytes, bytes_max: usize) -> Result<Bytes, BatchError> {
+pub(super) fn decompress(
+    codec: Option<Codec>,
+    body: Bytes,
+    bytes_max: usize,
+) -> Result<Bytes, BatchError> {
     match codec {
         Some(Codec::None) => Ok(body),
         Some(Codec::Gzip) => read_bounded(flate2::read::MultiGzDecoder::new(&body[..]), bytes_max),
