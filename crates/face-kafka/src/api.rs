@@ -71,6 +71,14 @@ pub(crate) const SERVED: &[Served] = &[
     served_in(ApiKey::DescribeProducers, "DescribeProducers", 0, 0),
     served_in(ApiKey::DescribeTransactions, "DescribeTransactions", 0, 0),
     served_in(ApiKey::ListTransactions, "ListTransactions", 0, 2),
+    served_in(ApiKey::AlterConfigs, "AlterConfigs", 0, 2),
+    served_in(ApiKey::DescribeLogDirs, "DescribeLogDirs", 1, 4),
+    served_in(ApiKey::AlterReplicaLogDirs, "AlterReplicaLogDirs", 1, 2),
+    served_in(ApiKey::ElectLeaders, "ElectLeaders", 0, 2),
+    served_in(ApiKey::AlterPartitionReassignments, "AlterPartitionReassignments", 0, 1),
+    served_in(ApiKey::ListPartitionReassignments, "ListPartitionReassignments", 0, 0),
+    served_in(ApiKey::DescribeTopicPartitions, "DescribeTopicPartitions", 0, 0),
+    served_in(ApiKey::ListConfigResources, "ListConfigResources", 0, 1),
 ];
 
 /// The entry of a request in [`SERVED`].

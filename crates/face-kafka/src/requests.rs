@@ -3,6 +3,7 @@
 
 pub(crate) mod api_versions;
 mod cluster;
+mod config_table;
 mod configs;
 mod fetch;
 mod fetch_session;
@@ -10,6 +11,7 @@ mod groups;
 mod list_offsets;
 mod offsets;
 pub(crate) mod produce;
+mod replicas;
 pub(crate) mod sasl;
 mod topics;
 mod transactions;
@@ -65,6 +67,24 @@ pub(crate) async fn answer(
         Q::CreatePartitions(body) => R::CreatePartitions(topics::grow(session, body).await),
         Q::DeleteRecords(body) => R::DeleteRecords(topics::delete_records(session, body).await),
         Q::DescribeConfigs(body) => R::DescribeConfigs(configs::describe(session, body)),
+        Q::AlterConfigs(body) => R::AlterConfigs(configs::replace(session, body).await),
+        Q::ListConfigResources(body) => {
+            R::ListConfigResources(configs::list_resources(session, version, &body))
+        }
+        Q::DescribeLogDirs(body) => R::DescribeLogDirs(replicas::describe_log_dirs(session, body)),
+        Q::AlterReplicaLogDirs(body) => {
+            R::AlterReplicaLogDirs(replicas::alter_log_dirs(session, body))
+        }
+        Q::ElectLeaders(body) => R::ElectLeaders(replicas::elect_leaders(session, body)),
+        Q::AlterPartitionReassignments(body) => {
+            R::AlterPartitionReassignments(replicas::reassign(session, body))
+        }
+        Q::ListPartitionReassignments(_) => {
+            R::ListPartitionReassignments(replicas::list_reassignments())
+        }
+        Q::DescribeTopicPartitions(body) => {
+            R::DescribeTopicPartitions(replicas::describe_topic_partitions(session, body))
+        }
         Q::IncrementalAlterConfigs(body) => {
             R::IncrementalAlterConfigs(configs::alter(session, body).await)
         }

@@ -686,7 +686,10 @@ impl ConfigReader<'_> {
     /// What records must be like that arrive at `now_ms`.
     pub fn record_rules(&self, now_ms: u64) -> RecordRules {
         let number = |name| self.number(name).and_then(|number| u64::try_from(number).ok());
-        let before_ms = number(settings::MESSAGE_TIMESTAMP_BEFORE_MAX_MS).unwrap_or(u64::MAX);
+        // The largest number means any time, also one before the epoch.
+        let before_ms = number(settings::MESSAGE_TIMESTAMP_BEFORE_MAX_MS)
+            .filter(|before_ms| *before_ms < i64::MAX.cast_unsigned())
+            .unwrap_or(u64::MAX);
         let after_ms = number(settings::MESSAGE_TIMESTAMP_AFTER_MAX_MS)
             .unwrap_or(TIMESTAMP_AFTER_MAX_MS_DEFAULT);
         let now_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);

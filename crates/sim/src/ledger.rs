@@ -3,8 +3,6 @@
 //! Each commit counts in a cache key, appends its id to a topic, inserts it as a row, and sets it as
 //! a znode's data. So a commit that was lost, applied twice or applied in part makes them disagree.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use proteus_machine::View;
 use proteus_shard_machine::{Minitransaction, Op, cache, table, topic, tree};

@@ -5,7 +5,7 @@
 
 use kafka_protocol::messages::ApiKey;
 
-use super::Kind::{Array, Blob, Fixed, List, Struct, Text};
+use super::Kind::{Array, Blob, Fixed, List, Nullable, Struct, Text};
 use super::{Shape, always, since, tagged, within};
 
 /// The shape of a request; `None` if the face does not serve it.
@@ -45,6 +45,14 @@ pub(crate) fn shape_of(api_key: ApiKey) -> Option<&'static Shape> {
         ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
         ApiKey::DescribeTransactions => &DESCRIBE_TRANSACTIONS,
         ApiKey::ListTransactions => &LIST_TRANSACTIONS,
+        ApiKey::AlterConfigs => &ALTER_CONFIGS,
+        ApiKey::DescribeLogDirs => &DESCRIBE_LOG_DIRS,
+        ApiKey::AlterReplicaLogDirs => &ALTER_REPLICA_LOG_DIRS,
+        ApiKey::ElectLeaders => &ELECT_LEADERS,
+        ApiKey::AlterPartitionReassignments => &ALTER_PARTITION_REASSIGNMENTS,
+        ApiKey::ListPartitionReassignments => &LIST_PARTITION_REASSIGNMENTS,
+        ApiKey::DescribeTopicPartitions => &DESCRIBE_TOPIC_PARTITIONS,
+        ApiKey::ListConfigResources => &LIST_CONFIG_RESOURCES,
         _ => return None,
     };
     Some(shape)
@@ -355,3 +363,61 @@ const LIST_TRANSACTIONS: Shape = Shape {
     flexible_since: 0,
     fields: &[always(List(&Text)), always(List(&Fixed(8))), since(1, Fixed(8)), since(2, Text)],
 };
+
+const ALTER_CONFIGS: Shape = Shape {
+    flexible_since: 2,
+    fields: &[
+        always(Array(&[
+            always(Fixed(1)),
+            always(Text),
+            always(Array(&[always(Text), always(Text)])),
+        ])),
+        always(Fixed(1)),
+    ],
+};
+
+const DESCRIBE_LOG_DIRS: Shape =
+    Shape { flexible_since: 2, fields: &[always(Array(&[always(Text), always(List(&Fixed(4)))]))] };
+
+const ALTER_REPLICA_LOG_DIRS: Shape = Shape {
+    flexible_since: 2,
+    fields: &[always(Array(&[
+        always(Text),
+        always(Array(&[always(Text), always(List(&Fixed(4)))])),
+    ]))],
+};
+
+const ELECT_LEADERS: Shape = Shape {
+    flexible_since: 2,
+    fields: &[
+        since(1, Fixed(1)),
+        always(Array(&[always(Text), always(List(&Fixed(4)))])),
+        always(Fixed(4)),
+    ],
+};
+
+const ALTER_PARTITION_REASSIGNMENTS: Shape = Shape {
+    flexible_since: 0,
+    fields: &[
+        always(Fixed(4)),
+        since(1, Fixed(1)),
+        always(Array(&[always(Text), always(Array(&[always(Fixed(4)), always(List(&Fixed(4)))]))])),
+    ],
+};
+
+const LIST_PARTITION_REASSIGNMENTS: Shape = Shape {
+    flexible_since: 0,
+    fields: &[always(Fixed(4)), always(Array(&[always(Text), always(List(&Fixed(4)))]))],
+};
+
+const DESCRIBE_TOPIC_PARTITIONS: Shape = Shape {
+    flexible_since: 0,
+    fields: &[
+        always(Array(&[always(Text)])),
+        always(Fixed(4)),
+        always(Nullable(&[always(Text), always(Fixed(4))])),
+    ],
+};
+
+const LIST_CONFIG_RESOURCES: Shape =
+    Shape { flexible_since: 0, fields: &[since(1, List(&Fixed(1)))] };

@@ -80,6 +80,13 @@ fn generate_kind(
             }
         }
         Kind::Struct(fields) => generate(fields, version, is_flexible, draws, into),
+        Kind::Nullable(fields) => match count {
+            0 => into.push(0xFF),
+            _ => {
+                into.push(1);
+                generate(fields, version, is_flexible, draws, into);
+            }
+        },
     }
 }
 

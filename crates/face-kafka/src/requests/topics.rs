@@ -22,7 +22,7 @@ use kafka_protocol::messages::{
 };
 use proteus_env::random;
 use proteus_kernel_api::Minitransaction;
-use proteus_kernel_api::topic::read::{self, ConfigReader, TopicInfo};
+use proteus_kernel_api::topic::read::{self, TopicInfo};
 use proteus_kernel_api::topic::{self, TopicId};
 use uuid::Uuid;
 
@@ -81,6 +81,7 @@ fn describe_config(config: &BTreeMap<String, String>) -> Vec<CreatableTopicConfi
             .with_name(text(entry.name))
             .with_value(Some(text(entry.value)))
             .with_config_source(entry.source)
+            .with_read_only(entry.is_read_only)
     });
     entries.collect()
 }
@@ -120,8 +121,11 @@ async fn create_wanted(
         .iter()
         .filter_map(|entry| Some((entry.name.to_string(), entry.value.as_ref()?.to_string())))
         .collect();
+    if let Some(problem) = configs::problem(&config) {
+        return Err(Failure::new(ResponseError::InvalidConfig, problem));
+    }
     if validate_only {
-        validate(session, name, partition_count, &config)?;
+        validate(session, name, partition_count)?;
         return Ok((TopicId::default(), partition_count, config));
     }
     let topic_id = create_one(session, name, partition_count, config.clone()).await?;
@@ -129,17 +133,9 @@ async fn create_wanted(
 }
 
 /// What the machine would say, without doing it.
-fn validate(
-    session: &Session,
-    name: &str,
-    partition_count: u32,
-    config: &BTreeMap<String, String>,
-) -> Result<(), Failure> {
+fn validate(session: &Session, name: &str, partition_count: u32) -> Result<(), Failure> {
     if let Some(problem) = topic::name_problem(name) {
         return Err(Failure::new(ResponseError::InvalidTopicException, problem));
-    }
-    if let Some(problem) = ConfigReader(config).problem() {
-        return Err(Failure::new(ResponseError::InvalidConfig, problem));
     }
     if partition_count == 0 || partition_count > topic::PARTITIONS_MAX {
         let message = format!("1 to {} partitions", topic::PARTITIONS_MAX);

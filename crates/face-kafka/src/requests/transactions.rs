@@ -40,7 +40,7 @@ use crate::errors::{Failure, unexpected_reply};
 use crate::session::Session;
 
 /// Longest that a transaction may ask to take, as Kafka's `transaction.max.timeout.ms`: 15 minutes.
-const TIMEOUT_MS_MAX: i32 = 15 * 60 * 1000;
+pub(crate) const TIMEOUT_MS_MAX: i32 = 15 * 60 * 1000;
 /// Producers of a partition that are described at most.
 const PRODUCERS_MAX: usize = 10_000;
 /// Transactions listed at most, and those that one look at the state collects.
