@@ -118,9 +118,15 @@ def share(admin, strategy, topic, group):
     expect(producer.flush(DEADLINE_S) == 0, "delivered")
     settings = {
         "bootstrap.servers": ADDRESS, "group.id": group, "auto.offset.reset": "earliest",
-        "enable.auto.commit": False, "session.timeout.ms": 10_000, "heartbeat.interval.ms": 500,
-        "partition.assignment.strategy": strategy,
+        "enable.auto.commit": False,
     }
+    if strategy == "coordinator":
+        settings["group.protocol"] = "consumer"
+    else:
+        settings |= {
+            "session.timeout.ms": 10_000, "heartbeat.interval.ms": 500,
+            "partition.assignment.strategy": strategy,
+        }
     consumers = [Consumer(settings) for _ in range(3)]
     for consumer in consumers:
         consumer.subscribe([topic])
@@ -158,12 +164,49 @@ def share(admin, strategy, topic, group):
 def group_of_members():
     group = f"rdg-{RUN}"
     admin = AdminClient({"bootstrap.servers": ADDRESS})
-    for strategy in ["range", "cooperative-sticky"]:
+    for strategy in ["range", "cooperative-sticky", "coordinator"]:
         share(admin, strategy, f"rd-{strategy}-{RUN}", f"{group}-{strategy}")
     groups = admin.list_consumer_groups().result(DEADLINE_S).valid
     expect(f"{group}-range" in [entry.group_id for entry in groups], "the group is listed")
     admin.delete_consumer_groups([f"{group}-range"])[f"{group}-range"].result(DEADLINE_S)
-    print("ok group: three members share, commit, and a fourth resumes; eager and cooperative")
+    print("ok group: three members share, commit, and a fourth resumes; eager, cooperative, KIP-848")
+
+
+def static_member():
+    topic, rebalances = f"rd-static-{RUN}", []
+    admin = AdminClient({"bootstrap.servers": ADDRESS})
+    admin.create_topics([NewTopic(topic, 2, 1)])[topic].result(DEADLINE_S)
+    settings = {
+        "bootstrap.servers": ADDRESS, "group.id": f"rd-static-{RUN}", "session.timeout.ms": 30_000,
+        "heartbeat.interval.ms": 500, "auto.offset.reset": "earliest",
+    }
+
+    def member(name, on_assign=None):
+        consumer = Consumer(settings | {"group.instance.id": name})
+        consumer.subscribe([topic], **({"on_assign": on_assign} if on_assign else {}))
+        return consumer
+
+    def wait_for(consumers, counts):
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            for consumer in consumers:
+                consumer.poll(0.05)
+            if [len(consumer.assignment()) for consumer in consumers] == counts:
+                return
+        expect(False, f"assignments of {counts}")
+
+    stays = member("one", lambda _, parts: rebalances.append(len(parts)))
+    leaves = member("two")
+    wait_for([stays, leaves], [1, 1])
+    before, had = len(rebalances), leaves.assignment()
+    leaves.close()
+    back = member("two")
+    wait_for([stays, back], [1, 1])
+    expect(back.assignment() == had, "a static member has what it had before")
+    expect(len(rebalances) == before, "and nobody else noticed")
+    stays.close()
+    back.close()
+    print("ok group: a static member comes back without a rebalance")
 
 
 def read_all(topic, isolation):
@@ -259,6 +302,7 @@ if __name__ == "__main__":
     administer()
     list_offsets()
     group_of_members()
+    static_member()
     transactions()
     consume_transform_produce()
     print("confluent-kafka (librdkafka): all well")

@@ -79,6 +79,8 @@ pub(crate) const SERVED: &[Served] = &[
     served_in(ApiKey::ListPartitionReassignments, "ListPartitionReassignments", 0, 0),
     served_in(ApiKey::DescribeTopicPartitions, "DescribeTopicPartitions", 0, 0),
     served_in(ApiKey::ListConfigResources, "ListConfigResources", 0, 1),
+    served_in(ApiKey::ConsumerGroupHeartbeat, "ConsumerGroupHeartbeat", 0, 1),
+    served_in(ApiKey::ConsumerGroupDescribe, "ConsumerGroupDescribe", 0, 1),
 ];
 
 /// The entry of a request in [`SERVED`].

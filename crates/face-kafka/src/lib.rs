@@ -14,6 +14,7 @@
 
 mod api;
 mod codec;
+mod consumer_group;
 mod coordinator;
 mod errors;
 mod group;

@@ -5,6 +5,7 @@ pub(crate) mod api_versions;
 mod cluster;
 mod config_table;
 mod configs;
+mod consumer_groups;
 mod fetch;
 mod fetch_session;
 mod groups;
@@ -112,6 +113,12 @@ pub(crate) async fn answer(
         Q::SyncGroup(body) => R::SyncGroup(groups::sync(session, body).await),
         Q::Heartbeat(body) => R::Heartbeat(groups::heartbeat(session, &body)),
         Q::LeaveGroup(body) => R::LeaveGroup(groups::leave(session, version, body)),
+        Q::ConsumerGroupHeartbeat(body) => {
+            R::ConsumerGroupHeartbeat(consumer_groups::heartbeat(session, version, client_id, body))
+        }
+        Q::ConsumerGroupDescribe(body) => {
+            R::ConsumerGroupDescribe(consumer_groups::describe(session, body))
+        }
         Q::ListGroups(body) => R::ListGroups(groups::list(session, &body)),
         Q::DescribeGroups(body) => R::DescribeGroups(groups::describe(session, body)),
         Q::DeleteGroups(body) => R::DeleteGroups(groups::delete(session, body).await),

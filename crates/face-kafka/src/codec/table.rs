@@ -53,6 +53,8 @@ pub(crate) fn shape_of(api_key: ApiKey) -> Option<&'static Shape> {
         ApiKey::ListPartitionReassignments => &LIST_PARTITION_REASSIGNMENTS,
         ApiKey::DescribeTopicPartitions => &DESCRIBE_TOPIC_PARTITIONS,
         ApiKey::ListConfigResources => &LIST_CONFIG_RESOURCES,
+        ApiKey::ConsumerGroupHeartbeat => &CONSUMER_GROUP_HEARTBEAT,
+        ApiKey::ConsumerGroupDescribe => &CONSUMER_GROUP_DESCRIBE,
         _ => return None,
     };
     Some(shape)
@@ -421,3 +423,22 @@ const DESCRIBE_TOPIC_PARTITIONS: Shape = Shape {
 
 const LIST_CONFIG_RESOURCES: Shape =
     Shape { flexible_since: 0, fields: &[since(1, List(&Fixed(1)))] };
+
+const CONSUMER_GROUP_HEARTBEAT: Shape = Shape {
+    flexible_since: 0,
+    fields: &[
+        always(Text),
+        always(Text),
+        always(Fixed(4)),
+        always(Text),
+        always(Text),
+        always(Fixed(4)),
+        always(List(&Text)),
+        since(1, Text),
+        always(Text),
+        always(Array(&[always(Fixed(16)), always(List(&Fixed(4)))])),
+    ],
+};
+
+const CONSUMER_GROUP_DESCRIBE: Shape =
+    Shape { flexible_since: 0, fields: &[always(List(&Text)), always(Fixed(1))] };

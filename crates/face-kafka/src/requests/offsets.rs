@@ -110,6 +110,13 @@ pub(crate) fn fetch(
             });
             let response =
                 OffsetFetchResponseGroup::default().with_group_id(group.group_id.clone());
+            let member_id = group.member_id.as_deref().unwrap_or_default();
+            let coordinator = &session.shared.coordinator;
+            let may_fetch =
+                coordinator.may_fetch(group.group_id.as_str(), member_id, group.member_epoch);
+            if let Err(error) = may_fetch {
+                return response.with_error_code(error_of(error).code());
+            }
             match fetch_group(session, group.group_id.as_str(), wanted, needs_stable) {
                 Ok(fetched) => response.with_topics(many_groups(fetched)),
                 Err(failure) => response.with_error_code(failure.of_coordinator().code()),
@@ -261,7 +268,7 @@ pub(crate) async fn delete(
 }
 
 async fn delete_one(session: &Session, group: &str, name: &str, index: i32) -> Result<(), Failure> {
-    if session.shared.coordinator.describe(group).is_some() {
+    if session.shared.coordinator.has_members(group) {
         // Which topics its members have subscribed is between them and their leader.
         let message = format!("group '{group}' has members");
         return Err(Failure::new(ResponseError::GroupSubscribedToTopic, message));
