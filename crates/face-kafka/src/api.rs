@@ -81,6 +81,8 @@ pub(crate) const SERVED: &[Served] = &[
     served_in(ApiKey::ListConfigResources, "ListConfigResources", 0, 1),
     served_in(ApiKey::ConsumerGroupHeartbeat, "ConsumerGroupHeartbeat", 0, 1),
     served_in(ApiKey::ConsumerGroupDescribe, "ConsumerGroupDescribe", 0, 1),
+    served_in(ApiKey::DescribeUserScramCredentials, "DescribeUserScramCredentials", 0, 0),
+    served_in(ApiKey::AlterUserScramCredentials, "AlterUserScramCredentials", 0, 0),
 ];
 
 /// The entry of a request in [`SERVED`].

@@ -31,6 +31,7 @@ use proteus_face::{Accounts, Connection, Face, Meter, Metrics, Serving};
 use proteus_kernel_api::Kernel;
 
 use crate::coordinator::Coordinator;
+use crate::requests::sasl::AccountCredentials;
 use crate::topics::Topics;
 
 pub use crate::group::GroupOptions;
@@ -72,6 +73,7 @@ pub(crate) struct Shared {
     kernel: Arc<dyn Kernel>,
     clock: Arc<dyn Clock>,
     accounts: Accounts,
+    credentials: AccountCredentials,
     options: KafkaOptions,
     /// By index into [`api::SERVED`].
     meters: Vec<Meter>,
@@ -92,7 +94,9 @@ impl KafkaFace {
             api::SERVED.iter().map(|served| metrics.meter(NAME, served.name)).collect::<Vec<_>>();
         let topics = Topics::following(&kernel);
         let coordinator = Coordinator::new(clock.clone(), options.group.clone());
-        let shared = Shared { kernel, clock, accounts, options, meters, topics, coordinator };
+        let credentials = AccountCredentials::new();
+        let shared =
+            Shared { kernel, clock, accounts, credentials, options, meters, topics, coordinator };
         Arc::new(KafkaFace { shared: Arc::new(shared) })
     }
 }

@@ -45,13 +45,20 @@ pub(crate) async fn answer(
     use ResponseKind as R;
     if !session.is_authenticated() && !sasl::precedes_authentication(&body) {
         return Err(ConnectionError::Malformed(
-            "a request before authentication; this node has accounts, use SASL PLAIN".to_owned(),
+            "a request before authentication; this node has accounts, use SASL PLAIN or SCRAM"
+                .to_owned(),
         ));
     }
     let response = match body {
         Q::ApiVersions(_) => R::ApiVersions(api_versions::answer()),
-        Q::SaslHandshake(body) => R::SaslHandshake(sasl::handshake(version, &body)),
+        Q::SaslHandshake(body) => R::SaslHandshake(sasl::handshake(session, version, &body)),
         Q::SaslAuthenticate(body) => R::SaslAuthenticate(sasl::authenticate(session, &body)),
+        Q::AlterUserScramCredentials(body) => {
+            R::AlterUserScramCredentials(sasl::alter_credentials(session, body).await)
+        }
+        Q::DescribeUserScramCredentials(body) => {
+            R::DescribeUserScramCredentials(sasl::describe_credentials(session, body))
+        }
         Q::Metadata(body) => R::Metadata(cluster::metadata(session, version, body).await),
         Q::DescribeCluster(_) => R::DescribeCluster(cluster::describe(session)),
         Q::FindCoordinator(body) => {

@@ -27,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::codec::{self, CodecError, FRAME_BYTES_MAX, Request, STRANGERS_FRAME_BYTES_MAX};
 use crate::requests::FetchSession;
+use crate::requests::sasl::Authentication;
 use crate::{Shared, api, requests};
 
 /// Requests of one connection that wait for their answers.
@@ -53,6 +54,8 @@ pub(crate) struct Session {
     /// Where it reached us: what it is told to connect to.
     pub(crate) local: SocketAddr,
     is_authenticated: AtomicBool,
+    /// Where authentication stands, until it is done.
+    pub(crate) authentication: Mutex<Authentication>,
     /// What a consumer on this connection follows.
     pub(crate) fetch_session: Mutex<Option<FetchSession>>,
     /// Requests that have not started before their turn, and whose answers are still to come.
@@ -95,6 +98,7 @@ pub(crate) async fn serve(
         shared,
         peer,
         local,
+        authentication: Mutex::default(),
         fetch_session: Mutex::new(None),
         waiting: AtomicUsize::new(0),
     });

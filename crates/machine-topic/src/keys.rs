@@ -34,6 +34,7 @@ const PENDING_OFFSET: u8 = 0x10;
 const COMPACTION: u8 = 0x11;
 /// A compaction's note where the newest record of a key stands, by the key's hash.
 const NEWEST_OF_KEY: u8 = 0x12;
+const CREDENTIAL: u8 = 0x13;
 
 fn key(kind: u8) -> KeyBuilder {
     KeyBuilder::new(Topic::SPACE, kind)
@@ -221,6 +222,19 @@ pub(crate) fn aborted(topic_id: TopicId, partition: u32, marker_offset: i64) -> 
 /// First key after all aborted transactions of a partition.
 pub(crate) fn aborted_end(topic_id: TopicId, partition: u32) -> Vec<u8> {
     proteus_store::prefix_end(&of_partition(ABORTED, topic_id, partition).into_vec())
+}
+
+pub(crate) fn credentials() -> Vec<u8> {
+    key(CREDENTIAL).into_vec()
+}
+
+pub(crate) fn credential(user: &str, mechanism: i8) -> Vec<u8> {
+    key(CREDENTIAL).string(user.as_bytes()).raw(&mechanism.to_be_bytes()).into_vec()
+}
+
+/// User of a credential's key.
+pub(crate) fn credential_user(key: &[u8]) -> Option<String> {
+    String::from_utf8(take_string(key.get(2..)?)?.0).ok()
 }
 
 pub(crate) fn compaction(topic_id: TopicId, partition: u32) -> Vec<u8> {

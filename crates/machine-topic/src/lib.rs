@@ -17,6 +17,7 @@
 mod append;
 pub mod batch;
 mod compaction;
+pub mod credentials;
 mod keys;
 mod offsets;
 pub mod read;
@@ -239,6 +240,20 @@ pub enum Op {
         /// Which.
         partitions: Option<Vec<(TopicId, u32)>>,
     },
+    /// Sets a user's credential for its mechanism. Replies [`Reply::Done`].
+    PutCredential {
+        /// Whose.
+        user: String,
+        /// It.
+        credential: credentials::Credential,
+    },
+    /// Removes a user's credential. Replies [`Reply::Done`].
+    RemoveCredential {
+        /// Whose.
+        user: String,
+        /// For which mechanism.
+        mechanism: i8,
+    },
     /// Something became due because time passed; proposed by the leader only.
     FireTimer {
         /// When it became due, in milliseconds since the Unix epoch.
@@ -413,6 +428,12 @@ pub enum Refusal {
         /// The producer.
         producer_id: i64,
     },
+    /// There is nothing to remove.
+    #[error("user '{user}' has no such credential")]
+    NoCredential {
+        /// The user.
+        user: String,
+    },
     /// The offset is outside the partition.
     #[error("offset {offset} is outside the partition, which is readable up to {next_offset}")]
     OffsetOutOfRange {
@@ -549,6 +570,8 @@ impl Machine for Topic {
             Op::RemoveOffsets { group, partitions } => {
                 offsets::remove(ctx, group, partitions.as_deref())
             }
+            Op::PutCredential { user, credential } => credentials::put(ctx, user, credential),
+            Op::RemoveCredential { user, mechanism } => credentials::remove(ctx, user, *mechanism),
             Op::FireTimer { due_at_ms, subject } => timers::fire(ctx, *due_at_ms, subject),
             Op::SweepTopic { topic_id } => topics::sweep(ctx, *topic_id),
         }

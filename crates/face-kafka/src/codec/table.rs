@@ -55,6 +55,8 @@ pub(crate) fn shape_of(api_key: ApiKey) -> Option<&'static Shape> {
         ApiKey::ListConfigResources => &LIST_CONFIG_RESOURCES,
         ApiKey::ConsumerGroupHeartbeat => &CONSUMER_GROUP_HEARTBEAT,
         ApiKey::ConsumerGroupDescribe => &CONSUMER_GROUP_DESCRIBE,
+        ApiKey::DescribeUserScramCredentials => &DESCRIBE_USER_SCRAM_CREDENTIALS,
+        ApiKey::AlterUserScramCredentials => &ALTER_USER_SCRAM_CREDENTIALS,
         _ => return None,
     };
     Some(shape)
@@ -442,3 +444,20 @@ const CONSUMER_GROUP_HEARTBEAT: Shape = Shape {
 
 const CONSUMER_GROUP_DESCRIBE: Shape =
     Shape { flexible_since: 0, fields: &[always(List(&Text)), always(Fixed(1))] };
+
+const DESCRIBE_USER_SCRAM_CREDENTIALS: Shape =
+    Shape { flexible_since: 0, fields: &[always(Array(&[always(Text)]))] };
+
+const ALTER_USER_SCRAM_CREDENTIALS: Shape = Shape {
+    flexible_since: 0,
+    fields: &[
+        always(Array(&[always(Text), always(Fixed(1))])),
+        always(Array(&[
+            always(Text),
+            always(Fixed(1)),
+            always(Fixed(4)),
+            always(Blob),
+            always(Blob),
+        ])),
+    ],
+};
