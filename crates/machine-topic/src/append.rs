@@ -47,17 +47,24 @@ pub(crate) fn append(
     membership: Membership,
 ) -> Applied<Appended> {
     let (topic, mut stored) = existing_partition(ctx, topic_id, partition)?;
-    let mut header = match BatchHeader::parse_produced(batch) {
+    let config = ConfigReader(&topic.config);
+    let parsed = match config.mirrors() {
+        true => BatchHeader::parse_mirrored(batch),
+        false => BatchHeader::parse_produced(batch),
+    };
+    let mut header = match parsed {
         Ok(header) => header,
         Err(error) => return refuse(Refusal::InvalidBatch(error)),
     };
-    let config = ConfigReader(&topic.config);
     let bytes_max = config.batch_bytes_max();
     if batch.len() > bytes_max {
         return refuse(Refusal::BatchTooLarge { bytes: batch.len(), bytes_max });
     }
     if header.is_transactional() != (membership != Membership::None) {
         return refuse(Refusal::NotInTransaction { producer_id: header.producer_id });
+    }
+    if config.mirrors() {
+        place_copy(&mut stored, &header)?;
     }
     let base_offset = stored.next_offset;
     let log_start_offset = stored.log_start_offset;
@@ -98,6 +105,23 @@ pub(crate) fn append(
     };
     put_batch(ctx, topic_id, partition, &topic, &mut stored, &header, batch);
     Ok(Appended { base_offset, log_start_offset, append_time_ms, is_duplicate: false })
+}
+
+/// Goes on to where a copied batch stands; the first one is where the partition begins.
+fn place_copy(stored: &mut StoredPartition, header: &BatchHeader) -> Applied<()> {
+    let is_sound =
+        header.base_offset.checked_add(i64::from(header.last_offset_delta) + 1).is_some();
+    if header.base_offset < stored.next_offset || !is_sound {
+        return refuse(Refusal::NotNextInMirror {
+            offset: header.base_offset,
+            next_offset: stored.next_offset,
+        });
+    }
+    if stored.log_start_offset == stored.next_offset {
+        stored.log_start_offset = header.base_offset;
+    }
+    stored.next_offset = header.base_offset;
+    Ok(())
 }
 
 /// Puts a batch at the end of the partition.

@@ -30,7 +30,9 @@ use bytes::{Bytes, BytesMut};
 
 pub use control::{Marker, frame_marker, read_marker};
 pub use decode::{DECOMPRESSED_BYTES_MAX, Records, decode_records};
-pub use encode::{NewRecord, frame_batch, partition_of_key, rebuild_batch, stamp_append_time};
+pub use encode::{
+    NewRecord, frame_batch, partition_of_key, put_checksum, rebuild_batch, stamp_append_time,
+};
 pub use validate::{RecordRules, validate_records};
 
 /// Length of the header, and so of the smallest batch.
@@ -180,17 +182,41 @@ impl BatchHeader {
         Ok(header)
     }
 
+    /// [`BatchHeader::parse`], and what must hold of a batch that was copied with its offsets: it may
+    /// have fewer records than offsets, and be a marker, but has neither producer nor transaction.
+    ///
+    /// # Errors
+    /// As [`BatchHeader::parse`], or if the batch is none of these.
+    pub fn parse_mirrored(batch: &[u8]) -> Result<BatchHeader, BatchError> {
+        let header = BatchHeader::parse(batch)?;
+        if header.producer_id > NO_PRODUCER_ID || header.is_transactional() {
+            let why = "a copy with offsets has neither producer nor transaction";
+            return Err(BatchError::Invalid(why.to_owned()));
+        }
+        Ok(header)
+    }
+
     /// [`BatchHeader::parse_produced`], and the checksum.
     ///
     /// # Errors
     /// As [`BatchHeader::parse_produced`], or if the checksum does not match.
     pub fn parse_checked(batch: &[u8]) -> Result<BatchHeader, BatchError> {
         let header = BatchHeader::parse_produced(batch)?;
+        header.check_crc(batch)?;
+        Ok(header)
+    }
+
+    /// Holds the checksum against the bytes.
+    ///
+    /// # Errors
+    /// If it does not match.
+    pub fn check_crc(&self, batch: &[u8]) -> Result<(), BatchError> {
+        let header = self;
         let computed = crc32c::crc32c(batch.get(21..).unwrap_or_default());
         if computed != header.crc {
             return Err(BatchError::Checksum { said: header.crc, computed });
         }
-        Ok(header)
+        Ok(())
     }
 
     /// What holds of every batch: compaction leaves fewer records than offsets.

@@ -86,6 +86,9 @@ pub mod settings {
     pub const MESSAGE_TIMESTAMP_BEFORE_MAX_MS: &str = "message.timestamp.before.max.ms";
     /// Milliseconds by which a record's timestamp may be later than the broker's time.
     pub const MESSAGE_TIMESTAMP_AFTER_MAX_MS: &str = "message.timestamp.after.max.ms";
+    /// `true`: batches stand at the offsets that they bring along, of which some may be missing: the
+    /// topic is the copy of another. Nobody else may append meanwhile.
+    pub const MIRROR: &str = "proteus.mirror";
     /// `CreateTime`: timestamps are the producer's; `LogAppendTime`: those of the append.
     pub const MESSAGE_TIMESTAMP_TYPE: &str = "message.timestamp.type";
     /// Share of a partition's bytes that was appended since its last compaction, from which on it is
@@ -427,6 +430,16 @@ pub enum Refusal {
     NotInTransaction {
         /// The producer.
         producer_id: i64,
+    },
+    /// Only what copies the original may append here, in its order.
+    #[error(
+        "the topic is a mirror at offset {next_offset}, where offset {offset} cannot be appended; set proteus.mirror=false to produce to it"
+    )]
+    NotNextInMirror {
+        /// Of the batch.
+        offset: i64,
+        /// First offset not yet there.
+        next_offset: i64,
     },
     /// There is nothing to remove.
     #[error("user '{user}' has no such credential")]

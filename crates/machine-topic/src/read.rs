@@ -683,6 +683,11 @@ impl ConfigReader<'_> {
         u64::try_from(retention_bytes).ok().filter(|_| self.deletes())
     }
 
+    /// Whether batches bring their offsets along.
+    pub fn mirrors(&self) -> bool {
+        self.0.get(settings::MIRROR).is_some_and(|value| value == "true")
+    }
+
     /// What records must be like that arrive at `now_ms`.
     pub fn record_rules(&self, now_ms: u64) -> RecordRules {
         let number = |name| self.number(name).and_then(|number| u64::try_from(number).ok());
@@ -696,8 +701,10 @@ impl ConfigReader<'_> {
         let timestamps_ms =
             (now_ms.saturating_sub_unsigned(before_ms), now_ms.saturating_add_unsigned(after_ms));
         RecordRules {
-            needs_keys: self.compacts(),
-            timestamps_ms: (!self.has_append_time()).then_some(timestamps_ms),
+            // What another broker took need not be judged again.
+            needs_keys: self.compacts() && !self.mirrors(),
+            may_have_gaps: self.mirrors(),
+            timestamps_ms: (!self.has_append_time() && !self.mirrors()).then_some(timestamps_ms),
         }
     }
 

@@ -357,6 +357,29 @@ fn topics_are_listed_configured_and_grown() {
     assert_eq!(config.get("retention.ms").map(String::as_str), Some("5"));
 }
 
+#[test]
+fn a_mirror_keeps_the_offsets_of_the_original() {
+    let mut driver = Driver::with_topic(1, &[("proteus.mirror", "true")]);
+    let at = |base_offset: i64, count: usize| {
+        let mut bytes = batch(count, 5).to_vec();
+        bytes[0..8].copy_from_slice(&base_offset.to_be_bytes());
+        Bytes::from(bytes)
+    };
+    assert_eq!(driver.append(at(100, 2)).unwrap().base_offset, 100);
+    assert_eq!(driver.append(at(110, 3)).unwrap().base_offset, 110);
+    assert_eq!(driver.bounds(), (100, 113));
+    assert_eq!(driver.offsets(103, ALL), [110]);
+    for offset in [0, 112] {
+        let refused = driver.append(at(offset, 1));
+        assert_eq!(refused, Err(Refusal::NotNextInMirror { offset, next_offset: 113 }));
+    }
+    assert!(driver.append(at(i64::MAX, 1)).is_err());
+    assert!(driver.append(numbered(1, 9, 0, 0)).is_err());
+    let config = BTreeMap::from([("proteus.mirror".to_owned(), None)]);
+    driver.apply(&Op::ConfigureTopic { topic_id: ID, config }).unwrap();
+    assert_eq!(driver.append(at(0, 1)).unwrap().base_offset, 113);
+}
+
 fn commit(driver: &mut Driver, offset: i64) -> Result<Reply, Refusal> {
     let new = NewOffset {
         topic_id: ID,

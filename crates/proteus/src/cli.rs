@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use crate::config::{Config, ConfigError};
 use crate::demo::{DemoOptions, WorkerOptions, run_worker};
 use crate::server::{OpenFace, Server};
+use crate::topic::{TopicCommand, Where};
 
 const ABOUT: &str =
     "One process that speaks ZooKeeper, Kafka, Redis and PostgreSQL over one replicated log";
@@ -24,6 +25,7 @@ Examples:
   proteus start                          run a node on ./proteus-data, loopback, standard ports
   proteus start --port-offset 20000      the same, every port 20000 higher
   proteus demo                           run the main job on real data and check what every face says
+  proteus topic list                     list the topics of a node on this machine
   proteus config --port-offset 7         show the effective configuration and where each value comes from
 
 Every setting can come from a flag, an environment variable PROTEUS_<KEY>, or a TOML file given with
@@ -74,6 +76,13 @@ enum Command {
     },
     /// Print the effective configuration and where each value comes from.
     Config(Settings),
+    /// Work with topics and consumer groups, of a node or of any Kafka cluster.
+    Topic {
+        #[command(flatten)]
+        place: Where,
+        #[command(subcommand)]
+        command: TopicCommand,
+    },
 }
 
 /// Settings that override the file and the environment.
@@ -147,6 +156,9 @@ pub fn main() -> ExitCode {
         Command::Start { settings, until_stdin_closes } => start(&settings, until_stdin_closes),
         Command::Demo { events, keep } => {
             demo(DemoOptions { events: events.map(|events| events as usize), keep })
+        }
+        Command::Topic { place, command } => {
+            block_on(crate::topic::run(&place, command)).and_then(|result| result)
         }
         Command::DemoWorker { port_offset } => {
             block_on(run_worker(&WorkerOptions { port_offset })).and_then(|result| result)

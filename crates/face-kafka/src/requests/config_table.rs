@@ -98,6 +98,7 @@ pub(crate) fn of_topics() -> Vec<Known> {
         one_of("remote.log.copy.disable", Boolean, "false", only_false),
         one_of("remote.log.delete.on.disable", Boolean, "false", only_false),
         one_of("remote.storage.enable", Boolean, "false", only_false),
+        known("proteus.mirror", Boolean, false),
         known("retention.bytes", Long, -1),
         known("retention.ms", Long, RETENTION_MS_DEFAULT),
         known("segment.bytes", Int, 1024 * 1024 * 1024),

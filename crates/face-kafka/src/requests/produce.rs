@@ -153,13 +153,16 @@ fn append(
         let message = "a partition's records are exactly one record batch";
         return Err(Failure::new(ResponseError::InvalidRecord, message));
     };
-    let header = BatchHeader::parse_checked(&batch)?;
     let shared = &session.shared;
     // A topic that is not there is the machine's to refuse.
-    if let Some(settings) = shared.topics.settings_of(&*shared.kernel, topic_id)? {
-        let rules = ConfigReader(&settings).record_rules(shared.clock.wall_ms());
-        validate_records(&batch, &header, &rules)?;
-    }
+    let settings = shared.topics.settings_of(&*shared.kernel, topic_id)?.unwrap_or_default();
+    let config = ConfigReader(&settings);
+    let header = match config.mirrors() {
+        true => BatchHeader::parse_mirrored(&batch)?,
+        false => BatchHeader::parse_produced(&batch)?,
+    };
+    header.check_crc(&batch)?;
+    validate_records(&batch, &header, &config.record_rules(shared.clock.wall_ms()))?;
     if header.is_transactional() {
         let joins = version >= JOINS_TRANSACTION_SINCE;
         let op = topic::Op::AppendInTransaction { topic_id, partition, batch, joins };

@@ -131,10 +131,12 @@ pub fn stamp_append_time(batch: &Bytes, append_time_ms: i64) -> Bytes {
     Bytes::from(stamped)
 }
 
-/// Puts the checksum of a batch into it, which is at least a header long.
-pub(super) fn put_checksum(batch: &mut [u8]) {
-    let crc = crc32c::crc32c(&batch[21..]);
-    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+/// Puts the checksum of a batch into it. What is shorter than a header stays as it is.
+pub fn put_checksum(batch: &mut [u8]) {
+    if batch.len() >= BATCH_HEADER_BYTES {
+        let crc = crc32c::crc32c(&batch[21..]);
+        batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    }
 }
 
 /// The partition of `key` among `partition_count`, as the Java client's default partitioner chooses

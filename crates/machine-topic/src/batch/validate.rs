@@ -7,6 +7,8 @@ use bytes::Bytes;
 /// What a topic demands of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordRules {
+    /// Offsets may be missing between records, as compaction leaves them.
+    pub may_have_gaps: bool,
     /// Every record must have a key: the topic is compacted.
     pub needs_keys: bool,
     /// Oldest and newest timestamp allowed, in milliseconds since the Unix epoch, inclusive; `None`
@@ -32,6 +34,7 @@ pub fn validate_records(
     let body = batch.slice(BATCH_HEADER_BYTES.min(batch.len())..);
     let plain = decompress(header.codec(), body, DECOMPRESSED_BYTES_MAX)?;
     let mut rest = &plain[..];
+    let mut next_delta = 0;
     for index in 0..header.record_count {
         let malformed = || BatchError::Invalid(format!("record {index} is malformed"));
         let length = varint(&mut rest).ok_or_else(malformed)?;
@@ -43,7 +46,15 @@ pub fn validate_records(
                 record.len()
             )));
         }
-        if head.offset_delta != i64::from(index) {
+        let may_stand = match rules.may_have_gaps {
+            true => {
+                let rest = i64::from(header.last_offset_delta);
+                (next_delta..=rest).contains(&head.offset_delta)
+            }
+            false => head.offset_delta == i64::from(index),
+        };
+        next_delta = head.offset_delta.saturating_add(1);
+        if !may_stand {
             return Err(BatchError::Invalid(format!(
                 "record {index} has offset delta {}",
                 head.offset_delta
@@ -140,7 +151,8 @@ mod tests {
     use super::super::{NewRecord, frame_batch, rebuild_batch};
     use super::*;
 
-    const RULES: RecordRules = RecordRules { needs_keys: true, timestamps_ms: Some((10, 20)) };
+    const RULES: RecordRules =
+        RecordRules { may_have_gaps: false, needs_keys: true, timestamps_ms: Some((10, 20)) };
 
     fn framed(keys: &[Option<&'static str>], timestamp_ms: i64) -> Bytes {
         let record = |key: &Option<&'static str>| NewRecord {
@@ -201,7 +213,7 @@ mod tests {
     #[test]
     fn fuzz_validation() {
         let corpus = [framed(&[Some("a"), Some("b")], 15).to_vec(), framed(&[None], 3).to_vec()];
-        let lax = RecordRules { needs_keys: false, timestamps_ms: None };
+        let lax = RecordRules { may_have_gaps: true, needs_keys: false, timestamps_ms: None };
         proteus_testkit::fuzz::run("records of a batch", &corpus, |input| {
             let input = Bytes::copy_from_slice(input);
             let Ok(header) = BatchHeader::parse(&input) else { return };
