@@ -83,6 +83,9 @@ pub(crate) const SERVED: &[Served] = &[
     served_in(ApiKey::ConsumerGroupDescribe, "ConsumerGroupDescribe", 0, 1),
     served_in(ApiKey::DescribeUserScramCredentials, "DescribeUserScramCredentials", 0, 0),
     served_in(ApiKey::AlterUserScramCredentials, "AlterUserScramCredentials", 0, 0),
+    served_in(ApiKey::DescribeAcls, "DescribeAcls", 1, 3),
+    served_in(ApiKey::CreateAcls, "CreateAcls", 1, 3),
+    served_in(ApiKey::DeleteAcls, "DeleteAcls", 1, 3),
 ];
 
 /// The entry of a request in [`SERVED`].

@@ -79,6 +79,7 @@ fn of_topic(refusal: &TopicRefusal) -> ResponseError {
         }
         TopicRefusal::ProducerFenced { .. } => ResponseError::ProducerFenced,
         TopicRefusal::NotInTransaction { .. } => ResponseError::InvalidTxnState,
+        TopicRefusal::TooManyAcls => ResponseError::InvalidRequest,
         TopicRefusal::NotNextInMirror { .. } => ResponseError::InvalidRecord,
         TopicRefusal::NoCredential { .. } => ResponseError::ResourceNotFound,
         TopicRefusal::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,

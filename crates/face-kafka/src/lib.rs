@@ -12,6 +12,7 @@
 //!
 //! Source: the Kafka protocol guide, <https://kafka.apache.org/protocol>.
 
+mod acl;
 mod api;
 mod codec;
 mod consumer_group;
@@ -30,6 +31,7 @@ use proteus_env::Clock;
 use proteus_face::{Accounts, Connection, Face, Meter, Metrics, Serving};
 use proteus_kernel_api::Kernel;
 
+use crate::acl::Authorizer;
 use crate::coordinator::Coordinator;
 use crate::requests::sasl::AccountCredentials;
 use crate::topics::Topics;
@@ -48,6 +50,8 @@ pub struct KafkaOptions {
     pub partition_count: u32,
     /// Consumer groups.
     pub group: GroupOptions,
+    /// Users for whom no ACL counts (`super.users`).
+    pub super_users: Vec<String>,
     /// Names the cluster to clients (`cluster.id`).
     pub cluster_id: String,
 }
@@ -58,6 +62,7 @@ impl Default for KafkaOptions {
             creates_topics: true,
             partition_count: 1,
             group: GroupOptions::default(),
+            super_users: Vec::new(),
             cluster_id: "proteus".to_owned(),
         }
     }
@@ -74,6 +79,7 @@ pub(crate) struct Shared {
     clock: Arc<dyn Clock>,
     accounts: Accounts,
     credentials: AccountCredentials,
+    authorizer: Arc<Authorizer>,
     options: KafkaOptions,
     /// By index into [`api::SERVED`].
     meters: Vec<Meter>,
@@ -95,8 +101,18 @@ impl KafkaFace {
         let topics = Topics::following(&kernel);
         let coordinator = Coordinator::new(clock.clone(), options.group.clone());
         let credentials = AccountCredentials::new();
-        let shared =
-            Shared { kernel, clock, accounts, credentials, options, meters, topics, coordinator };
+        let authorizer = Authorizer::following(&kernel);
+        let shared = Shared {
+            kernel,
+            clock,
+            accounts,
+            credentials,
+            authorizer,
+            options,
+            meters,
+            topics,
+            coordinator,
+        };
         Arc::new(KafkaFace { shared: Arc::new(shared) })
     }
 }

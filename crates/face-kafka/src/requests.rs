@@ -1,6 +1,7 @@
 //! One module per family of requests: each turns a request into kernel calls and their outcome into
 //! a response. An error belongs into the response; only what cannot be answered ends the connection.
 
+mod acls;
 pub(crate) mod api_versions;
 mod cluster;
 mod config_table;
@@ -49,7 +50,13 @@ pub(crate) async fn answer(
                 .to_owned(),
         ));
     }
+    if let Some(refusal) = acls::refuse(session, version, &body) {
+        return Ok(Some(refusal));
+    }
     let response = match body {
+        Q::DescribeAcls(body) => R::DescribeAcls(acls::describe(session, &body)),
+        Q::CreateAcls(body) => R::CreateAcls(acls::create(session, body).await),
+        Q::DeleteAcls(body) => R::DeleteAcls(acls::delete(session, body).await),
         Q::ApiVersions(_) => R::ApiVersions(api_versions::answer()),
         Q::SaslHandshake(body) => R::SaslHandshake(sasl::handshake(session, version, &body)),
         Q::SaslAuthenticate(body) => R::SaslAuthenticate(sasl::authenticate(session, &body)),

@@ -54,6 +54,8 @@ pub(crate) struct Session {
     /// Where it reached us: what it is told to connect to.
     pub(crate) local: SocketAddr,
     is_authenticated: AtomicBool,
+    /// Who the client is, once it has authenticated.
+    user: Mutex<Option<String>>,
     /// Where authentication stands, until it is done.
     pub(crate) authentication: Mutex<Authentication>,
     /// What a consumer on this connection follows.
@@ -82,7 +84,13 @@ impl Session {
         if self.is_authenticated() { FRAME_BYTES_MAX } else { STRANGERS_FRAME_BYTES_MAX }
     }
 
-    pub(crate) fn set_authenticated(&self) {
+    /// The client in the words of ACLs.
+    pub(crate) fn principal(&self) -> String {
+        format!("User:{}", self.user.lock().as_deref().unwrap_or("ANONYMOUS"))
+    }
+
+    pub(crate) fn set_authenticated(&self, user: &str) {
+        *self.user.lock() = Some(user.to_owned());
         self.is_authenticated.store(true, Ordering::Release);
     }
 }
@@ -98,6 +106,7 @@ pub(crate) async fn serve(
         shared,
         peer,
         local,
+        user: Mutex::default(),
         authentication: Mutex::default(),
         fetch_session: Mutex::new(None),
         waiting: AtomicUsize::new(0),

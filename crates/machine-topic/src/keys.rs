@@ -35,6 +35,8 @@ const COMPACTION: u8 = 0x11;
 /// A compaction's note where the newest record of a key stands, by the key's hash.
 const NEWEST_OF_KEY: u8 = 0x12;
 const CREDENTIAL: u8 = 0x13;
+/// A rule, whose value is the rest of the key.
+const ACL: u8 = 0x14;
 
 fn key(kind: u8) -> KeyBuilder {
     KeyBuilder::new(Topic::SPACE, kind)
@@ -235,6 +237,14 @@ pub(crate) fn credential(user: &str, mechanism: i8) -> Vec<u8> {
 /// User of a credential's key.
 pub(crate) fn credential_user(key: &[u8]) -> Option<String> {
     String::from_utf8(take_string(key.get(2..)?)?.0).ok()
+}
+
+pub(crate) fn acls() -> Vec<u8> {
+    key(ACL).into_vec()
+}
+
+pub(crate) fn acl(encoded: &[u8]) -> Vec<u8> {
+    key(ACL).raw(encoded).into_vec()
 }
 
 pub(crate) fn compaction(topic_id: TopicId, partition: u32) -> Vec<u8> {

@@ -14,6 +14,7 @@
 //!
 //! Sources: Kafka's documentation, "Implementation"; KIP-98 (idempotence), KIP-360 (epochs).
 
+pub mod acls;
 mod append;
 pub mod batch;
 mod compaction;
@@ -257,6 +258,16 @@ pub enum Op {
         /// For which mechanism.
         mechanism: i8,
     },
+    /// Adds rules. Replies [`Reply::Done`].
+    PutAcls {
+        /// Which.
+        acls: Vec<acls::Acl>,
+    },
+    /// Removes rules. Replies [`Reply::Removed`].
+    RemoveAcls {
+        /// Which.
+        acls: Vec<acls::Acl>,
+    },
     /// Something became due because time passed; proposed by the leader only.
     FireTimer {
         /// When it became due, in milliseconds since the Unix epoch.
@@ -441,6 +452,9 @@ pub enum Refusal {
         /// First offset not yet there.
         next_offset: i64,
     },
+    /// There is no room for more rules.
+    #[error("there would be more than {} ACLs", acls::ACLS_MAX)]
+    TooManyAcls,
     /// There is nothing to remove.
     #[error("user '{user}' has no such credential")]
     NoCredential {
@@ -515,6 +529,8 @@ pub enum Change {
         /// First offset that may be read.
         log_start_offset: i64,
     },
+    /// There are other rules.
+    AclsChanged,
     /// A group committed or removed offsets.
     OffsetsCommitted {
         /// The consumer group.
@@ -585,6 +601,8 @@ impl Machine for Topic {
             }
             Op::PutCredential { user, credential } => credentials::put(ctx, user, credential),
             Op::RemoveCredential { user, mechanism } => credentials::remove(ctx, user, *mechanism),
+            Op::PutAcls { acls } => acls::put(ctx, acls),
+            Op::RemoveAcls { acls } => acls::remove(ctx, acls),
             Op::FireTimer { due_at_ms, subject } => timers::fire(ctx, *due_at_ms, subject),
             Op::SweepTopic { topic_id } => topics::sweep(ctx, *topic_id),
         }

@@ -57,6 +57,9 @@ pub(crate) fn shape_of(api_key: ApiKey) -> Option<&'static Shape> {
         ApiKey::ConsumerGroupDescribe => &CONSUMER_GROUP_DESCRIBE,
         ApiKey::DescribeUserScramCredentials => &DESCRIBE_USER_SCRAM_CREDENTIALS,
         ApiKey::AlterUserScramCredentials => &ALTER_USER_SCRAM_CREDENTIALS,
+        ApiKey::DescribeAcls => &DESCRIBE_ACLS,
+        ApiKey::CreateAcls => &CREATE_ACLS,
+        ApiKey::DeleteAcls => &DELETE_ACLS,
         _ => return None,
     };
     Some(shape)
@@ -460,4 +463,43 @@ const ALTER_USER_SCRAM_CREDENTIALS: Shape = Shape {
             always(Blob),
         ])),
     ],
+};
+
+const DESCRIBE_ACLS: Shape = Shape {
+    flexible_since: 2,
+    fields: &[
+        always(Fixed(1)),
+        always(Text),
+        always(Fixed(1)),
+        always(Text),
+        always(Text),
+        always(Fixed(1)),
+        always(Fixed(1)),
+    ],
+};
+
+const CREATE_ACLS: Shape = Shape {
+    flexible_since: 2,
+    fields: &[always(Array(&[
+        always(Fixed(1)),
+        always(Text),
+        always(Fixed(1)),
+        always(Text),
+        always(Text),
+        always(Fixed(1)),
+        always(Fixed(1)),
+    ]))],
+};
+
+const DELETE_ACLS: Shape = Shape {
+    flexible_since: 2,
+    fields: &[always(Array(&[
+        always(Fixed(1)),
+        always(Text),
+        always(Fixed(1)),
+        always(Text),
+        always(Text),
+        always(Fixed(1)),
+        always(Fixed(1)),
+    ]))],
 };

@@ -19,6 +19,7 @@ use proteus_kernel_api::topic::{self, TopicId};
 use uuid::Uuid;
 
 use super::{LEADER_EPOCH, NODE_ID, OPERATIONS_NOT_TOLD, text, topics};
+use crate::acl::{Operation, Resource};
 use crate::errors::Failure;
 use crate::session::Session;
 
@@ -64,7 +65,13 @@ pub(crate) async fn metadata(
 
 fn all_topics(session: &Session, response: MetadataResponse) -> MetadataResponse {
     match topics::all(session) {
-        Ok(topics) => response.with_topics(topics.iter().map(describe_topic).collect()),
+        Ok(topics) => {
+            let is_seen = |info: &&TopicInfo| {
+                let allowed = session.allows(Operation::Describe, Resource::Topic, &info.name);
+                allowed.unwrap_or(false)
+            };
+            response.with_topics(topics.iter().filter(is_seen).map(describe_topic).collect())
+        }
         Err(failure) => {
             // Only version 13 has a place for the error; before, no topic is the honest answer.
             tracing::warn!(error = %failure.message, "cannot list topics");
@@ -95,7 +102,11 @@ async fn describe_wanted(
 
 fn by_id(session: &Session, topic_id: TopicId) -> Result<TopicInfo, Failure> {
     let found = session.shared.kernel.read(|view| read::topic(view.state, topic_id))?;
-    found.ok_or_else(|| Failure::new(ResponseError::UnknownTopicId, format!("no topic {topic_id}")))
+    let found = found.ok_or_else(|| {
+        Failure::new(ResponseError::UnknownTopicId, format!("no topic {topic_id}"))
+    })?;
+    session.authorize(Operation::Describe, Resource::Topic, &found.name)?;
+    Ok(found)
 }
 
 async fn by_name(
@@ -103,6 +114,7 @@ async fn by_name(
     name: &str,
     may_create: bool,
 ) -> Result<TopicInfo, Failure> {
+    session.authorize(Operation::Describe, Resource::Topic, name)?;
     if let Some(info) = session.shared.topics.info(&*session.shared.kernel, name)? {
         return Ok(info);
     }

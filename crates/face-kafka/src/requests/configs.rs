@@ -27,6 +27,7 @@ use proteus_kernel_api::topic::{self, TopicId};
 
 use super::config_table::{self, Kind, Known};
 use super::{NODE_ID, text, topics};
+use crate::acl::{Operation, Resource};
 use crate::errors::Failure;
 use crate::session::Session;
 
@@ -114,8 +115,15 @@ fn describe_one(
     with_synonyms: bool,
 ) -> Result<Vec<DescribeConfigsResourceResult>, Failure> {
     let name = resource.resource_name.as_str();
+    if resource.resource_type == RESOURCE_BROKER {
+        session.authorize_cluster(Operation::DescribeConfigs)?;
+    } else if resource.resource_type == RESOURCE_GROUP {
+        session.authorize(Operation::DescribeConfigs, Resource::Group, name)?;
+    }
     let entries = match resource.resource_type {
-        RESOURCE_TOPIC => effective(&topics::existing(session, name)?.config),
+        RESOURCE_TOPIC => {
+            effective(&topics::permitted(session, Operation::DescribeConfigs, name)?.config)
+        }
         // An empty name means what holds for all brokers.
         RESOURCE_BROKER if name.is_empty() || name == NODE_ID.to_string() => {
             let source = if name.is_empty() { SOURCE_DEFAULT } else { SOURCE_STATIC_BROKER };
@@ -192,7 +200,7 @@ fn alterable(
     name: &str,
 ) -> Result<topic::read::TopicInfo, Failure> {
     match resource_type {
-        RESOURCE_TOPIC => topics::existing(session, name),
+        RESOURCE_TOPIC => topics::permitted(session, Operation::AlterConfigs, name),
         RESOURCE_BROKER | RESOURCE_GROUP => Err(Failure::new(
             ResponseError::InvalidRequest,
             "settings of brokers and groups are changed in the node's configuration",

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::groups::error_of;
 use super::{OPERATIONS_NOT_TOLD, text, topics};
+use crate::acl::{Operation, Resource};
 use crate::consumer_group::{Assignor, Beat, DescribedConsumer, Heartbeat, Partition, Topics};
 use crate::errors::Failure;
 use crate::group::GroupError;
@@ -154,16 +155,20 @@ fn resolve(
     names: &BTreeSet<String>,
     patterns: &[Pattern],
 ) -> Result<Topics, Failure> {
+    // Who may not describe a topic does not learn that it is there.
+    let is_seen =
+        |name: &str| session.allows(Operation::Describe, Resource::Topic, name).unwrap_or(false);
     if !patterns.is_empty() {
         let is_wanted = |name: &str| {
             names.contains(name) || patterns.iter().any(|pattern| pattern.matches(name))
         };
         let all = topics::all(session)?.into_iter().filter(|info| is_wanted(&info.name));
-        return Ok(all.map(|info| (info.name, (info.topic_id, info.partition_count))).collect());
+        let all = all.map(|info| (info.name, (info.topic_id, info.partition_count)));
+        return Ok(all.filter(|(name, _)| is_seen(name)).collect());
     }
     Ok(session.shared.kernel.read(|view| {
         let mut found = Topics::new();
-        for name in names {
+        for name in names.iter().filter(|name| is_seen(name)) {
             if let Some(info) = read::topic_by_name(view.state, name)? {
                 found.insert(info.name, (info.topic_id, info.partition_count));
             }
@@ -193,6 +198,10 @@ fn describe_one(session: &Session, group_id: GroupId) -> DescribedGroup {
     let described = DescribedGroup::default()
         .with_group_id(group_id.clone())
         .with_authorized_operations(OPERATIONS_NOT_TOLD);
+    let allowed = session.authorize(Operation::Describe, Resource::Group, group_id.as_str());
+    if let Err(failure) = allowed {
+        return described.with_error_code(failure.code());
+    }
     let Some(description) = session.shared.coordinator.describe_consumer(group_id.as_str()) else {
         let message = format!("there is no consumer group '{}' with members", group_id.as_str());
         return described

@@ -17,6 +17,7 @@ use proteus_kernel_api::topic::read::{self, PartitionInfo, ReadLimit, StoredBatc
 use super::fetch_session::{self, Wanted};
 use super::list_offsets::{check_leader_epoch, unknown_partition};
 use super::{LEADER_EPOCH, READ_COMMITTED, partition_number, topics};
+use crate::acl::Operation;
 use crate::errors::Failure;
 use crate::session::Session;
 
@@ -90,7 +91,10 @@ fn resolve_all(
             |before: &Wanted| before.topic == one.topic && before.topic_id == one.topic_id;
         let topic_id = match (before.is_some_and(is_same), topic_ids.last()) {
             (true, Some(before)) => before.clone(),
-            _ => resolve(session, version, one),
+            _ => resolve(session, version, one).and_then(|topic_id| {
+                topics::authorize(session, Operation::Read, topic_id, one.topic.as_str())?;
+                Ok(topic_id)
+            }),
         };
         topic_ids.push(topic_id);
     }

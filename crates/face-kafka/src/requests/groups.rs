@@ -22,6 +22,7 @@ use proteus_kernel_api::topic::{self, read};
 use tokio::sync::oneshot;
 
 use super::{OPERATIONS_NOT_TOLD, text, topics};
+use crate::acl::{Operation, Resource};
 use crate::errors::Failure;
 use crate::group::{Answer, Event, GroupError, Identity, Join, Sync};
 use crate::session::Session;
@@ -234,6 +235,9 @@ pub(crate) fn list(session: &Session, request: &ListGroupsRequest) -> ListGroups
     };
     let listed = groups
         .into_iter()
+        .filter(|(group_id, _)| {
+            session.allows(Operation::Describe, Resource::Group, group_id).unwrap_or(false)
+        })
         .filter(|(_, (_, state, _))| allows(&request.states_filter, state))
         .filter(|(_, (_, _, kind))| allows(&request.types_filter, kind))
         .map(|(group_id, (protocol_type, state, kind))| {
@@ -275,6 +279,10 @@ fn describe_one(session: &Session, group_id: GroupId) -> DescribedGroup {
     let described = DescribedGroup::default()
         .with_group_id(group_id.clone())
         .with_authorized_operations(OPERATIONS_NOT_TOLD);
+    let allowed = session.authorize(Operation::Describe, Resource::Group, group_id.as_str());
+    if let Err(failure) = allowed {
+        return described.with_error_code(failure.code());
+    }
     if let Some(description) = session.shared.coordinator.describe(group_id.as_str()) {
         let members = description.members.into_iter().map(|member| {
             DescribedGroupMember::default()
@@ -315,6 +323,7 @@ pub(crate) async fn delete(
 }
 
 async fn delete_one(session: &Session, group_id: &str) -> Result<(), Failure> {
+    session.authorize(Operation::Delete, Resource::Group, group_id)?;
     if session.shared.coordinator.has_members(group_id) {
         let message = format!("group '{group_id}' has members");
         return Err(Failure::new(ResponseError::NonEmptyGroup, message));

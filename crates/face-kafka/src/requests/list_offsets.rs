@@ -15,6 +15,7 @@ use proteus_kernel_api::topic::TopicId;
 use proteus_kernel_api::topic::read::{self, PartitionInfo};
 
 use super::{LEADER_EPOCH, READ_COMMITTED, partition_number};
+use crate::acl::{Operation, Resource};
 use crate::errors::Failure;
 use crate::session::Session;
 
@@ -39,6 +40,7 @@ fn find(
     name: &str,
     index: i32,
 ) -> Result<(TopicId, u32, PartitionInfo), Failure> {
+    session.authorize(Operation::Describe, Resource::Topic, name)?;
     let kernel = &*session.shared.kernel;
     let topic_id = session.shared.topics.id_of(kernel, name)?.ok_or_else(unknown_partition)?;
     let partition = partition_number(index).ok_or_else(unknown_partition)?;

@@ -24,6 +24,7 @@ use proteus_kernel_api::topic::{self, NewOffset, OFFSET_METADATA_BYTES_MAX, Topi
 use super::groups::{error_of, identity};
 use super::list_offsets::unknown_partition;
 use super::{partition_number, text, topics};
+use crate::acl::{Operation, Resource};
 use crate::errors::Failure;
 use crate::session::Session;
 
@@ -41,10 +42,14 @@ pub(crate) async fn commit(
         Ok(()) => None,
         Err(error) => Some(error_of(error)),
     };
+    let allowed = session.authorize(Operation::Read, Resource::Group, group);
+    let refusal = allowed.err().map(|failure| failure.error).or(refusal);
     // What can be committed is, in one minitransaction; the others have errors of their own.
     let mut offsets = Vec::new();
     let mut errors: Vec<Option<ResponseError>> = Vec::new();
     for topic in &request.topics {
+        let allowed = session.authorize(Operation::Read, Resource::Topic, topic.name.as_str());
+        let refusal = refusal.or(allowed.err().map(|failure| failure.error));
         let info = session.shared.topics.info(&*session.shared.kernel, topic.name.as_str());
         for partition in &topic.partitions {
             let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
@@ -114,6 +119,11 @@ pub(crate) fn fetch(
             let coordinator = &session.shared.coordinator;
             let may_fetch =
                 coordinator.may_fetch(group.group_id.as_str(), member_id, group.member_epoch);
+            let allowed =
+                session.authorize(Operation::Describe, Resource::Group, group.group_id.as_str());
+            if let Err(failure) = allowed {
+                return response.with_error_code(failure.code());
+            }
             if let Err(error) = may_fetch {
                 return response.with_error_code(error_of(error).code());
             }

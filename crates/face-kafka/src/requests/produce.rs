@@ -16,6 +16,7 @@ use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal};
 use tracing::debug;
 
 use super::{partition_number, text, topics};
+use crate::acl::{Operation, Resource};
 use crate::errors::{Failure, topic_reply, unexpected_reply};
 use crate::session::Session;
 
@@ -49,9 +50,12 @@ pub(crate) fn start(
     let acks = request.acks;
     let mut chunks = Chunks::default();
     let mut slots = Vec::new();
-    let request_refusal = refusal_of(&request);
+    let request_refusal = refusal_of(session, &request);
     for topic_data in &request.topic_data {
-        let topic_id = resolve(session, version, topic_data);
+        let topic_id = resolve(session, version, topic_data).and_then(|topic_id| {
+            topics::authorize(session, Operation::Write, topic_id, topic_data.name.as_str())?;
+            Ok(topic_id)
+        });
         for partition_data in &topic_data.partition_data {
             let append = match (&request_refusal, &topic_id) {
                 (Some(failure), _) | (None, Err(failure)) => Err(failure.clone()),
@@ -115,7 +119,12 @@ fn without_answer(response: &ProduceResponse) -> Result<Option<ResponseKind>, Co
     }
 }
 
-fn refusal_of(request: &ProduceRequest) -> Option<Failure> {
+fn refusal_of(session: &Session, request: &ProduceRequest) -> Option<Failure> {
+    if let Some(id) = &request.transactional_id
+        && let Err(failure) = session.authorize(Operation::Write, Resource::TransactionalId, id)
+    {
+        return Some(failure);
+    }
     (!(-1..=1).contains(&request.acks)).then(|| {
         let message = format!("acks is 0, 1 or -1, not {}", request.acks);
         Failure::new(ResponseError::InvalidRequiredAcks, message)

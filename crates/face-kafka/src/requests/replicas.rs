@@ -29,6 +29,7 @@ use proteus_kernel_api::topic::read::{self, TopicInfo};
 use uuid::Uuid;
 
 use super::{LEADER_EPOCH, NODE_ID, OPERATIONS_NOT_TOLD, partition_number, text, topics};
+use crate::acl::Operation;
 use crate::errors::Failure;
 use crate::session::Session;
 
@@ -245,7 +246,7 @@ pub(crate) fn describe_topic_partitions(
             next_cursor = Some(cursor_at(&name, first));
             break;
         }
-        let info = match topics::existing(session, &name) {
+        let info = match topics::permitted(session, Operation::Describe, &name) {
             Ok(info) => info,
             Err(failure) => {
                 described.push(

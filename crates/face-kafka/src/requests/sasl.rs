@@ -25,6 +25,7 @@ use proteus_kernel_api::topic;
 use proteus_kernel_api::topic::credentials as stored;
 
 use super::{text, topics};
+use crate::acl::Operation;
 use crate::errors::Failure;
 use crate::session::Session;
 
@@ -143,8 +144,8 @@ fn step(session: &Session, message: &[u8]) -> Result<Vec<u8>, String> {
         // Without a handshake: clients older than that know PLAIN only.
         Authentication::None | Authentication::Plain => {
             *session.authentication.lock() = Authentication::Plain;
-            plain(session, message)?;
-            session.set_authenticated();
+            let user = plain(session, message)?;
+            session.set_authenticated(&user);
             Ok(Vec::new())
         }
         Authentication::Scram(mechanism) => {
@@ -158,21 +159,26 @@ fn step(session: &Session, message: &[u8]) -> Result<Vec<u8>, String> {
             Ok(answer)
         }
         Authentication::Proving(exchange) => {
-            let (_user, answer) = exchange.finish(message).map_err(|error| error.to_string())?;
-            session.set_authenticated();
+            let (user, answer) = exchange.finish(message).map_err(|error| error.to_string())?;
+            session.set_authenticated(&user);
             Ok(answer)
         }
     }
 }
 
 /// RFC 4616: authorization identity, user and password, separated by NUL.
-fn plain(session: &Session, message: &[u8]) -> Result<(), String> {
+fn plain(session: &Session, message: &[u8]) -> Result<String, String> {
     let mut parts = message.split(|byte| *byte == 0);
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
         (Some(_), Some(user), Some(password), None) => {
             let user =
                 std::str::from_utf8(user).map_err(|_| "the user name is not UTF-8".to_owned())?;
-            session.shared.accounts.verify(user, password).map_err(|error| error.to_string())
+            session
+                .shared
+                .accounts
+                .verify(user, password)
+                .map(|()| user.to_owned())
+                .map_err(|error| error.to_string())
         }
         _ => Err("not a PLAIN message: identity, user and password separated by NUL".to_owned()),
     }
@@ -205,19 +211,22 @@ pub(crate) async fn alter_credentials(
 ) -> AlterUserScramCredentialsResponse {
     let mut ops: BTreeMap<String, Vec<Result<topic::Op, Failure>>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
+    let may_alter = session.authorize_cluster(Operation::Alter);
     for deletion in &request.deletions {
         let user = deletion.name.to_string();
         let is_new = seen.insert((user.clone(), deletion.mechanism));
-        let op = checked(&user, deletion.mechanism, is_new).map(|_| topic::Op::RemoveCredential {
-            user: user.clone(),
-            mechanism: deletion.mechanism,
-        });
+        let op =
+            may_alter.clone().and_then(|()| checked(&user, deletion.mechanism, is_new)).map(|_| {
+                topic::Op::RemoveCredential { user: user.clone(), mechanism: deletion.mechanism }
+            });
         ops.entry(user).or_default().push(op);
     }
     for upsertion in &request.upsertions {
         let user = upsertion.name.to_string();
         let is_new = seen.insert((user.clone(), upsertion.mechanism));
-        let op = checked(&user, upsertion.mechanism, is_new)
+        let op = may_alter
+            .clone()
+            .and_then(|()| checked(&user, upsertion.mechanism, is_new))
             .and_then(|mechanism| upserted(&user, mechanism, upsertion));
         ops.entry(user).or_default().push(op);
     }

@@ -27,6 +27,7 @@ use proteus_kernel_api::topic::{self, TopicId};
 use uuid::Uuid;
 
 use super::{configs, partition_number, text};
+use crate::acl::{Operation, Resource};
 use crate::errors::{Failure, topic_reply, unexpected_reply};
 use crate::session::Session;
 
@@ -92,6 +93,9 @@ async fn create_wanted(
     validate_only: bool,
 ) -> Result<(TopicId, u32, BTreeMap<String, String>), Failure> {
     let name = wanted.name.as_str();
+    if session.authorize_cluster(Operation::Create).is_err() {
+        session.authorize(Operation::Create, Resource::Topic, name)?;
+    }
     if !wanted.assignments.is_empty()
         && (wanted.num_partitions, wanted.replication_factor) != (-1, -1)
     {
@@ -188,6 +192,31 @@ pub(crate) fn not_found(
     }
 }
 
+/// Refuses what the client may not do with a topic, whose name is looked up where it is not given.
+pub(crate) fn authorize(
+    session: &Session,
+    operation: Operation,
+    topic_id: TopicId,
+    name: &str,
+) -> Result<(), Failure> {
+    if !name.is_empty() {
+        return session.authorize(operation, Resource::Topic, name);
+    }
+    let found = session.shared.kernel.read(|view| read::topic(view.state, topic_id))?;
+    // One that is not there is refused for that.
+    found.map_or(Ok(()), |info| session.authorize(operation, Resource::Topic, &info.name))
+}
+
+/// The topic called `name`, if the client may do this with it.
+pub(crate) fn permitted(
+    session: &Session,
+    operation: Operation,
+    name: &str,
+) -> Result<TopicInfo, Failure> {
+    session.authorize(operation, Resource::Topic, name)?;
+    existing(session, name)
+}
+
 /// The topic called `name`.
 pub(crate) fn existing(session: &Session, name: &str) -> Result<TopicInfo, Failure> {
     session.shared.topics.info(&*session.shared.kernel, name)?.ok_or_else(|| {
@@ -235,6 +264,7 @@ async fn delete_one(session: &Session, topic: &DeleteTopicState) -> Result<Topic
             })?
         }
     };
+    session.authorize(Operation::Delete, Resource::Topic, &info.name)?;
     commit(session, topic::Op::DeleteTopic { topic_id: info.topic_id }).await?;
     Ok(info)
 }
@@ -261,7 +291,7 @@ async fn grow_one(
     wanted: &CreatePartitionsTopic,
     validate_only: bool,
 ) -> Result<(), Failure> {
-    let info = existing(session, wanted.name.as_str())?;
+    let info = permitted(session, Operation::Alter, wanted.name.as_str())?;
     let partition_count = u32::try_from(wanted.count).unwrap_or(0);
     if validate_only && partition_count > info.partition_count {
         return Ok(());
@@ -299,7 +329,7 @@ async fn delete_before(
     index: i32,
     offset: i64,
 ) -> Result<i64, Failure> {
-    let info = existing(session, name)?;
+    let info = permitted(session, Operation::Delete, name)?;
     let op = topic::Op::DeleteRecords {
         topic_id: info.topic_id,
         partition: partition_number(index).unwrap_or(u32::MAX),

@@ -36,6 +36,7 @@ use proteus_kernel_api::topic::{
 
 use super::groups::{error_of, identity};
 use super::{partition_number, text, topics};
+use crate::acl::{Operation, Resource};
 use crate::errors::{Failure, unexpected_reply};
 use crate::session::Session;
 
@@ -175,7 +176,7 @@ async fn add_to_one(
     let found: Vec<Vec<Result<(TopicId, u32), Failure>>> = wanted
         .iter()
         .map(|topic| {
-            let info = topics::existing(session, topic.name.as_str());
+            let info = topics::permitted(session, Operation::Write, topic.name.as_str());
             let find = |index: &i32| {
                 let info = info.clone()?;
                 let number = partition_number(*index).filter(|n| *n < info.partition_count);
@@ -191,7 +192,11 @@ async fn add_to_one(
             Err(_) => is_complete = false,
         }
     }
-    let outcome = if !is_complete {
+    let id = producer.transactional_id.as_str();
+    let allowed = session.authorize(Operation::Write, Resource::TransactionalId, id);
+    let outcome = if let Err(failure) = allowed {
+        Err(failure)
+    } else if !is_complete {
         let message = "another partition of the request does not exist";
         Err(Failure::new(ResponseError::OperationNotAttempted, message))
     } else if verifies_only {
@@ -294,8 +299,14 @@ pub(crate) async fn commit_offsets(
     };
     let mut offsets = Vec::new();
     let mut errors: Vec<Option<ResponseError>> = Vec::new();
+    let id = request.transactional_id.as_str();
+    let allowed = session
+        .authorize(Operation::Write, Resource::TransactionalId, id)
+        .and_then(|()| session.authorize(Operation::Read, Resource::Group, group));
     for topic in &request.topics {
-        let info = topics::existing(session, topic.name.as_str());
+        let info = allowed
+            .clone()
+            .and_then(|()| topics::permitted(session, Operation::Read, topic.name.as_str()));
         for partition in &topic.partitions {
             let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
             let number = partition_number(partition.partition_index);
@@ -369,7 +380,9 @@ pub(crate) fn describe(
 ) -> DescribeTransactionsResponse {
     let states = request.transactional_ids.into_iter().map(|id| {
         let described = DescribedTransaction::default().with_transactional_id(id.clone());
-        match describe_one(session, id.as_str()) {
+        let allowed =
+            session.authorize(Operation::Describe, Resource::TransactionalId, id.as_str());
+        match allowed.and_then(|()| describe_one(session, id.as_str())) {
             Ok((info, topics)) => described
                 .with_transaction_state(text(state_name(info.state)))
                 .with_transaction_timeout_ms(i32::try_from(info.timeout_ms).unwrap_or(i32::MAX))
@@ -456,6 +469,9 @@ pub(crate) fn list(
         (states.is_empty() || states.iter().any(|state| **state == *state_name(info.state)))
             && (producers.is_empty() || producers.contains(&ProducerId(info.producer_id)))
             && is_long
+            && session
+                .allows(Operation::Describe, Resource::TransactionalId, &info.transactional_id)
+                .unwrap_or(false)
             && pattern.as_ref().is_none_or(|pattern| pattern.matches(&info.transactional_id))
     };
     let listed = found.into_iter().filter(is_wanted).map(|info| {
@@ -494,7 +510,7 @@ pub(crate) fn describe_producers(
     request: DescribeProducersRequest,
 ) -> DescribeProducersResponse {
     let topics = request.topics.into_iter().map(|topic| {
-        let info = topics::existing(session, topic.name.as_str());
+        let info = topics::permitted(session, Operation::Read, topic.name.as_str());
         let partitions = topic.partition_indexes.iter().map(|index| {
             let response = PartitionResponse::default().with_partition_index(*index);
             let found = info.clone().and_then(|info| {
