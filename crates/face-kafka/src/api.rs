@@ -86,6 +86,8 @@ pub(crate) const SERVED: &[Served] = &[
     served_in(ApiKey::DescribeAcls, "DescribeAcls", 1, 3),
     served_in(ApiKey::CreateAcls, "CreateAcls", 1, 3),
     served_in(ApiKey::DeleteAcls, "DeleteAcls", 1, 3),
+    served_in(ApiKey::DescribeClientQuotas, "DescribeClientQuotas", 0, 1),
+    served_in(ApiKey::AlterClientQuotas, "AlterClientQuotas", 0, 1),
 ];
 
 /// The entry of a request in [`SERVED`].

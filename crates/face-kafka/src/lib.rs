@@ -20,6 +20,7 @@ mod coordinator;
 mod errors;
 mod group;
 mod pattern;
+mod quota;
 mod requests;
 mod session;
 mod topics;
@@ -33,6 +34,7 @@ use proteus_kernel_api::Kernel;
 
 use crate::acl::Authorizer;
 use crate::coordinator::Coordinator;
+use crate::quota::Meters;
 use crate::requests::sasl::AccountCredentials;
 use crate::topics::Topics;
 
@@ -80,6 +82,7 @@ pub(crate) struct Shared {
     accounts: Accounts,
     credentials: AccountCredentials,
     authorizer: Arc<Authorizer>,
+    quotas: Arc<Meters>,
     options: KafkaOptions,
     /// By index into [`api::SERVED`].
     meters: Vec<Meter>,
@@ -102,12 +105,14 @@ impl KafkaFace {
         let coordinator = Coordinator::new(clock.clone(), options.group.clone());
         let credentials = AccountCredentials::new();
         let authorizer = Authorizer::following(&kernel);
+        let quotas = Meters::following(&kernel);
         let shared = Shared {
             kernel,
             clock,
             accounts,
             credentials,
             authorizer,
+            quotas,
             options,
             meters,
             topics,

@@ -13,6 +13,7 @@ mod groups;
 mod list_offsets;
 mod offsets;
 pub(crate) mod produce;
+mod quotas;
 mod replicas;
 pub(crate) mod sasl;
 mod topics;
@@ -66,13 +67,15 @@ pub(crate) async fn answer(
         Q::DescribeUserScramCredentials(body) => {
             R::DescribeUserScramCredentials(sasl::describe_credentials(session, body))
         }
+        Q::DescribeClientQuotas(body) => R::DescribeClientQuotas(quotas::describe(session, &body)),
+        Q::AlterClientQuotas(body) => R::AlterClientQuotas(quotas::alter(session, body).await),
         Q::Metadata(body) => R::Metadata(cluster::metadata(session, version, body).await),
         Q::DescribeCluster(_) => R::DescribeCluster(cluster::describe(session)),
         Q::FindCoordinator(body) => {
             R::FindCoordinator(cluster::find_coordinator(session, version, body))
         }
-        Q::Produce(body) => return produce::start(session, version, body).await,
-        Q::Fetch(body) => R::Fetch(fetch::answer(session, version, body).await),
+        Q::Produce(body) => return produce::start(session, version, client_id, body).await,
+        Q::Fetch(body) => R::Fetch(fetch::answer(session, version, client_id, body).await),
         Q::ListOffsets(body) => R::ListOffsets(list_offsets::answer(session, version, body)),
         Q::OffsetForLeaderEpoch(body) => {
             R::OffsetForLeaderEpoch(list_offsets::for_leader_epoch(session, body))

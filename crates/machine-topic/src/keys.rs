@@ -37,6 +37,7 @@ const NEWEST_OF_KEY: u8 = 0x12;
 const CREDENTIAL: u8 = 0x13;
 /// A rule, whose value is the rest of the key.
 const ACL: u8 = 0x14;
+const QUOTA: u8 = 0x15;
 
 fn key(kind: u8) -> KeyBuilder {
     KeyBuilder::new(Topic::SPACE, kind)
@@ -245,6 +246,14 @@ pub(crate) fn acls() -> Vec<u8> {
 
 pub(crate) fn acl(encoded: &[u8]) -> Vec<u8> {
     key(ACL).raw(encoded).into_vec()
+}
+
+pub(crate) fn quotas() -> Vec<u8> {
+    key(QUOTA).into_vec()
+}
+
+pub(crate) fn quota(entity: &[u8]) -> Vec<u8> {
+    key(QUOTA).raw(entity).into_vec()
 }
 
 pub(crate) fn compaction(topic_id: TopicId, partition: u32) -> Vec<u8> {

@@ -21,6 +21,7 @@ mod compaction;
 pub mod credentials;
 mod keys;
 mod offsets;
+pub mod quotas;
 pub mod read;
 mod stored;
 mod timers;
@@ -267,6 +268,13 @@ pub enum Op {
     RemoveAcls {
         /// Which.
         acls: Vec<acls::Acl>,
+    },
+    /// Sets (`Some`) or removes (`None`) quotas of one entity. Replies [`Reply::Done`].
+    SetQuotas {
+        /// Whose.
+        entity: quotas::Entity,
+        /// What to change, by name: bits of a floating-point number.
+        changes: BTreeMap<String, Option<u64>>,
     },
     /// Something became due because time passed; proposed by the leader only.
     FireTimer {
@@ -531,6 +539,8 @@ pub enum Change {
     },
     /// There are other rules.
     AclsChanged,
+    /// There are other quotas.
+    QuotasChanged,
     /// A group committed or removed offsets.
     OffsetsCommitted {
         /// The consumer group.
@@ -603,6 +613,7 @@ impl Machine for Topic {
             Op::RemoveCredential { user, mechanism } => credentials::remove(ctx, user, *mechanism),
             Op::PutAcls { acls } => acls::put(ctx, acls),
             Op::RemoveAcls { acls } => acls::remove(ctx, acls),
+            Op::SetQuotas { entity, changes } => quotas::set(ctx, entity, changes),
             Op::FireTimer { due_at_ms, subject } => timers::fire(ctx, *due_at_ms, subject),
             Op::SweepTopic { topic_id } => topics::sweep(ctx, *topic_id),
         }

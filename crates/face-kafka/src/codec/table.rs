@@ -60,6 +60,8 @@ pub(crate) fn shape_of(api_key: ApiKey) -> Option<&'static Shape> {
         ApiKey::DescribeAcls => &DESCRIBE_ACLS,
         ApiKey::CreateAcls => &CREATE_ACLS,
         ApiKey::DeleteAcls => &DELETE_ACLS,
+        ApiKey::DescribeClientQuotas => &DESCRIBE_CLIENT_QUOTAS,
+        ApiKey::AlterClientQuotas => &ALTER_CLIENT_QUOTAS,
         _ => return None,
     };
     Some(shape)
@@ -502,4 +504,20 @@ const DELETE_ACLS: Shape = Shape {
         always(Fixed(1)),
         always(Fixed(1)),
     ]))],
+};
+
+const DESCRIBE_CLIENT_QUOTAS: Shape = Shape {
+    flexible_since: 1,
+    fields: &[always(Array(&[always(Text), always(Fixed(1)), always(Text)])), always(Fixed(1))],
+};
+
+const ALTER_CLIENT_QUOTAS: Shape = Shape {
+    flexible_since: 1,
+    fields: &[
+        always(Array(&[
+            always(Array(&[always(Text), always(Text)])),
+            always(Array(&[always(Text), always(Fixed(8)), always(Fixed(1))])),
+        ])),
+        always(Fixed(1)),
+    ],
 };

@@ -19,6 +19,7 @@ use super::list_offsets::{check_leader_epoch, unknown_partition};
 use super::{LEADER_EPOCH, READ_COMMITTED, partition_number, topics};
 use crate::acl::Operation;
 use crate::errors::Failure;
+use crate::quota::CONSUMED;
 use crate::session::Session;
 
 /// Most bytes of records in one response, as Kafka's `fetch.max.bytes`.
@@ -37,6 +38,7 @@ struct Found {
 pub(crate) async fn answer(
     session: &Arc<Session>,
     version: i16,
+    client_id: &str,
     request: FetchRequest,
 ) -> FetchResponse {
     let context = match fetch_session::open(&mut session.fetch_session.lock(), &request) {
@@ -75,7 +77,11 @@ pub(crate) async fn answer(
     if !context.is_incremental {
         is_left_out.clear();
     }
-    respond(&context.wanted, answers, &is_left_out).with_session_id(context.session_id)
+    let records = answers.iter().filter_map(|data| data.records.as_ref());
+    let throttle_ms = session.throttle(client_id, CONSUMED, records.map(bytes::Bytes::len).sum());
+    respond(&context.wanted, answers, &is_left_out)
+        .with_session_id(context.session_id)
+        .with_throttle_time_ms(throttle_ms)
 }
 
 /// Topics in a row of partitions, of which neighbours mostly have the same.

@@ -18,6 +18,7 @@ use tracing::debug;
 use super::{partition_number, text, topics};
 use crate::acl::{Operation, Resource};
 use crate::errors::{Failure, topic_reply, unexpected_reply};
+use crate::quota::PRODUCED;
 use crate::session::Session;
 
 /// What becomes of one partition of the request.
@@ -45,9 +46,13 @@ const NONE: i64 = -1;
 pub(crate) fn start(
     session: &Arc<Session>,
     version: i16,
+    client_id: &str,
     request: ProduceRequest,
 ) -> BoxFuture<'static, Result<Option<ResponseKind>, ConnectionError>> {
     let acks = request.acks;
+    let data = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
+    let bytes = data.map(|data| data.records.as_ref().map_or(0, Bytes::len)).sum();
+    let throttle_ms = session.throttle(client_id, PRODUCED, bytes);
     let mut chunks = Chunks::default();
     let mut slots = Vec::new();
     let request_refusal = refusal_of(session, &request);
@@ -77,7 +82,8 @@ pub(crate) fn start(
         for proposal in proposals {
             outcomes.push(proposal.await);
         }
-        let response = respond(&session, version, &request, slots, &outcomes);
+        let response = respond(&session, version, &request, slots, &outcomes)
+            .with_throttle_time_ms(throttle_ms);
         if acks == 0 {
             return without_answer(&response);
         }

@@ -185,3 +185,52 @@ async fn a_partition_has_one_replica_that_leads_it() {
     ];
     assert_eq!(seen, expected.map(|(of, number)| (of.to_owned(), number)));
 }
+
+#[tokio::test]
+async fn who_exceeds_a_quota_is_told_to_wait() {
+    use kafka_protocol::messages::alter_client_quotas_request::{EntityData, EntryData, OpData};
+    use kafka_protocol::messages::describe_client_quotas_request::ComponentData;
+
+    let face = served();
+    let mut client = Client::connect(face.address).await;
+    assert_eq!(create(&mut client, "t", 1, &[]).await, 0);
+    let throttled = call!(client, Produce, 9, produce("t", 0, -1, batch("x")));
+    assert_eq!(throttled.throttle_time_ms, 0);
+    let alter = |client: &str, key: &str, value: f64, remove: bool| {
+        let part = EntityData::default()
+            .with_entity_type(text("client-id"))
+            .with_entity_name(Some(text(client)));
+        let op = OpData::default().with_key(text(key)).with_value(value).with_remove(remove);
+        let entry = EntryData::default().with_entity(vec![part]).with_ops(vec![op]);
+        AlterClientQuotasRequest::default().with_entries(vec![entry])
+    };
+    for (key, value, expected) in [
+        ("producer_byte_rate", 50.0, 0),
+        ("producer_byte_rate", -1.0, 42),
+        ("request_percentage", 5.0, 42),
+    ] {
+        let altered = call!(client, AlterClientQuotas, 1, alter("test", key, value, false));
+        assert_eq!(altered.entries[0].error_code, expected, "{key} {value}");
+    }
+    // 69 bytes a batch: the second is more than 50 bytes a second allow in one.
+    call!(client, Produce, 9, produce("t", 0, -1, batch("x")));
+    let throttled = call!(client, Produce, 9, produce("t", 0, -1, batch("x")));
+    assert!(throttled.throttle_time_ms > 500, "{}", throttled.throttle_time_ms);
+    // Its connection rests meanwhile; another client's does not.
+    let mut other = Client::connect(face.address).await;
+    let wanted = ComponentData::default()
+        .with_entity_type(text("client-id"))
+        .with_match_type(0)
+        .with_match(Some(text("test")));
+    let request =
+        DescribeClientQuotasRequest::default().with_components(vec![wanted]).with_strict(true);
+    let described = call!(other, DescribeClientQuotas, 1, request.clone()).entries.unwrap();
+    assert_eq!(
+        (&*described[0].values[0].key, described[0].values[0].value),
+        ("producer_byte_rate", 50.0)
+    );
+    call!(other, AlterClientQuotas, 1, alter("test", "producer_byte_rate", 0.0, true));
+    assert!(call!(other, DescribeClientQuotas, 1, request).entries.unwrap().is_empty());
+    let free = call!(other, Produce, 9, produce("t", 0, -1, batch("x")));
+    assert_eq!(free.throttle_time_ms, 0);
+}
