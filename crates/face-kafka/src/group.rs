@@ -40,6 +40,8 @@ pub struct GroupOptions {
     pub consumer_session_timeout_ms: u64,
     /// How often it is to report (`group.consumer.heartbeat.interval.ms`).
     pub heartbeat_interval_ms: u64,
+    /// How long offsets of a group without members are kept (`offsets.retention.minutes`).
+    pub offsets_retention_ms: u64,
     /// Most members of one group (`group.max.size`).
     pub members_max: usize,
 }
@@ -52,6 +54,7 @@ impl Default for GroupOptions {
             initial_delay_ms: 100,
             consumer_session_timeout_ms: 45_000,
             heartbeat_interval_ms: 5_000,
+            offsets_retention_ms: 7 * 24 * 60 * 60 * 1000,
             members_max: 10_000,
         }
     }

@@ -19,6 +19,7 @@ mod consumer_group;
 mod coordinator;
 mod errors;
 mod group;
+mod offset_retention;
 mod pattern;
 mod quota;
 mod requests;
@@ -27,8 +28,9 @@ mod topics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use proteus_env::Clock;
+use proteus_env::{Clock, task};
 use proteus_face::{Accounts, Connection, Face, Meter, Metrics, Serving};
 use proteus_kernel_api::Kernel;
 
@@ -73,6 +75,8 @@ impl Default for KafkaOptions {
 /// The face.
 pub struct KafkaFace {
     shared: Arc<Shared>,
+    /// Whether the task runs that forgets old offsets.
+    keeps_offsets: AtomicBool,
 }
 
 /// What all connections share.
@@ -118,7 +122,7 @@ impl KafkaFace {
             topics,
             coordinator,
         };
-        Arc::new(KafkaFace { shared: Arc::new(shared) })
+        Arc::new(KafkaFace { shared: Arc::new(shared), keeps_offsets: AtomicBool::new(false) })
     }
 }
 
@@ -140,6 +144,9 @@ impl Face for KafkaFace {
     }
 
     fn serve(self: Arc<Self>, connection: Connection) -> Serving {
+        if !self.keeps_offsets.swap(true, Ordering::AcqRel) {
+            task::spawn(offset_retention::keep(Arc::downgrade(&self.shared)));
+        }
         Box::pin(session::serve(self.shared.clone(), connection))
     }
 }

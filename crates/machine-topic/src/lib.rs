@@ -276,6 +276,13 @@ pub enum Op {
         /// What to change, by name: bits of a floating-point number.
         changes: BTreeMap<String, Option<u64>>,
     },
+    /// Removes what a group committed before a time. Replies [`Reply::Removed`].
+    ExpireOffsets {
+        /// The consumer group.
+        group: String,
+        /// Milliseconds since the Unix epoch, exclusive.
+        committed_before_ms: u64,
+    },
     /// Something became due because time passed; proposed by the leader only.
     FireTimer {
         /// When it became due, in milliseconds since the Unix epoch.
@@ -614,6 +621,9 @@ impl Machine for Topic {
             Op::PutAcls { acls } => acls::put(ctx, acls),
             Op::RemoveAcls { acls } => acls::remove(ctx, acls),
             Op::SetQuotas { entity, changes } => quotas::set(ctx, entity, changes),
+            Op::ExpireOffsets { group, committed_before_ms } => {
+                offsets::expire(ctx, group, *committed_before_ms)
+            }
             Op::FireTimer { due_at_ms, subject } => timers::fire(ctx, *due_at_ms, subject),
             Op::SweepTopic { topic_id } => topics::sweep(ctx, *topic_id),
         }

@@ -352,6 +352,46 @@ impl Generator {
         settings
     }
 
+    /// What administrators set beside topics.
+    fn administration_op(&mut self) -> topic::Op {
+        let user = format!("u{}", self.random.below(3));
+        let acl = topic::acls::Acl {
+            resource_type: 2,
+            resource_name: format!("t{}", self.random.below(NAMES)),
+            pattern_type: 3,
+            principal: format!("User:{user}"),
+            host: "*".to_owned(),
+            operation: self.random.pick(&[3, 4]),
+            permission: 3,
+        };
+        match self.random.below(5) {
+            0 => topic::Op::PutCredential {
+                user,
+                credential: topic::credentials::Credential {
+                    mechanism: 1,
+                    salt: self.bytes(9).to_vec(),
+                    iterations: 4096,
+                    stored_key: self.bytes(9).to_vec(),
+                    server_key: self.bytes(9).to_vec(),
+                },
+            },
+            1 if self.random.chance(50) => topic::Op::ExpireOffsets {
+                group: self.group(),
+                committed_before_ms: self.random.below(1 << 41),
+            },
+            1 => topic::Op::RemoveCredential { user, mechanism: 1 },
+            2 => topic::Op::PutAcls { acls: vec![acl] },
+            3 => topic::Op::RemoveAcls { acls: vec![acl] },
+            _ => topic::Op::SetQuotas {
+                entity: topic::quotas::Entity([("user".to_owned(), Some(user))].into()),
+                changes: BTreeMap::from([(
+                    "producer_byte_rate".to_owned(),
+                    self.random.chance(60).then(|| 1_000.0f64.to_bits()),
+                )]),
+            },
+        }
+    }
+
     fn topic_op(&mut self) -> topic::Op {
         let (topic_id, group, partition) =
             (self.topic_id(), self.group(), self.random.below(3) as u32);
@@ -393,6 +433,7 @@ impl Generator {
                 group,
                 partitions: self.random.chance(50).then(|| vec![(topic_id, 0)]),
             },
+            20..=21 => self.administration_op(),
             _ => topic::Op::Append { topic_id, partition, batch: self.batch() },
         }
     }

@@ -139,7 +139,7 @@ pub(crate) fn of_broker(options: &KafkaOptions, node_id: i32) -> Vec<Known> {
         known("node.id", Int, node_id),
         known("num.partitions", Int, options.partition_count),
         known("offset.metadata.max.bytes", Int, OFFSET_METADATA_BYTES_MAX),
-        known("offsets.retention.minutes", Int, RETENTION_MS_DEFAULT / 60_000),
+        known("offsets.retention.minutes", Int, group.offsets_retention_ms / 60_000),
         known("process.roles", List, "broker,controller"),
         known("socket.request.max.bytes", Int, FRAME_BYTES_MAX),
         known("transaction.max.timeout.ms", Int, super::transactions::TIMEOUT_MS_MAX),
