@@ -58,6 +58,11 @@ impl Meters {
         Ok(quotas)
     }
 
+    /// Whether there is any quota: mostly not, and then there is nothing to count.
+    pub(crate) fn has_any(&self, kernel: &dyn Kernel) -> bool {
+        self.quotas(kernel).is_ok_and(|quotas| !quotas.is_empty())
+    }
+
     /// Counts bytes; how long the client must wait for them.
     pub(crate) fn charge(
         &self,
