@@ -154,6 +154,65 @@ def group_of_members():
     print("ok group: three members share, commit, and a fourth resumes")
 
 
+def transactions():
+    topic = f"py-tx-{RUN}"
+    producer = KafkaProducer(bootstrap_servers=ADDRESS, transactional_id=f"py-tx-{RUN}")
+    producer.init_transactions()
+    for number, commits in enumerate([True, False, True]):
+        producer.begin_transaction()
+        for record in range(5):
+            producer.send(topic, b"%d-%d" % (number, record))
+        producer.flush(timeout=DEADLINE_S)
+        if commits:
+            producer.commit_transaction()
+        else:
+            producer.abort_transaction()
+    producer.close()
+    for isolation, count in [("read_committed", 10), ("read_uncommitted", 15)]:
+        consumer = KafkaConsumer(
+            topic, bootstrap_servers=ADDRESS, isolation_level=isolation,
+            auto_offset_reset="earliest", consumer_timeout_ms=5_000,
+        )
+        received = [record.value for record in consumer]
+        expect(len(received) == count, f"{isolation}: {count} records, got {len(received)}")
+        consumer.close()
+    print("ok transactions: commit, abort, isolation")
+
+
+async def aio_transactions():
+    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+    from aiokafka import TopicPartition as Partition
+
+    topic, group = f"aio-tx-{RUN}", f"aio-tx-{RUN}"
+    producer = AIOKafkaProducer(bootstrap_servers=ADDRESS, transactional_id=f"aio-{RUN}")
+    await producer.start()
+    for value, fails in [(b"a", False), (b"b", True), (b"c", False)]:
+        try:
+            async with producer.transaction():
+                await producer.send_and_wait(topic, value, partition=0)
+                await producer.send_offsets_to_transaction({Partition(topic, 0): 1}, group)
+                if fails:
+                    raise ValueError
+        except ValueError:
+            pass
+    await producer.stop()
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=ADDRESS, group_id=group, isolation_level="read_committed",
+        enable_auto_commit=False,
+    )
+    await consumer.start()
+    consumer.assign([Partition(topic, 0)])
+    expect(await consumer.committed(Partition(topic, 0)) == 1, "aiokafka: offsets are committed")
+    await consumer.seek_to_beginning()
+    received = []
+    while len(received) < 2:
+        for records in (await consumer.getmany(timeout_ms=1000)).values():
+            received.extend(record.value for record in records)
+    expect(received == [b"a", b"c"], f"aiokafka: what was aborted is not seen, got {received}")
+    await consumer.stop()
+    print("ok aiokafka: transactions with offsets")
+
+
 async def aio():
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
@@ -190,5 +249,7 @@ if __name__ == "__main__":
     administer()
     list_offsets()
     group_of_members()
+    transactions()
+    asyncio.run(asyncio.wait_for(aio_transactions(), DEADLINE_S))
     asyncio.run(asyncio.wait_for(aio(), DEADLINE_S))
     print("kafka-python and aiokafka: all well")

@@ -118,9 +118,15 @@ def share(admin, strategy, topic, group):
     expect(producer.flush(DEADLINE_S) == 0, "delivered")
     settings = {
         "bootstrap.servers": ADDRESS, "group.id": group, "auto.offset.reset": "earliest",
-        "enable.auto.commit": False, "session.timeout.ms": 10_000, "heartbeat.interval.ms": 500,
-        "partition.assignment.strategy": strategy,
+        "enable.auto.commit": False,
     }
+    if strategy == "coordinator":
+        settings["group.protocol"] = "consumer"
+    else:
+        settings |= {
+            "session.timeout.ms": 10_000, "heartbeat.interval.ms": 500,
+            "partition.assignment.strategy": strategy,
+        }
     consumers = [Consumer(settings) for _ in range(3)]
     for consumer in consumers:
         consumer.subscribe([topic])
@@ -158,22 +164,136 @@ def share(admin, strategy, topic, group):
 def group_of_members():
     group = f"rdg-{RUN}"
     admin = AdminClient({"bootstrap.servers": ADDRESS})
-    for strategy in ["range", "cooperative-sticky"]:
+    for strategy in ["range", "cooperative-sticky", "coordinator"]:
         share(admin, strategy, f"rd-{strategy}-{RUN}", f"{group}-{strategy}")
     groups = admin.list_consumer_groups().result(DEADLINE_S).valid
     expect(f"{group}-range" in [entry.group_id for entry in groups], "the group is listed")
     admin.delete_consumer_groups([f"{group}-range"])[f"{group}-range"].result(DEADLINE_S)
-    print("ok group: three members share, commit, and a fourth resumes; eager and cooperative")
+    print("ok group: three members share, commit, and a fourth resumes; eager, cooperative, KIP-848")
 
 
-def transactions_are_refused():
-    producer = Producer({"bootstrap.servers": ADDRESS, "transactional.id": f"t-{RUN}"})
+def static_member():
+    topic, rebalances = f"rd-static-{RUN}", []
+    admin = AdminClient({"bootstrap.servers": ADDRESS})
+    admin.create_topics([NewTopic(topic, 2, 1)])[topic].result(DEADLINE_S)
+    settings = {
+        "bootstrap.servers": ADDRESS, "group.id": f"rd-static-{RUN}", "session.timeout.ms": 30_000,
+        "heartbeat.interval.ms": 500, "auto.offset.reset": "earliest",
+    }
+
+    def member(name, on_assign=None):
+        consumer = Consumer(settings | {"group.instance.id": name})
+        consumer.subscribe([topic], **({"on_assign": on_assign} if on_assign else {}))
+        return consumer
+
+    def wait_for(consumers, counts):
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            for consumer in consumers:
+                consumer.poll(0.05)
+            if [len(consumer.assignment()) for consumer in consumers] == counts:
+                return
+        expect(False, f"assignments of {counts}")
+
+    stays = member("one", lambda _, parts: rebalances.append(len(parts)))
+    leaves = member("two")
+    wait_for([stays, leaves], [1, 1])
+    before, had = len(rebalances), leaves.assignment()
+    leaves.close()
+    back = member("two")
+    wait_for([stays, back], [1, 1])
+    expect(back.assignment() == had, "a static member has what it had before")
+    expect(len(rebalances) == before, "and nobody else noticed")
+    stays.close()
+    back.close()
+    print("ok group: a static member comes back without a rebalance")
+
+
+def read_all(topic, isolation):
+    consumer = Consumer(
+        {"bootstrap.servers": ADDRESS, "group.id": f"rd-read-{RUN}", "isolation.level": isolation,
+         "auto.offset.reset": "earliest", "enable.partition.eof": True}
+    )
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    values = []
+    while True:
+        record = consumer.poll(DEADLINE_S)
+        expect(record is not None, f"{isolation}: the end of the partition is reached")
+        if record.error():
+            break
+        values.append(record.value().decode())
+    consumer.close()
+    return values
+
+
+def transactions():
+    topic, settings = f"rd-tx-{RUN}", {"bootstrap.servers": ADDRESS, "transactional.id": f"t-{RUN}"}
+    producer = Producer(settings)
+    producer.init_transactions(DEADLINE_S)
+    for number, commits in enumerate([True, False, True]):
+        producer.begin_transaction()
+        for record in range(10):
+            producer.produce(topic, f"{number}-{record}".encode(), partition=0)
+        producer.flush(DEADLINE_S)
+        if commits:
+            producer.commit_transaction(DEADLINE_S)
+        else:
+            producer.abort_transaction(DEADLINE_S)
+    committed = [f"{number}-{record}" for number in (0, 2) for record in range(10)]
+    expect(read_all(topic, "read_committed") == committed, "aborted records are not seen")
+    expect(len(read_all(topic, "read_uncommitted")) == 30, "unless they are asked for")
+    # What is open hides what follows, until a new instance of the producer fences the old one.
+    producer.begin_transaction()
+    producer.produce(topic, b"zombie", partition=0)
+    producer.flush(DEADLINE_S)
+    plain = Producer({"bootstrap.servers": ADDRESS})
+    plain.produce(topic, b"plain", partition=0)
+    plain.flush(DEADLINE_S)
+    expect(read_all(topic, "read_committed") == committed, "nothing undecided is seen")
+    successor = Producer(settings)
+    successor.init_transactions(DEADLINE_S)
+    expect(read_all(topic, "read_committed") == committed + ["plain"], "the open one is aborted")
     try:
-        producer.init_transactions(10)
-        expect(False, "transactions are refused")
+        producer.commit_transaction(DEADLINE_S)
+        expect(False, "the zombie is fenced")
     except KafkaException as error:
-        expect(not error.args[0].retriable(), f"refused for good: {error}")
-    print("ok transactions are refused clearly")
+        expect(error.args[0].fatal(), f"the zombie is fenced for good: {error}")
+    print("ok transactions: commit, abort, isolation, fencing")
+
+
+def consume_transform_produce():
+    source, sink, group = f"rd-in-{RUN}", f"rd-out-{RUN}", f"rd-ctp-{RUN}"
+    plain = Producer({"bootstrap.servers": ADDRESS})
+    for number in range(100):
+        plain.produce(source, str(number).encode(), partition=0)
+    plain.flush(DEADLINE_S)
+    settings = {
+        "bootstrap.servers": ADDRESS, "group.id": group, "auto.offset.reset": "earliest",
+        "enable.auto.commit": False, "isolation.level": "read_committed",
+    }
+    # The second run takes over where the first committed; its first attempt is aborted.
+    for run in range(2):
+        consumer = Consumer(settings)
+        consumer.subscribe([source])
+        producer = Producer({"bootstrap.servers": ADDRESS, "transactional.id": f"ctp-{RUN}"})
+        producer.init_transactions(DEADLINE_S)
+        records = collect(consumer, 50)[:50]
+        for commits in [False, True]:
+            producer.begin_transaction()
+            for record in records:
+                producer.produce(sink, record.value(), partition=0)
+            offsets = [TopicPartition(source, 0, records[-1].offset() + 1)]
+            producer.send_offsets_to_transaction(
+                offsets, consumer.consumer_group_metadata(), DEADLINE_S)
+            producer.flush(DEADLINE_S)
+            if commits:
+                producer.commit_transaction(DEADLINE_S)
+            else:
+                producer.abort_transaction(DEADLINE_S)
+        consumer.close()
+    expect(read_all(sink, "read_committed") == [str(number) for number in range(100)],
+           "every record is transformed exactly once")
+    print("ok consume, transform, produce: exactly once over an abort and a restart")
 
 
 if __name__ == "__main__":
@@ -182,5 +302,7 @@ if __name__ == "__main__":
     administer()
     list_offsets()
     group_of_members()
-    transactions_are_refused()
+    static_member()
+    transactions()
+    consume_transform_produce()
     print("confluent-kafka (librdkafka): all well")

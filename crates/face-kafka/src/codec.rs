@@ -165,6 +165,8 @@ enum Kind {
     Array(&'static [Field]),
     /// A structure.
     Struct(&'static [Field]),
+    /// A byte that says whether there is one (1) or null (-1), and a structure.
+    Nullable(&'static [Field]),
 }
 
 const fn always(kind: Kind) -> Field {
@@ -227,6 +229,11 @@ impl Walk<'_> {
             Kind::List(kind) => (0..self.count()?).try_for_each(|_| self.kind(kind)),
             Kind::Array(fields) => (0..self.count()?).try_for_each(|_| self.fields(fields)),
             Kind::Struct(fields) => self.fields(fields),
+            Kind::Nullable(fields) => match i8::from_be_bytes(self.take()?) {
+                1 => self.fields(fields),
+                -1 => Some(()),
+                _ => None,
+            },
         }
     }
 

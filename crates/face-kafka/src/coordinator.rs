@@ -1,6 +1,6 @@
 //! All consumer groups of this node: brings events, time and answers to and from [`Group`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,9 +9,13 @@ use parking_lot::Mutex;
 use proteus_env::{Clock, task};
 use tokio::sync::{Notify, oneshot};
 
+use crate::consumer_group::{
+    Beat, ConsumerDescription, ConsumerGroup, Heartbeat, Topics as ConsumedTopics,
+};
 use crate::group::{
     Answer, Description, Effect, Event, Group, GroupError, GroupOptions, Identity, Ticket,
 };
+use crate::pattern::Pattern;
 
 /// Most groups with members at once.
 const GROUPS_MAX: usize = 100_000;
@@ -31,6 +35,8 @@ pub(crate) struct Coordinator {
 #[derive(Default)]
 struct Groups {
     by_id: BTreeMap<String, Group>,
+    /// Those of the newer protocol. No id is in both.
+    consumers: BTreeMap<String, ConsumerGroup>,
     waiting: HashMap<Ticket, oneshot::Sender<Answer>>,
     next_ticket: Ticket,
     /// When the keeper wakes by itself.
@@ -66,6 +72,10 @@ impl Coordinator {
             let _ = sender.send(Answer::Refused(GroupError::GroupMaxSizeReached));
             return receiver;
         }
+        if groups.consumers.contains_key(group_id) {
+            let _ = sender.send(Answer::Refused(GroupError::OtherProtocol));
+            return receiver;
+        }
         let ticket = groups.next_ticket;
         groups.next_ticket += 1;
         groups.waiting.insert(ticket, sender);
@@ -79,19 +89,83 @@ impl Coordinator {
             groups.by_id.remove(group_id);
         }
         groups.carry_out(effects);
-        let is_nearer = match (deadline_ms, groups.wakes_at_ms) {
-            (Some(deadline_ms), Some(wakes_at_ms)) => deadline_ms < wakes_at_ms,
-            (Some(_), None) => true,
-            (None, _) => false,
-        };
+        let is_nearer = groups.is_nearer(deadline_ms);
         drop(groups);
+        self.keep_deadline(is_nearer);
+        receiver
+    }
+
+    /// Sees to it that the keeper of time runs, and knows of a deadline that came nearer.
+    fn keep_deadline(self: &Arc<Self>, is_nearer: bool) {
         if !self.keeps_time.swap(true, Ordering::AcqRel) {
             let keeper = Arc::downgrade(self);
             task::spawn(keep_time(keeper));
         } else if is_nearer {
             self.nearer.notify_one();
         }
-        receiver
+    }
+
+    /// Gives a heartbeat to a group of the newer protocol, which is made if somebody joins.
+    pub(crate) fn heartbeat<E: From<GroupError>>(
+        self: &Arc<Self>,
+        group_id: &str,
+        beat: Heartbeat,
+        resolve: impl FnOnce(&BTreeSet<String>, &[Pattern]) -> Result<ConsumedTopics, E>,
+    ) -> Result<Beat, E> {
+        let now_ms = self.now_ms();
+        let mut groups = self.groups.lock();
+        if groups.by_id.contains_key(group_id) {
+            return Err(GroupError::OtherProtocol.into());
+        }
+        if groups.consumers.len() >= GROUPS_MAX && !groups.consumers.contains_key(group_id) {
+            return Err(GroupError::GroupMaxSizeReached.into());
+        }
+        let group = groups
+            .consumers
+            .entry(group_id.to_owned())
+            .or_insert_with(|| ConsumerGroup::new(self.options.clone()));
+        group.pass_time(now_ms);
+        let answer = group.heartbeat(now_ms, beat, resolve);
+        let deadline_ms = group.next_deadline_ms();
+        if group.is_empty() {
+            groups.consumers.remove(group_id);
+        }
+        let is_nearer = groups.is_nearer(deadline_ms);
+        drop(groups);
+        self.keep_deadline(is_nearer);
+        answer
+    }
+
+    /// A group of the newer protocol with members.
+    pub(crate) fn describe_consumer(&self, group_id: &str) -> Option<ConsumerDescription> {
+        self.groups.lock().consumers.get(group_id).map(ConsumerGroup::describe)
+    }
+
+    /// All groups of the newer protocol with members.
+    pub(crate) fn list_consumers(&self) -> Vec<(String, ConsumerDescription)> {
+        let groups = self.groups.lock();
+        groups.consumers.iter().map(|(id, group)| (id.clone(), group.describe())).collect()
+    }
+
+    /// Whether the group has members, of either protocol.
+    pub(crate) fn has_members(&self, group_id: &str) -> bool {
+        let groups = self.groups.lock();
+        groups.by_id.contains_key(group_id) || groups.consumers.contains_key(group_id)
+    }
+
+    /// Whether a member of the newer protocol has the epoch it says; others need none.
+    pub(crate) fn may_fetch(
+        &self,
+        group_id: &str,
+        member_id: &str,
+        epoch: i32,
+    ) -> Result<(), GroupError> {
+        match self.groups.lock().consumers.get(group_id) {
+            Some(group) if !member_id.is_empty() || epoch >= 0 => {
+                group.may_commit(member_id, epoch)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether offsets may be committed for the group in this name.
@@ -102,7 +176,11 @@ impl Coordinator {
         generation: i32,
     ) -> Result<(), GroupError> {
         let now_ms = self.now_ms();
-        match self.groups.lock().by_id.get_mut(group_id) {
+        let mut groups = self.groups.lock();
+        if let Some(group) = groups.consumers.get(group_id) {
+            return group.may_commit(&identity.member_id, generation);
+        }
+        match groups.by_id.get_mut(group_id) {
             Some(group) => group.may_commit(now_ms, identity, generation),
             None => Group::new(self.options.clone()).may_commit(now_ms, identity, generation),
         }
@@ -132,7 +210,13 @@ impl Coordinator {
             !group.is_empty()
         });
         groups.carry_out(effects);
-        groups.wakes_at_ms = groups.by_id.values().filter_map(Group::next_deadline_ms).min();
+        groups.consumers.retain(|_, group| {
+            group.pass_time(now_ms);
+            !group.is_empty()
+        });
+        let classic = groups.by_id.values().filter_map(Group::next_deadline_ms);
+        let consumers = groups.consumers.values().filter_map(ConsumerGroup::next_deadline_ms);
+        groups.wakes_at_ms = classic.chain(consumers).min();
         match groups.wakes_at_ms {
             // At least a millisecond, so that a deadline that just passed does not spin.
             Some(at_ms) => Duration::from_millis(at_ms.saturating_sub(now_ms).max(1)),
@@ -142,6 +226,14 @@ impl Coordinator {
 }
 
 impl Groups {
+    fn is_nearer(&self, deadline_ms: Option<u64>) -> bool {
+        match (deadline_ms, self.wakes_at_ms) {
+            (Some(deadline_ms), Some(wakes_at_ms)) => deadline_ms < wakes_at_ms,
+            (Some(_), None) => true,
+            (None, _) => false,
+        }
+    }
+
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for Effect::Answer { ticket, answer } in effects {
             if let Some(sender) = self.waiting.remove(&ticket) {

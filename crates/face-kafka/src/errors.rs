@@ -74,6 +74,14 @@ fn of_topic(refusal: &TopicRefusal) -> ResponseError {
         TopicRefusal::BatchTooLarge { .. } => ResponseError::MessageTooLarge,
         TopicRefusal::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
         TopicRefusal::StaleProducerEpoch { .. } => ResponseError::InvalidProducerEpoch,
+        TopicRefusal::UnknownTransactionalProducer { .. } => {
+            ResponseError::InvalidProducerIdMapping
+        }
+        TopicRefusal::ProducerFenced { .. } => ResponseError::ProducerFenced,
+        TopicRefusal::NotInTransaction { .. } => ResponseError::InvalidTxnState,
+        TopicRefusal::TooManyAcls => ResponseError::InvalidRequest,
+        TopicRefusal::NotNextInMirror { .. } => ResponseError::InvalidRecord,
+        TopicRefusal::NoCredential { .. } => ResponseError::ResourceNotFound,
         TopicRefusal::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,
         TopicRefusal::MetadataTooLarge { .. } => ResponseError::OffsetMetadataTooLarge,
         // A check that this face does not make.
@@ -87,6 +95,7 @@ fn of_batch(error: &BatchError) -> ResponseError {
         BatchError::Length { .. } | BatchError::Checksum { .. } | BatchError::Compression(_) => {
             ResponseError::CorruptMessage
         }
+        BatchError::Timestamp { .. } => ResponseError::InvalidTimestamp,
         BatchError::Invalid(_) => ResponseError::InvalidRecord,
     }
 }

@@ -36,6 +36,12 @@ pub struct GroupOptions {
     /// How long the first member of an empty group waits for others
     /// (`group.initial.rebalance.delay.ms`; Kafka's is 3000).
     pub initial_delay_ms: u64,
+    /// How long a member of the newer protocol may be silent (`group.consumer.session.timeout.ms`).
+    pub consumer_session_timeout_ms: u64,
+    /// How often it is to report (`group.consumer.heartbeat.interval.ms`).
+    pub heartbeat_interval_ms: u64,
+    /// How long offsets of a group without members are kept (`offsets.retention.minutes`).
+    pub offsets_retention_ms: u64,
     /// Most members of one group (`group.max.size`).
     pub members_max: usize,
 }
@@ -46,6 +52,9 @@ impl Default for GroupOptions {
             session_timeout_ms_min: 6_000,
             session_timeout_ms_max: 1_800_000,
             initial_delay_ms: 100,
+            consumer_session_timeout_ms: 45_000,
+            heartbeat_interval_ms: 5_000,
+            offsets_retention_ms: 7 * 24 * 60 * 60 * 1000,
             members_max: 10_000,
         }
     }

@@ -12,23 +12,32 @@
 //!
 //! Source: the Kafka protocol guide, <https://kafka.apache.org/protocol>.
 
+mod acl;
 mod api;
 mod codec;
+mod consumer_group;
 mod coordinator;
 mod errors;
 mod group;
+mod offset_retention;
+mod pattern;
+mod quota;
 mod requests;
 mod session;
 mod topics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use proteus_env::Clock;
+use proteus_env::{Clock, task};
 use proteus_face::{Accounts, Connection, Face, Meter, Metrics, Serving};
 use proteus_kernel_api::Kernel;
 
+use crate::acl::Authorizer;
 use crate::coordinator::Coordinator;
+use crate::quota::Meters;
+use crate::requests::sasl::AccountCredentials;
 use crate::topics::Topics;
 
 pub use crate::group::GroupOptions;
@@ -45,6 +54,8 @@ pub struct KafkaOptions {
     pub partition_count: u32,
     /// Consumer groups.
     pub group: GroupOptions,
+    /// Users for whom no ACL counts (`super.users`).
+    pub super_users: Vec<String>,
     /// Names the cluster to clients (`cluster.id`).
     pub cluster_id: String,
 }
@@ -55,6 +66,7 @@ impl Default for KafkaOptions {
             creates_topics: true,
             partition_count: 1,
             group: GroupOptions::default(),
+            super_users: Vec::new(),
             cluster_id: "proteus".to_owned(),
         }
     }
@@ -63,6 +75,8 @@ impl Default for KafkaOptions {
 /// The face.
 pub struct KafkaFace {
     shared: Arc<Shared>,
+    /// Whether the task runs that forgets old offsets.
+    keeps_offsets: AtomicBool,
 }
 
 /// What all connections share.
@@ -70,6 +84,9 @@ pub(crate) struct Shared {
     kernel: Arc<dyn Kernel>,
     clock: Arc<dyn Clock>,
     accounts: Accounts,
+    credentials: AccountCredentials,
+    authorizer: Arc<Authorizer>,
+    quotas: Arc<Meters>,
     options: KafkaOptions,
     /// By index into [`api::SERVED`].
     meters: Vec<Meter>,
@@ -90,8 +107,22 @@ impl KafkaFace {
             api::SERVED.iter().map(|served| metrics.meter(NAME, served.name)).collect::<Vec<_>>();
         let topics = Topics::following(&kernel);
         let coordinator = Coordinator::new(clock.clone(), options.group.clone());
-        let shared = Shared { kernel, clock, accounts, options, meters, topics, coordinator };
-        Arc::new(KafkaFace { shared: Arc::new(shared) })
+        let credentials = AccountCredentials::new();
+        let authorizer = Authorizer::following(&kernel);
+        let quotas = Meters::following(&kernel);
+        let shared = Shared {
+            kernel,
+            clock,
+            accounts,
+            credentials,
+            authorizer,
+            quotas,
+            options,
+            meters,
+            topics,
+            coordinator,
+        };
+        Arc::new(KafkaFace { shared: Arc::new(shared), keeps_offsets: AtomicBool::new(false) })
     }
 }
 
@@ -117,6 +148,9 @@ impl Face for KafkaFace {
     }
 
     fn serve(self: Arc<Self>, connection: Connection) -> Serving {
+        if !self.keeps_offsets.swap(true, Ordering::AcqRel) {
+            task::spawn(offset_retention::keep(Arc::downgrade(&self.shared)));
+        }
         Box::pin(session::serve(self.shared.clone(), connection))
     }
 }

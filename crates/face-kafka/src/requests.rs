@@ -1,23 +1,31 @@
 //! One module per family of requests: each turns a request into kernel calls and their outcome into
 //! a response. An error belongs into the response; only what cannot be answered ends the connection.
 
+mod acls;
 pub(crate) mod api_versions;
 mod cluster;
+mod config_table;
 mod configs;
+mod consumer_groups;
 mod fetch;
+mod fetch_session;
 mod groups;
 mod list_offsets;
 mod offsets;
 pub(crate) mod produce;
-mod producer_id;
+mod quotas;
+mod replicas;
 pub(crate) mod sasl;
 mod topics;
+mod transactions;
 
 use std::sync::Arc;
 
 use kafka_protocol::messages::{RequestKind, ResponseKind};
 use kafka_protocol::protocol::StrBytes;
 use proteus_face::ConnectionError;
+
+pub(crate) use fetch_session::FetchSession;
 
 use crate::session::Session;
 
@@ -39,20 +47,35 @@ pub(crate) async fn answer(
     use ResponseKind as R;
     if !session.is_authenticated() && !sasl::precedes_authentication(&body) {
         return Err(ConnectionError::Malformed(
-            "a request before authentication; this node has accounts, use SASL PLAIN".to_owned(),
+            "a request before authentication; this node has accounts, use SASL PLAIN or SCRAM"
+                .to_owned(),
         ));
     }
+    if let Some(refusal) = acls::refuse(session, version, &body) {
+        return Ok(Some(refusal));
+    }
     let response = match body {
+        Q::DescribeAcls(body) => R::DescribeAcls(acls::describe(session, &body)),
+        Q::CreateAcls(body) => R::CreateAcls(acls::create(session, body).await),
+        Q::DeleteAcls(body) => R::DeleteAcls(acls::delete(session, body).await),
         Q::ApiVersions(_) => R::ApiVersions(api_versions::answer()),
-        Q::SaslHandshake(body) => R::SaslHandshake(sasl::handshake(version, &body)),
+        Q::SaslHandshake(body) => R::SaslHandshake(sasl::handshake(session, version, &body)),
         Q::SaslAuthenticate(body) => R::SaslAuthenticate(sasl::authenticate(session, &body)),
+        Q::AlterUserScramCredentials(body) => {
+            R::AlterUserScramCredentials(sasl::alter_credentials(session, body).await)
+        }
+        Q::DescribeUserScramCredentials(body) => {
+            R::DescribeUserScramCredentials(sasl::describe_credentials(session, body))
+        }
+        Q::DescribeClientQuotas(body) => R::DescribeClientQuotas(quotas::describe(session, &body)),
+        Q::AlterClientQuotas(body) => R::AlterClientQuotas(quotas::alter(session, body).await),
         Q::Metadata(body) => R::Metadata(cluster::metadata(session, version, body).await),
         Q::DescribeCluster(_) => R::DescribeCluster(cluster::describe(session)),
         Q::FindCoordinator(body) => {
             R::FindCoordinator(cluster::find_coordinator(session, version, body))
         }
-        Q::Produce(body) => return produce::start(session, version, body).await,
-        Q::Fetch(body) => R::Fetch(fetch::answer(session, version, body).await),
+        Q::Produce(body) => return produce::start(session, version, client_id, body).await,
+        Q::Fetch(body) => R::Fetch(fetch::answer(session, version, client_id, body).await),
         Q::ListOffsets(body) => R::ListOffsets(list_offsets::answer(session, version, body)),
         Q::OffsetForLeaderEpoch(body) => {
             R::OffsetForLeaderEpoch(list_offsets::for_leader_epoch(session, body))
@@ -62,14 +85,57 @@ pub(crate) async fn answer(
         Q::CreatePartitions(body) => R::CreatePartitions(topics::grow(session, body).await),
         Q::DeleteRecords(body) => R::DeleteRecords(topics::delete_records(session, body).await),
         Q::DescribeConfigs(body) => R::DescribeConfigs(configs::describe(session, body)),
+        Q::AlterConfigs(body) => R::AlterConfigs(configs::replace(session, body).await),
+        Q::ListConfigResources(body) => {
+            R::ListConfigResources(configs::list_resources(session, version, &body))
+        }
+        Q::DescribeLogDirs(body) => R::DescribeLogDirs(replicas::describe_log_dirs(session, body)),
+        Q::AlterReplicaLogDirs(body) => {
+            R::AlterReplicaLogDirs(replicas::alter_log_dirs(session, body))
+        }
+        Q::ElectLeaders(body) => R::ElectLeaders(replicas::elect_leaders(session, body)),
+        Q::AlterPartitionReassignments(body) => {
+            R::AlterPartitionReassignments(replicas::reassign(session, body))
+        }
+        Q::ListPartitionReassignments(_) => {
+            R::ListPartitionReassignments(replicas::list_reassignments())
+        }
+        Q::DescribeTopicPartitions(body) => {
+            R::DescribeTopicPartitions(replicas::describe_topic_partitions(session, body))
+        }
         Q::IncrementalAlterConfigs(body) => {
             R::IncrementalAlterConfigs(configs::alter(session, body).await)
         }
-        Q::InitProducerId(body) => R::InitProducerId(producer_id::answer(session, body).await),
+        Q::InitProducerId(body) => {
+            R::InitProducerId(transactions::init(session, version, body).await)
+        }
+        Q::AddPartitionsToTxn(body) => {
+            R::AddPartitionsToTxn(transactions::add_partitions(session, version, body).await)
+        }
+        Q::AddOffsetsToTxn(body) => {
+            R::AddOffsetsToTxn(transactions::add_offsets(session, version, body).await)
+        }
+        Q::TxnOffsetCommit(body) => {
+            R::TxnOffsetCommit(transactions::commit_offsets(session, version, body).await)
+        }
+        Q::EndTxn(body) => R::EndTxn(transactions::end(session, version, body).await),
+        Q::DescribeTransactions(body) => {
+            R::DescribeTransactions(transactions::describe(session, body))
+        }
+        Q::ListTransactions(body) => R::ListTransactions(transactions::list(session, body)),
+        Q::DescribeProducers(body) => {
+            R::DescribeProducers(transactions::describe_producers(session, body))
+        }
         Q::JoinGroup(body) => R::JoinGroup(groups::join(session, version, client_id, body).await),
         Q::SyncGroup(body) => R::SyncGroup(groups::sync(session, body).await),
         Q::Heartbeat(body) => R::Heartbeat(groups::heartbeat(session, &body)),
         Q::LeaveGroup(body) => R::LeaveGroup(groups::leave(session, version, body)),
+        Q::ConsumerGroupHeartbeat(body) => {
+            R::ConsumerGroupHeartbeat(consumer_groups::heartbeat(session, version, client_id, body))
+        }
+        Q::ConsumerGroupDescribe(body) => {
+            R::ConsumerGroupDescribe(consumer_groups::describe(session, body))
+        }
         Q::ListGroups(body) => R::ListGroups(groups::list(session, &body)),
         Q::DescribeGroups(body) => R::DescribeGroups(groups::describe(session, body)),
         Q::DeleteGroups(body) => R::DeleteGroups(groups::delete(session, body).await),
@@ -83,6 +149,9 @@ pub(crate) async fn answer(
     };
     Ok(Some(response))
 }
+
+/// Isolation level of those who read only what is committed.
+const READ_COMMITTED: i8 = 1;
 
 /// A string of the protocol.
 fn text(value: impl Into<String>) -> StrBytes {
@@ -113,6 +182,7 @@ pub(crate) fn is_error(response: &ResponseKind) -> bool {
         ResponseKind::SyncGroup(response) => response.error_code != 0,
         ResponseKind::Heartbeat(response) => response.error_code != 0,
         ResponseKind::InitProducerId(response) => response.error_code != 0,
+        ResponseKind::EndTxn(response) => response.error_code != 0,
         ResponseKind::SaslAuthenticate(response) => response.error_code != 0,
         _ => false,
     }

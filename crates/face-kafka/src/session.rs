@@ -13,10 +13,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use kafka_protocol::messages::{ApiKey, RequestKind, ResponseKind};
+use parking_lot::Mutex;
 use proteus_env::net;
 use proteus_env::task;
 use proteus_face::{Connection, ConnectionError, ReadHalf, WriteHalf};
@@ -24,6 +26,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::codec::{self, CodecError, FRAME_BYTES_MAX, Request, STRANGERS_FRAME_BYTES_MAX};
+use crate::requests::FetchSession;
+use crate::requests::sasl::Authentication;
 use crate::{Shared, api, requests};
 
 /// Requests of one connection that wait for their answers.
@@ -50,6 +54,14 @@ pub(crate) struct Session {
     /// Where it reached us: what it is told to connect to.
     pub(crate) local: SocketAddr,
     is_authenticated: AtomicBool,
+    /// Until when nothing more is read, because the client has exceeded a quota.
+    muted_until: Mutex<Duration>,
+    /// Who the client is, once it has authenticated.
+    user: Mutex<Option<String>>,
+    /// Where authentication stands, until it is done.
+    pub(crate) authentication: Mutex<Authentication>,
+    /// What a consumer on this connection follows.
+    pub(crate) fetch_session: Mutex<Option<FetchSession>>,
     /// Requests that have not started before their turn, and whose answers are still to come.
     waiting: AtomicUsize,
 }
@@ -74,7 +86,30 @@ impl Session {
         if self.is_authenticated() { FRAME_BYTES_MAX } else { STRANGERS_FRAME_BYTES_MAX }
     }
 
-    pub(crate) fn set_authenticated(&self) {
+    /// Counts bytes against the client's quotas: for how long it is throttled, in milliseconds.
+    pub(crate) fn throttle(&self, client_id: &str, what: &'static str, bytes: usize) -> i32 {
+        let shared = &self.shared;
+        if !shared.quotas.has_any(&*shared.kernel) {
+            return 0;
+        }
+        let now = shared.clock.elapsed();
+        let user = self.user.lock().clone().unwrap_or_else(|| "ANONYMOUS".to_owned());
+        let whose = (user.as_str(), client_id);
+        let wait = shared.quotas.charge(&*shared.kernel, now, whose, what, bytes);
+        if !wait.is_zero() {
+            let mut muted_until = self.muted_until.lock();
+            *muted_until = (*muted_until).max(now + wait);
+        }
+        i32::try_from(wait.as_millis()).unwrap_or(i32::MAX)
+    }
+
+    /// The client in the words of ACLs.
+    pub(crate) fn principal(&self) -> String {
+        format!("User:{}", self.user.lock().as_deref().unwrap_or("ANONYMOUS"))
+    }
+
+    pub(crate) fn set_authenticated(&self, user: &str) {
+        *self.user.lock() = Some(user.to_owned());
         self.is_authenticated.store(true, Ordering::Release);
     }
 }
@@ -90,6 +125,10 @@ pub(crate) async fn serve(
         shared,
         peer,
         local,
+        muted_until: Mutex::default(),
+        user: Mutex::default(),
+        authentication: Mutex::default(),
+        fetch_session: Mutex::new(None),
         waiting: AtomicUsize::new(0),
     });
     let (read_half, write_half) = stream.into_split();
@@ -121,6 +160,11 @@ async fn read(
         while let Some(frame) =
             codec::take_frame(&mut buffer, session.frame_bytes_max()).map_err(malformed)?
         {
+            let muted_for =
+                session.muted_until.lock().saturating_sub(session.shared.clock.elapsed());
+            if !muted_for.is_zero() {
+                task::sleep(muted_for).await;
+            }
             let permits = u32::try_from(frame.len()).unwrap_or(u32::MAX);
             let Ok(permit) = bytes_budget.clone().acquire_many_owned(permits).await else {
                 return Ok(());
@@ -182,7 +226,7 @@ fn dispatch(
     let session = session.clone();
     let answering: BoxFuture<'static, Result<Option<ResponseKind>, ConnectionError>> = match body {
         RequestKind::Produce(body) if is_eager => {
-            Box::pin(requests::produce::start(&session, version, body))
+            Box::pin(requests::produce::start(&session, version, &client_id, body))
         }
         body => {
             session.waiting.fetch_add(1, Ordering::AcqRel);

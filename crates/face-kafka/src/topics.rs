@@ -1,7 +1,8 @@
 //! What the face remembers of topics between requests, kept right by the feed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use proteus_kernel_api::topic::{self, TopicId, read::TopicInfo};
@@ -10,10 +11,16 @@ use proteus_kernel_api::{Change, Commit, Kernel, KernelError, Listener, Waiters}
 /// Names remembered at most; beyond that they are read each time.
 const NAMES_MAX: usize = 100_000;
 
-/// Ids by name, and those who wait for partitions to grow.
+/// Settings of a topic, by name.
+pub(crate) type Settings = Arc<BTreeMap<String, String>>;
+
+/// Ids by name, settings by id, and those who wait for partitions to grow.
 #[derive(Default)]
 pub(crate) struct Topics {
     ids: RwLock<HashMap<String, TopicId>>,
+    settings: RwLock<HashMap<TopicId, Settings>>,
+    /// Counts what made `settings` forget, so that nothing is put there that was read before.
+    changes: AtomicU64,
     pub(crate) growing: Waiters<(TopicId, u32)>,
 }
 
@@ -45,6 +52,33 @@ impl Topics {
         Ok(found.map(|info| info.topic_id))
     }
 
+    /// The settings of a topic; none if there is no such topic.
+    pub(crate) fn settings_of(
+        &self,
+        kernel: &dyn Kernel,
+        topic_id: TopicId,
+    ) -> Result<Option<Settings>, KernelError> {
+        if let Some(settings) = self.settings.read().get(&topic_id) {
+            return Ok(Some(settings.clone()));
+        }
+        let changes = self.changes.load(Ordering::Acquire);
+        let found = kernel.read(|view| topic::read::topic(view.state, topic_id))?;
+        let found = found.map(|info| Arc::new(info.config));
+        if let Some(found) = &found {
+            let mut settings = self.settings.write();
+            if settings.len() < NAMES_MAX && self.changes.load(Ordering::Acquire) == changes {
+                settings.insert(topic_id, found.clone());
+            }
+        }
+        Ok(found)
+    }
+
+    fn forget_settings(&self, topic_id: TopicId) {
+        let mut settings = self.settings.write();
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        settings.remove(&topic_id);
+    }
+
     /// What there is to know of the topic called `name`.
     pub(crate) fn info(
         &self,
@@ -67,10 +101,16 @@ impl Listener for Topics {
                 Change::Topic(topic::Change::Appended { topic_id, partition, .. }) => {
                     self.growing.wake(&(*topic_id, *partition));
                 }
+                Change::Topic(topic::Change::TopicChanged { topic_id }) => {
+                    self.forget_settings(*topic_id);
+                }
                 Change::Topic(
-                    topic::Change::TopicDeleted { name, .. }
-                    | topic::Change::TopicCreated { name, .. },
-                ) => self.forget(name),
+                    topic::Change::TopicDeleted { name, topic_id }
+                    | topic::Change::TopicCreated { name, topic_id },
+                ) => {
+                    self.forget(name);
+                    self.forget_settings(*topic_id);
+                }
                 _ => {}
             }
         }

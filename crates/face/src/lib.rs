@@ -8,6 +8,7 @@
 
 mod accounts;
 mod metrics;
+pub mod scram;
 mod server;
 mod shutdown;
 mod stream;

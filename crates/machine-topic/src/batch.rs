@@ -6,7 +6,8 @@
 //! 12  partition_leader_epoch i32   assigned by the broker
 //! 16  magic                  i8    2
 //! 17  crc                    u32   CRC32C of everything after this field
-//! 21  attributes             i16   0-2 codec, 3 append time, 4 transactional, 5 control
+//! 21  attributes             i16   0-2 codec, 3 append time, 4 transactional, 5 control,
+//!                                  6 delete horizon
 //! 23  last_offset_delta      i32
 //! 27  base_timestamp         i64   ms since the Unix epoch
 //! 35  max_timestamp          i64
@@ -20,13 +21,19 @@
 //! The checksum starts behind what the broker assigns, so a batch is stored and served as its
 //! producer framed and compressed it. Source: Kafka protocol guide, "Record Batch".
 
+mod control;
 mod decode;
 mod encode;
+mod validate;
 
 use bytes::{Bytes, BytesMut};
 
+pub use control::{Marker, frame_marker, read_marker};
 pub use decode::{DECOMPRESSED_BYTES_MAX, Records, decode_records};
-pub use encode::{NewRecord, frame_batch, partition_of_key};
+pub use encode::{
+    NewRecord, frame_batch, partition_of_key, put_checksum, rebuild_batch, stamp_append_time,
+};
+pub use validate::{RecordRules, validate_records};
 
 /// Length of the header, and so of the smallest batch.
 pub const BATCH_HEADER_BYTES: usize = 61;
@@ -38,6 +45,10 @@ pub const MAGIC: i8 = 2;
 pub const NO_PRODUCER_ID: i64 = -1;
 
 const CODEC_MASK: i16 = 0x07;
+/// The timestamp of every record is `max_timestamp`, assigned by the broker.
+const APPEND_TIME_FLAG: i16 = 0x08;
+/// `base_timestamp` is when tombstones may go (KIP-534).
+const DELETE_HORIZON_FLAG: i16 = 0x40;
 const TRANSACTIONAL_FLAG: i16 = 0x10;
 const CONTROL_FLAG: i16 = 0x20;
 
@@ -62,6 +73,18 @@ pub enum BatchError {
         said: u32,
         /// What its bytes give.
         computed: u32,
+    },
+    /// A record is too old or from the future.
+    #[error(
+        "timestamp {timestamp_ms} is outside {oldest_ms} to {newest_ms}, which the topic allows"
+    )]
+    Timestamp {
+        /// Of the record.
+        timestamp_ms: i64,
+        /// Earliest allowed.
+        oldest_ms: i64,
+        /// Latest allowed.
+        newest_ms: i64,
     },
     /// A field has a value that no batch can have.
     #[error("invalid record batch: {0}")]
@@ -149,25 +172,58 @@ impl BatchHeader {
         Ok(header)
     }
 
-    /// [`BatchHeader::parse`], and the checksum.
+    /// [`BatchHeader::parse`], and what must hold of a batch that a producer sends.
     ///
     /// # Errors
-    /// As [`BatchHeader::parse`], or if the checksum does not match.
-    pub fn parse_checked(batch: &[u8]) -> Result<BatchHeader, BatchError> {
+    /// As [`BatchHeader::parse`], or if a producer cannot have made the batch.
+    pub fn parse_produced(batch: &[u8]) -> Result<BatchHeader, BatchError> {
         let header = BatchHeader::parse(batch)?;
-        let computed = crc32c::crc32c(batch.get(21..).unwrap_or_default());
-        if computed != header.crc {
-            return Err(BatchError::Checksum { said: header.crc, computed });
+        header.check_produced()?;
+        Ok(header)
+    }
+
+    /// [`BatchHeader::parse`], and what must hold of a batch that was copied with its offsets: it may
+    /// have fewer records than offsets, and be a marker, but has neither producer nor transaction.
+    ///
+    /// # Errors
+    /// As [`BatchHeader::parse`], or if the batch is none of these.
+    pub fn parse_mirrored(batch: &[u8]) -> Result<BatchHeader, BatchError> {
+        let header = BatchHeader::parse(batch)?;
+        if header.producer_id > NO_PRODUCER_ID || header.is_transactional() {
+            let why = "a copy with offsets has neither producer nor transaction";
+            return Err(BatchError::Invalid(why.to_owned()));
         }
         Ok(header)
     }
 
+    /// [`BatchHeader::parse_produced`], and the checksum.
+    ///
+    /// # Errors
+    /// As [`BatchHeader::parse_produced`], or if the checksum does not match.
+    pub fn parse_checked(batch: &[u8]) -> Result<BatchHeader, BatchError> {
+        let header = BatchHeader::parse_produced(batch)?;
+        header.check_crc(batch)?;
+        Ok(header)
+    }
+
+    /// Holds the checksum against the bytes.
+    ///
+    /// # Errors
+    /// If it does not match.
+    pub fn check_crc(&self, batch: &[u8]) -> Result<(), BatchError> {
+        let header = self;
+        let computed = crc32c::crc32c(batch.get(21..).unwrap_or_default());
+        if computed != header.crc {
+            return Err(BatchError::Checksum { said: header.crc, computed });
+        }
+        Ok(())
+    }
+
+    /// What holds of every batch: compaction leaves fewer records than offsets.
     fn check(&self) -> Result<(), BatchError> {
         let invalid = |why: String| Err(BatchError::Invalid(why));
-        if self.record_count < 1 {
-            return invalid(format!("{} records", self.record_count));
-        }
-        if self.last_offset_delta != self.record_count - 1 {
+        let spans = i64::from(self.last_offset_delta) + 1;
+        if self.record_count < 1 || i64::from(self.record_count) > spans {
             return invalid(format!(
                 "{} records with last offset delta {}",
                 self.record_count, self.last_offset_delta
@@ -176,13 +232,45 @@ impl BatchHeader {
         if self.codec().is_none() {
             return invalid(format!("unknown codec {}", self.attributes & CODEC_MASK));
         }
+        Ok(())
+    }
+
+    fn check_produced(&self) -> Result<(), BatchError> {
+        let invalid = |why: String| Err(BatchError::Invalid(why));
+        if self.last_offset_delta != self.record_count - 1 {
+            return invalid(format!(
+                "{} records with last offset delta {}",
+                self.record_count, self.last_offset_delta
+            ));
+        }
         if self.producer_id >= 0 && (self.producer_epoch < 0 || self.base_sequence < 0) {
             return invalid(format!(
                 "producer {} with epoch {} and sequence {}",
                 self.producer_id, self.producer_epoch, self.base_sequence
             ));
         }
+        if self.is_control() {
+            return invalid("control batches are a broker's to write".to_owned());
+        }
+        if self.is_transactional() && self.producer_id <= NO_PRODUCER_ID {
+            return invalid("part of a transaction, but of no producer".to_owned());
+        }
         Ok(())
+    }
+
+    /// First offset after a batch that stands at `base_offset`.
+    pub fn end_offset(&self, base_offset: i64) -> i64 {
+        base_offset.saturating_add(i64::from(self.last_offset_delta)).saturating_add(1)
+    }
+
+    /// From when on its tombstones may go, once compaction has decided that.
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON_FLAG != 0).then_some(self.base_timestamp_ms)
+    }
+
+    /// Whether its records have the time at which they were appended.
+    pub fn has_append_time(&self) -> bool {
+        self.attributes & APPEND_TIME_FLAG != 0
     }
 
     /// How the records are compressed; `None` for a codec that does not exist.

@@ -18,6 +18,26 @@ const OFFSET: u8 = 0x07;
 const TIMER: u8 = 0x08;
 const GARBAGE: u8 = 0x09;
 const NEXT_PRODUCER_ID: u8 = 0x0A;
+/// A transactional producer, by its producer id.
+const TRANSACTION: u8 = 0x0B;
+/// The producer id of a transactional id.
+const TRANSACTIONAL_ID: u8 = 0x0C;
+/// One entry for each partition of a transaction that is going on; no value.
+const TRANSACTION_PARTITION: u8 = 0x0D;
+/// One entry for each transaction that is open in a partition, by its first offset.
+const OPEN: u8 = 0x0E;
+/// One entry for each transaction that was aborted in a partition, by its marker's offset.
+const ABORTED: u8 = 0x0F;
+/// An offset that a transaction will commit for a group.
+const PENDING_OFFSET: u8 = 0x10;
+/// Where a compaction stands.
+const COMPACTION: u8 = 0x11;
+/// A compaction's note where the newest record of a key stands, by the key's hash.
+const NEWEST_OF_KEY: u8 = 0x12;
+const CREDENTIAL: u8 = 0x13;
+/// A rule, whose value is the rest of the key.
+const ACL: u8 = 0x14;
+const QUOTA: u8 = 0x15;
 
 fn key(kind: u8) -> KeyBuilder {
     KeyBuilder::new(Topic::SPACE, kind)
@@ -142,10 +162,158 @@ pub(crate) fn garbage_topic(key: &[u8]) -> Option<TopicId> {
 }
 
 /// Prefixes of everything that a deleted topic leaves for the sweep.
-pub(crate) fn left_by(topic_id: TopicId) -> [Vec<u8>; 4] {
-    [BATCH, TIME, PRODUCER, PARTITION].map(|kind| key(kind).raw(&topic_id.0).into_vec())
+pub(crate) fn left_by(topic_id: TopicId) -> [Vec<u8>; 8] {
+    [BATCH, TIME, PRODUCER, OPEN, ABORTED, COMPACTION, NEWEST_OF_KEY, PARTITION]
+        .map(|kind| key(kind).raw(&topic_id.0).into_vec())
 }
 
 pub(crate) fn next_producer_id() -> Vec<u8> {
     key(NEXT_PRODUCER_ID).into_vec()
+}
+
+pub(crate) fn transaction(producer_id: i64) -> Vec<u8> {
+    key(TRANSACTION).u64(producer_id.cast_unsigned()).into_vec()
+}
+
+pub(crate) fn transactional_id(transactional_id: &str) -> Vec<u8> {
+    key(TRANSACTIONAL_ID).raw(transactional_id.as_bytes()).into_vec()
+}
+
+pub(crate) fn transactional_ids() -> Vec<u8> {
+    key(TRANSACTIONAL_ID).into_vec()
+}
+
+pub(crate) fn transaction_partitions(producer_id: i64) -> Vec<u8> {
+    key(TRANSACTION_PARTITION).u64(producer_id.cast_unsigned()).into_vec()
+}
+
+pub(crate) fn transaction_partition(
+    producer_id: i64,
+    topic_id: TopicId,
+    partition: u32,
+) -> Vec<u8> {
+    key(TRANSACTION_PARTITION)
+        .u64(producer_id.cast_unsigned())
+        .raw(&topic_id.0)
+        .u32(partition)
+        .into_vec()
+}
+
+/// Topic and partition of a transaction's partition.
+pub(crate) fn transaction_partition_parts(key: &[u8]) -> Option<(TopicId, u32)> {
+    let (topic_id, rest) = key.get(2 + 8..)?.split_first_chunk::<16>()?;
+    Some((TopicId(*topic_id), take_u32(rest)?.0))
+}
+
+pub(crate) fn all_open(topic_id: TopicId, partition: u32) -> Vec<u8> {
+    of_partition(OPEN, topic_id, partition).into_vec()
+}
+
+pub(crate) fn open(topic_id: TopicId, partition: u32, first_offset: i64) -> Vec<u8> {
+    of_partition(OPEN, topic_id, partition).u64(ordered_offset(first_offset)).into_vec()
+}
+
+/// The offset at the end of the key of a partition's entry.
+pub(crate) fn entry_offset(key: &[u8]) -> Option<i64> {
+    batch_base_offset(key)
+}
+
+pub(crate) fn aborted(topic_id: TopicId, partition: u32, marker_offset: i64) -> Vec<u8> {
+    of_partition(ABORTED, topic_id, partition).u64(ordered_offset(marker_offset)).into_vec()
+}
+
+/// First key after all aborted transactions of a partition.
+pub(crate) fn aborted_end(topic_id: TopicId, partition: u32) -> Vec<u8> {
+    proteus_store::prefix_end(&of_partition(ABORTED, topic_id, partition).into_vec())
+}
+
+pub(crate) fn credentials() -> Vec<u8> {
+    key(CREDENTIAL).into_vec()
+}
+
+pub(crate) fn credential(user: &str, mechanism: i8) -> Vec<u8> {
+    key(CREDENTIAL).string(user.as_bytes()).raw(&mechanism.to_be_bytes()).into_vec()
+}
+
+/// User of a credential's key.
+pub(crate) fn credential_user(key: &[u8]) -> Option<String> {
+    String::from_utf8(take_string(key.get(2..)?)?.0).ok()
+}
+
+pub(crate) fn acls() -> Vec<u8> {
+    key(ACL).into_vec()
+}
+
+pub(crate) fn acl(encoded: &[u8]) -> Vec<u8> {
+    key(ACL).raw(encoded).into_vec()
+}
+
+pub(crate) fn quotas() -> Vec<u8> {
+    key(QUOTA).into_vec()
+}
+
+pub(crate) fn quota(entity: &[u8]) -> Vec<u8> {
+    key(QUOTA).raw(entity).into_vec()
+}
+
+pub(crate) fn compaction(topic_id: TopicId, partition: u32) -> Vec<u8> {
+    of_partition(COMPACTION, topic_id, partition).into_vec()
+}
+
+pub(crate) fn newest_of_keys(topic_id: TopicId, partition: u32) -> Vec<u8> {
+    of_partition(NEWEST_OF_KEY, topic_id, partition).into_vec()
+}
+
+pub(crate) fn newest_of_key(topic_id: TopicId, partition: u32, hash: &[u8; 32]) -> Vec<u8> {
+    of_partition(NEWEST_OF_KEY, topic_id, partition).raw(hash).into_vec()
+}
+
+/// First key of a partition's time entries.
+pub(crate) fn time_start(topic_id: TopicId, partition: u32) -> Vec<u8> {
+    of_partition(TIME, topic_id, partition).into_vec()
+}
+
+pub(crate) fn producers(topic_id: TopicId, partition: u32) -> Vec<u8> {
+    of_partition(PRODUCER, topic_id, partition).into_vec()
+}
+
+/// Producer id of a producer's key.
+pub(crate) fn producer_id(key: &[u8]) -> Option<i64> {
+    Some(take_u64(key.get(2 + 16 + 4..)?)?.0.cast_signed())
+}
+
+pub(crate) fn pending_offsets() -> Vec<u8> {
+    key(PENDING_OFFSET).into_vec()
+}
+
+pub(crate) fn pending_offsets_of_group(group: &str) -> Vec<u8> {
+    key(PENDING_OFFSET).string(group.as_bytes()).into_vec()
+}
+
+/// Of all producers.
+pub(crate) fn pending_offsets_of_partition(
+    group: &str,
+    topic_id: TopicId,
+    partition: u32,
+) -> Vec<u8> {
+    key(PENDING_OFFSET).string(group.as_bytes()).raw(&topic_id.0).u32(partition).into_vec()
+}
+
+pub(crate) fn pending_offset(
+    group: &str,
+    topic_id: TopicId,
+    partition: u32,
+    producer_id: i64,
+) -> Vec<u8> {
+    let mut key = pending_offsets_of_partition(group, topic_id, partition);
+    key.extend_from_slice(&producer_id.to_be_bytes());
+    key
+}
+
+/// Topic, partition and producer id of a pending offset's key.
+pub(crate) fn pending_offset_parts(key: &[u8]) -> Option<(TopicId, u32, i64)> {
+    let (_, rest) = take_string(key.get(2..)?)?;
+    let (topic_id, rest) = rest.split_first_chunk::<16>()?;
+    let (partition, rest) = take_u32(rest)?;
+    Some((TopicId(*topic_id), partition, take_u64(rest)?.0.cast_signed()))
 }

@@ -14,14 +14,19 @@
 //!
 //! Sources: Kafka's documentation, "Implementation"; KIP-98 (idempotence), KIP-360 (epochs).
 
+pub mod acls;
 mod append;
 pub mod batch;
+mod compaction;
+pub mod credentials;
 mod keys;
 mod offsets;
+pub mod quotas;
 pub mod read;
 mod stored;
 mod timers;
 mod topics;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +35,8 @@ use bytes::Bytes;
 use proteus_machine::{Abort, Ctx, Machine, View};
 use proteus_store::StoreError;
 use serde::{Deserialize, Serialize};
+
+use append::Membership;
 
 pub use timers::TimerSubject;
 pub use topics::name_problem;
@@ -58,6 +65,14 @@ pub const PARTITIONS_MAX: u32 = 10_000;
 pub const BATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// `max.message.bytes` of a topic that does not set it, as in Kafka.
 pub const BATCH_BYTES_MAX_DEFAULT: usize = 1_048_588;
+/// `retention.ms` of a topic that does not set it, as in Kafka: seven days.
+pub const RETENTION_MS_DEFAULT: u64 = 7 * 24 * 60 * 60 * 1000;
+/// `message.timestamp.after.max.ms` of a topic that does not set it, as in Kafka: an hour.
+pub const TIMESTAMP_AFTER_MAX_MS_DEFAULT: u64 = 60 * 60 * 1000;
+/// `min.cleanable.dirty.ratio` of a topic that does not set it, as in Kafka.
+pub const DIRTY_RATIO_DEFAULT: f64 = 0.5;
+/// `delete.retention.ms` of a topic that does not set it, as in Kafka: a day.
+pub const DELETE_RETENTION_MS_DEFAULT: u64 = 24 * 60 * 60 * 1000;
 /// Longest metadata of a committed offset, in bytes, as Kafka's `offset.metadata.max.bytes`.
 pub const OFFSET_METADATA_BYTES_MAX: usize = 4096;
 
@@ -69,6 +84,24 @@ pub mod settings {
     pub const RETENTION_BYTES: &str = "retention.bytes";
     /// Longest batch, in bytes.
     pub const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+    /// Milliseconds by which a record's timestamp may be older than the broker's time.
+    pub const MESSAGE_TIMESTAMP_BEFORE_MAX_MS: &str = "message.timestamp.before.max.ms";
+    /// Milliseconds by which a record's timestamp may be later than the broker's time.
+    pub const MESSAGE_TIMESTAMP_AFTER_MAX_MS: &str = "message.timestamp.after.max.ms";
+    /// `true`: batches stand at the offsets that they bring along, of which some may be missing: the
+    /// topic is the copy of another. Nobody else may append meanwhile.
+    pub const MIRROR: &str = "proteus.mirror";
+    /// `CreateTime`: timestamps are the producer's; `LogAppendTime`: those of the append.
+    pub const MESSAGE_TIMESTAMP_TYPE: &str = "message.timestamp.type";
+    /// Share of a partition's bytes that was appended since its last compaction, from which on it is
+    /// compacted again.
+    pub const MIN_CLEANABLE_DIRTY_RATIO: &str = "min.cleanable.dirty.ratio";
+    /// Milliseconds for which a record is not compacted.
+    pub const MIN_COMPACTION_LAG_MS: &str = "min.compaction.lag.ms";
+    /// Milliseconds after which a partition is compacted whatever its dirty ratio.
+    pub const MAX_COMPACTION_LAG_MS: &str = "max.compaction.lag.ms";
+    /// Milliseconds for which a tombstone is kept once it was compacted.
+    pub const DELETE_RETENTION_MS: &str = "delete.retention.ms";
     /// `delete`, `compact`, or both with a comma. Retention applies where it says `delete`.
     pub const CLEANUP_POLICY: &str = "cleanup.policy";
 }
@@ -122,7 +155,7 @@ pub enum Op {
         /// What to change.
         config: BTreeMap<String, Option<String>>,
     },
-    /// Appends one batch. Replies [`Reply::Appended`].
+    /// Appends one batch that belongs to no transaction. Replies [`Reply::Appended`].
     Append {
         /// The topic.
         topic_id: TopicId,
@@ -130,6 +163,18 @@ pub enum Op {
         partition: u32,
         /// Exactly one batch; its checksum was verified by the proposer.
         batch: Bytes,
+    },
+    /// Appends one batch of the transaction of its producer. Replies [`Reply::Appended`].
+    AppendInTransaction {
+        /// The topic.
+        topic_id: TopicId,
+        /// Partition of the topic, from 0.
+        partition: u32,
+        /// As in [`Op::Append`].
+        batch: Bytes,
+        /// Whether the partition becomes a part of the transaction, which starts if none goes on;
+        /// otherwise it must be one already.
+        joins: bool,
     },
     /// Makes what stands before an offset unreadable. Replies [`Reply::LogStart`].
     DeleteRecords {
@@ -142,6 +187,49 @@ pub enum Op {
     },
     /// Hands out a producer id that nobody had before. Replies [`Reply::ProducerId`].
     AllocateProducerId,
+    /// Gives a transactional producer its id and next epoch, which fences its former instances and
+    /// aborts the transaction they left open. Replies [`Reply::Producer`].
+    InitTransactions {
+        /// Names the producer across its restarts.
+        transactional_id: String,
+        /// Milliseconds after which a transaction of its is aborted.
+        timeout_ms: u64,
+        /// Producer id and epoch that it has, if it is no new instance.
+        expected: Option<(i64, i16)>,
+    },
+    /// Makes partitions and groups part of a producer's transaction, which starts if none goes on.
+    /// Replies [`Reply::Done`].
+    AddToTransaction {
+        /// Whose.
+        producer: TransactionalProducer,
+        /// To be written to.
+        partitions: Vec<(TopicId, u32)>,
+        /// Whose offsets are to be committed.
+        groups: Vec<String>,
+    },
+    /// Sets a group's committed offsets when the producer's transaction is committed. Replies
+    /// [`Reply::Done`].
+    CommitOffsetsInTransaction {
+        /// Whose.
+        producer: TransactionalProducer,
+        /// The consumer group.
+        group: String,
+        /// What it has consumed.
+        offsets: Vec<NewOffset>,
+        /// Whether the group becomes a part of the transaction, which starts if none goes on;
+        /// otherwise it must be one already.
+        joins: bool,
+    },
+    /// Commits or aborts a producer's transaction in all its partitions and groups. Replies
+    /// [`Reply::Producer`].
+    EndTransaction {
+        /// Whose.
+        producer: TransactionalProducer,
+        /// Or aborts.
+        commits: bool,
+        /// Whether the producer gets a new epoch with it (KIP-890).
+        bumps_epoch: bool,
+    },
     /// Sets a group's committed offsets. Replies [`Reply::Done`].
     CommitOffsets {
         /// The consumer group.
@@ -157,6 +245,44 @@ pub enum Op {
         /// Which.
         partitions: Option<Vec<(TopicId, u32)>>,
     },
+    /// Sets a user's credential for its mechanism. Replies [`Reply::Done`].
+    PutCredential {
+        /// Whose.
+        user: String,
+        /// It.
+        credential: credentials::Credential,
+    },
+    /// Removes a user's credential. Replies [`Reply::Done`].
+    RemoveCredential {
+        /// Whose.
+        user: String,
+        /// For which mechanism.
+        mechanism: i8,
+    },
+    /// Adds rules. Replies [`Reply::Done`].
+    PutAcls {
+        /// Which.
+        acls: Vec<acls::Acl>,
+    },
+    /// Removes rules. Replies [`Reply::Removed`].
+    RemoveAcls {
+        /// Which.
+        acls: Vec<acls::Acl>,
+    },
+    /// Sets (`Some`) or removes (`None`) quotas of one entity. Replies [`Reply::Done`].
+    SetQuotas {
+        /// Whose.
+        entity: quotas::Entity,
+        /// What to change, by name: bits of a floating-point number.
+        changes: BTreeMap<String, Option<u64>>,
+    },
+    /// Removes what a group committed before a time. Replies [`Reply::Removed`].
+    ExpireOffsets {
+        /// The consumer group.
+        group: String,
+        /// Milliseconds since the Unix epoch, exclusive.
+        committed_before_ms: u64,
+    },
     /// Something became due because time passed; proposed by the leader only.
     FireTimer {
         /// When it became due, in milliseconds since the Unix epoch.
@@ -169,6 +295,30 @@ pub enum Op {
         /// The deleted topic.
         topic_id: TopicId,
     },
+}
+
+/// An instance of a transactional producer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransactionalProducer {
+    /// Names it across its restarts.
+    pub transactional_id: String,
+    /// Its id.
+    pub producer_id: i64,
+    /// Which instance it is.
+    pub epoch: i16,
+}
+
+/// What has become of a producer's newest transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TransactionState {
+    /// It has had none.
+    Empty,
+    /// It goes on.
+    Ongoing,
+    /// It was committed.
+    Committed,
+    /// It was aborted.
+    Aborted,
 }
 
 /// An offset that a group commits.
@@ -197,6 +347,13 @@ pub enum Reply {
     LogStart(i64),
     /// A producer id of one's own.
     ProducerId(i64),
+    /// A transactional producer's id and epoch.
+    Producer {
+        /// Its id.
+        producer_id: i64,
+        /// Its epoch.
+        epoch: i16,
+    },
     /// How many entries were removed.
     Removed(u64),
 }
@@ -208,6 +365,8 @@ pub struct Appended {
     pub base_offset: i64,
     /// First offset of the partition that may be read.
     pub log_start_offset: i64,
+    /// The timestamp that its records were given, in milliseconds since the Unix epoch.
+    pub append_time_ms: Option<i64>,
     /// Whether it stood there already: the producer sent it again.
     pub is_duplicate: bool,
 }
@@ -272,6 +431,50 @@ pub enum Refusal {
         current: i16,
         /// The epoch of the batch.
         found: i16,
+    },
+    /// No such transactional producer, or not under this id.
+    #[error("producer {producer_id} is not that of transactional id '{transactional_id}'")]
+    UnknownTransactionalProducer {
+        /// The transactional id.
+        transactional_id: String,
+        /// The producer.
+        producer_id: i64,
+    },
+    /// A newer instance of the transactional producer has begun.
+    #[error("transactional id '{transactional_id}' has epoch {current} by now, not {found}")]
+    ProducerFenced {
+        /// The transactional id.
+        transactional_id: String,
+        /// Its newest epoch.
+        current: i16,
+        /// The epoch of the request.
+        found: i16,
+    },
+    /// There is no transaction of the producer of which this could be a part, or its batch is in
+    /// none while one is open.
+    #[error("producer {producer_id} has no such transaction going on")]
+    NotInTransaction {
+        /// The producer.
+        producer_id: i64,
+    },
+    /// Only what copies the original may append here, in its order.
+    #[error(
+        "the topic is a mirror at offset {next_offset}, where offset {offset} cannot be appended; set proteus.mirror=false to produce to it"
+    )]
+    NotNextInMirror {
+        /// Of the batch.
+        offset: i64,
+        /// First offset not yet there.
+        next_offset: i64,
+    },
+    /// There is no room for more rules.
+    #[error("there would be more than {} ACLs", acls::ACLS_MAX)]
+    TooManyAcls,
+    /// There is nothing to remove.
+    #[error("user '{user}' has no such credential")]
+    NoCredential {
+        /// The user.
+        user: String,
     },
     /// The offset is outside the partition.
     #[error("offset {offset} is outside the partition, which is readable up to {next_offset}")]
@@ -341,6 +544,10 @@ pub enum Change {
         /// First offset that may be read.
         log_start_offset: i64,
     },
+    /// There are other rules.
+    AclsChanged,
+    /// There are other quotas.
+    QuotasChanged,
     /// A group committed or removed offsets.
     OffsetsCommitted {
         /// The consumer group.
@@ -382,7 +589,24 @@ impl Machine for Topic {
             }
             Op::ConfigureTopic { topic_id, config } => topics::configure(ctx, *topic_id, config),
             Op::Append { topic_id, partition, batch } => {
-                append::append(ctx, *topic_id, *partition, batch).map(Reply::Appended)
+                append::append(ctx, *topic_id, *partition, batch, Membership::None)
+                    .map(Reply::Appended)
+            }
+            Op::AppendInTransaction { topic_id, partition, batch, joins } => {
+                let membership = if *joins { Membership::Joins } else { Membership::Joined };
+                append::append(ctx, *topic_id, *partition, batch, membership).map(Reply::Appended)
+            }
+            Op::InitTransactions { transactional_id, timeout_ms, expected } => {
+                transactions::init(ctx, transactional_id, *timeout_ms, *expected)
+            }
+            Op::AddToTransaction { producer, partitions, groups } => {
+                transactions::add(ctx, producer, partitions, groups)
+            }
+            Op::CommitOffsetsInTransaction { producer, group, offsets, joins } => {
+                transactions::commit_offsets(ctx, producer, group, offsets, *joins)
+            }
+            Op::EndTransaction { producer, commits, bumps_epoch } => {
+                transactions::finish(ctx, producer, *commits, *bumps_epoch)
             }
             Op::DeleteRecords { topic_id, partition, before_offset } => {
                 timers::delete_records(ctx, *topic_id, *partition, *before_offset)
@@ -391,6 +615,14 @@ impl Machine for Topic {
             Op::CommitOffsets { group, offsets } => offsets::commit(ctx, group, offsets),
             Op::RemoveOffsets { group, partitions } => {
                 offsets::remove(ctx, group, partitions.as_deref())
+            }
+            Op::PutCredential { user, credential } => credentials::put(ctx, user, credential),
+            Op::RemoveCredential { user, mechanism } => credentials::remove(ctx, user, *mechanism),
+            Op::PutAcls { acls } => acls::put(ctx, acls),
+            Op::RemoveAcls { acls } => acls::remove(ctx, acls),
+            Op::SetQuotas { entity, changes } => quotas::set(ctx, entity, changes),
+            Op::ExpireOffsets { group, committed_before_ms } => {
+                offsets::expire(ctx, group, *committed_before_ms)
             }
             Op::FireTimer { due_at_ms, subject } => timers::fire(ctx, *due_at_ms, subject),
             Op::SweepTopic { topic_id } => topics::sweep(ctx, *topic_id),

@@ -6,9 +6,16 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use proteus_store::{Direction, Read, StoreError, prefix_end};
 
-use crate::batch::{BatchHeader, decode_records};
-use crate::stored::{self, StoredOffset, StoredPartition, StoredTopic};
-use crate::{BATCH_BYTES_MAX, BATCH_BYTES_MAX_DEFAULT, TopicId, keys, settings};
+use crate::batch::{BatchHeader, RecordRules, decode_records};
+use crate::stored::{
+    self, StoredAborted, StoredOffset, StoredPartition, StoredProducer, StoredTopic,
+    StoredTransaction,
+};
+use crate::{
+    BATCH_BYTES_MAX, BATCH_BYTES_MAX_DEFAULT, DELETE_RETENTION_MS_DEFAULT, DIRTY_RATIO_DEFAULT,
+    RETENTION_MS_DEFAULT, TIMESTAMP_AFTER_MAX_MS_DEFAULT, TopicId, TransactionState, keys,
+    settings,
+};
 
 /// A topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +39,8 @@ pub struct PartitionInfo {
     pub log_start_offset: i64,
     /// First offset not yet there: the end, exclusive, of what may be read.
     pub high_watermark: i64,
+    /// The end, exclusive, of what is decided: no transaction that is open began before.
+    pub last_stable_offset: i64,
     /// Of all batches kept.
     pub bytes: u64,
 }
@@ -41,8 +50,17 @@ pub struct PartitionInfo {
 pub struct StoredBatch {
     /// Offset of its first record.
     pub base_offset: i64,
+    /// Offset of its last record.
+    pub last_offset: i64,
     /// As its producer sent it; see [`put_batch`](crate::batch::put_batch).
     pub bytes: Bytes,
+}
+
+impl StoredBatch {
+    /// First offset after the batch.
+    pub fn end_offset(&self) -> i64 {
+        self.last_offset.saturating_add(1)
+    }
 }
 
 /// A group's committed offset.
@@ -64,6 +82,11 @@ pub enum ReadLimit {
     /// Likewise, but the first batch whatever its length, so that a reader always gets on.
     BytesOrFirst(usize),
 }
+
+/// Entries of the time index, and batches after one, that a search looks at: more than one only
+/// where compaction has been at work.
+const TIME_ENTRIES_MAX: usize = 64;
+const TIME_BATCHES_MAX: usize = 1_000;
 
 /// The topic called `name`.
 ///
@@ -155,12 +178,13 @@ pub fn partition(
     Ok(stored.map(|stored| PartitionInfo {
         log_start_offset: stored.log_start_offset,
         high_watermark: stored.next_offset,
+        last_stable_offset: stored.last_stable_offset(),
         bytes: stored.bytes,
     }))
 }
 
-/// Batches of a partition from the one that holds `offset` on, as `limit` says. Empty if `offset` is
-/// at or after the end. Records before `offset` in the first batch are the reader's to skip.
+/// Batches of a partition from the one that holds `offset` to before `end_offset`, as `limit` says.
+/// Empty if `offset` is at or after the end. Records before `offset` in the first batch are the reader's to skip.
 ///
 /// # Errors
 /// If the store fails.
@@ -169,6 +193,7 @@ pub fn read_batches(
     topic_id: TopicId,
     partition: u32,
     offset: i64,
+    end_offset: i64,
     limit: ReadLimit,
 ) -> Result<Vec<StoredBatch>, StoreError> {
     let (bytes_max, takes_first) = match limit {
@@ -179,7 +204,7 @@ pub fn read_batches(
     let mut bytes = 0usize;
     let mut damaged = None;
     let start = first_batch_key(state, topic_id, partition, offset)?;
-    let end = keys::batch(topic_id, partition, i64::MAX);
+    let end = keys::batch(topic_id, partition, end_offset);
     state.scan(&start, &end, Direction::Ascending, &mut |key, value| {
         let fits = bytes.saturating_add(value.len()) <= bytes_max;
         let is_first = takes_first && batches.is_empty();
@@ -189,9 +214,11 @@ pub fn read_batches(
         match (keys::batch_base_offset(key), BatchHeader::parse(value)) {
             (Some(base_offset), Ok(header)) => {
                 // Where the batch that held the offset was deleted, the next one follows.
-                if base_offset + i64::from(header.record_count) > offset {
+                let end_offset = header.end_offset(base_offset);
+                if end_offset > offset {
                     bytes += value.len();
-                    batches.push(StoredBatch { base_offset, bytes: value.clone() });
+                    let last_offset = end_offset - 1;
+                    batches.push(StoredBatch { base_offset, last_offset, bytes: value.clone() });
                 }
                 ControlFlow::Continue(())
             }
@@ -202,6 +229,62 @@ pub fn read_batches(
         }
     })?;
     damaged.map_or(Ok(batches), Err)
+}
+
+/// A transaction that was aborted in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AbortedTransaction {
+    /// Its producer.
+    pub producer_id: i64,
+    /// Offset of its first record.
+    pub first_offset: i64,
+    /// Offset of its marker.
+    pub marker_offset: i64,
+}
+
+impl AbortedTransaction {
+    /// Whether the batch with this header at `base_offset` belongs to it.
+    pub fn covers(&self, header: &BatchHeader, base_offset: i64) -> bool {
+        header.is_transactional()
+            && header.producer_id == self.producer_id
+            && (self.first_offset..self.marker_offset).contains(&base_offset)
+    }
+}
+
+/// Aborted transactions that have records from `offset` (inclusive) to `end_offset` (exclusive), in
+/// the order of their ends.
+///
+/// # Errors
+/// If the store fails.
+pub fn aborted_transactions(
+    state: &dyn Read,
+    topic_id: TopicId,
+    partition: u32,
+    offset: i64,
+    end_offset: i64,
+) -> Result<Vec<AbortedTransaction>, StoreError> {
+    let mut aborted = Vec::new();
+    let mut damaged = None;
+    let start = keys::aborted(topic_id, partition, offset);
+    let end = keys::aborted_end(topic_id, partition);
+    state.scan(&start, &end, Direction::Ascending, &mut |key, value| {
+        let decoded = stored::decode::<StoredAborted>(key, value);
+        let (Some(marker_offset), Ok(found)) = (keys::entry_offset(key), decoded) else {
+            damaged = Some(StoreError::corrupt(key, "not an aborted transaction"));
+            return ControlFlow::Break(());
+        };
+        let StoredAborted { producer_id, first_offset, last_stable_offset } = found;
+        if first_offset < end_offset {
+            aborted.push(AbortedTransaction { producer_id, first_offset, marker_offset });
+        }
+        // Whatever ends later began later than all that was wanted.
+        if last_stable_offset >= end_offset {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })?;
+    damaged.map_or(Ok(aborted), Err)
 }
 
 /// Key of the last batch that begins at or before `offset`, or of where it would stand.
@@ -249,8 +332,8 @@ pub fn offset_of_newest(
     time_entry(state, topic_id, partition, &start, Direction::Descending, i64::MIN)
 }
 
-/// The batch of the first time entry in `direction`, and in it the first record at or after
-/// `timestamp_ms`, or, descending, the newest.
+/// The first record at or after `timestamp_ms` that a time entry leads to, or, descending, the
+/// newest. Where compaction took the batch of an entry away, what follows it is looked at.
 fn time_entry(
     state: &dyn Read,
     topic_id: TopicId,
@@ -259,30 +342,62 @@ fn time_entry(
     direction: Direction,
     timestamp_ms: i64,
 ) -> Result<Option<(i64, i64)>, StoreError> {
-    let mut entry = None;
+    let mut entries = Vec::new();
     state.scan(start, &keys::time_end(topic_id, partition), direction, &mut |key, _| {
-        entry = keys::time_parts(key);
-        ControlFlow::Break(())
+        entries.extend(keys::time_parts(key));
+        if entries.len() < TIME_ENTRIES_MAX {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
     })?;
-    let Some((max_timestamp_ms, base_offset)) = entry else {
-        return Ok(None);
-    };
-    let wanted_ms = match direction {
-        Direction::Ascending => timestamp_ms,
-        Direction::Descending => max_timestamp_ms,
-    };
-    let key = keys::batch(topic_id, partition, base_offset);
-    let Some(batch) = state.get(&key)? else {
-        return Ok(None);
-    };
-    // Records that cannot be read are their producer's doing; the batch's own start stands for them.
-    let found = decode_records(&batch, base_offset).ok().and_then(|mut records| {
-        records.find_map(|record| {
-            let record = record.ok()?;
-            (record.timestamp_ms >= wanted_ms).then_some((record.offset, record.timestamp_ms))
-        })
-    });
-    Ok(Some(found.unwrap_or((base_offset, max_timestamp_ms))))
+    for (max_timestamp_ms, base_offset) in entries {
+        let wanted_ms = match direction {
+            Direction::Ascending => timestamp_ms,
+            Direction::Descending => max_timestamp_ms,
+        };
+        let found = record_at_time(state, topic_id, partition, base_offset, wanted_ms)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// The first record at or after `wanted_ms` among the batches from `base_offset` on, as far as one
+/// look goes.
+fn record_at_time(
+    state: &dyn Read,
+    topic_id: TopicId,
+    partition: u32,
+    base_offset: i64,
+    wanted_ms: i64,
+) -> Result<Option<(i64, i64)>, StoreError> {
+    let start = keys::batch(topic_id, partition, base_offset);
+    let end = keys::batch(topic_id, partition, i64::MAX);
+    let mut found = None;
+    let mut count = 0;
+    state.scan(&start, &end, Direction::Ascending, &mut |key, batch| {
+        count += 1;
+        let parsed = (keys::batch_base_offset(key), BatchHeader::parse(batch));
+        if let (Some(base_offset), Ok(header)) = parsed
+            && header.max_timestamp_ms >= wanted_ms
+        {
+            // Records that cannot be read are their producer's doing; the batch's own start stands
+            // for them.
+            let record = decode_records(batch, base_offset).ok().and_then(|mut records| {
+                records.find_map(|record| {
+                    let record = record.ok()?;
+                    let is_found = record.timestamp_ms >= wanted_ms;
+                    is_found.then_some((record.offset, record.timestamp_ms))
+                })
+            });
+            found = Some(record.unwrap_or((base_offset, header.max_timestamp_ms)));
+            return ControlFlow::Break(());
+        }
+        if count < TIME_BATCHES_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    Ok(found)
 }
 
 /// What a group committed for a partition.
@@ -302,6 +417,149 @@ pub fn committed_offset(
         leader_epoch: stored.leader_epoch,
         metadata: stored.metadata,
     }))
+}
+
+/// Whether a transaction that goes on may set the group's offset.
+///
+/// # Errors
+/// If the store fails.
+pub fn has_pending_offset(
+    state: &dyn Read,
+    group: &str,
+    topic_id: TopicId,
+    partition: u32,
+) -> Result<bool, StoreError> {
+    let mut is_pending = false;
+    let prefix = keys::pending_offsets_of_partition(group, topic_id, partition);
+    state.scan_prefix(&prefix, &mut |_, _| {
+        is_pending = true;
+        ControlFlow::Break(())
+    })?;
+    Ok(is_pending)
+}
+
+/// A producer that writes to a partition, as far as it numbers its batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducerInfo {
+    /// Its id.
+    pub producer_id: i64,
+    /// Its newest epoch.
+    pub epoch: i16,
+    /// Of its newest record; -1 if it has written none in this epoch.
+    pub last_sequence: i32,
+    /// Milliseconds since the Unix epoch.
+    pub last_append_at_ms: u64,
+    /// First offset of its transaction that is open here.
+    pub open_since: Option<i64>,
+}
+
+/// Producers of a partition, at most `count_max`, by their ids.
+///
+/// # Errors
+/// If the store fails.
+pub fn producers(
+    state: &dyn Read,
+    topic_id: TopicId,
+    partition: u32,
+    count_max: usize,
+) -> Result<Vec<ProducerInfo>, StoreError> {
+    let mut producers = Vec::new();
+    let mut damaged = None;
+    state.scan_prefix(&keys::producers(topic_id, partition), &mut |key, value| {
+        let decoded = stored::decode::<StoredProducer>(key, value);
+        let (Some(producer_id), Ok(found)) = (keys::producer_id(key), decoded) else {
+            damaged = Some(StoreError::corrupt(key, "not a producer"));
+            return ControlFlow::Break(());
+        };
+        producers.push(ProducerInfo {
+            producer_id,
+            epoch: found.epoch,
+            last_sequence: found.batches.back().map_or(-1, |batch| batch.last_sequence),
+            last_append_at_ms: found.last_append_at_ms,
+            open_since: found.open_since,
+        });
+        if producers.len() < count_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    damaged.map_or(Ok(producers), Err)
+}
+
+/// A transactional producer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransactionInfo {
+    /// Names it across its restarts.
+    pub transactional_id: String,
+    /// Its id.
+    pub producer_id: i64,
+    /// Its newest epoch.
+    pub epoch: i16,
+    /// What has become of its newest transaction.
+    pub state: TransactionState,
+    /// Milliseconds after which a transaction is aborted.
+    pub timeout_ms: u64,
+    /// When the transaction that goes on began, in milliseconds since the Unix epoch.
+    pub started_at_ms: Option<u64>,
+    /// Partitions of the transaction that goes on.
+    pub partitions: Vec<(TopicId, u32)>,
+}
+
+/// The transactional producer called `transactional_id`.
+///
+/// # Errors
+/// If the store fails.
+pub fn transaction(
+    state: &dyn Read,
+    transactional_id: &str,
+) -> Result<Option<TransactionInfo>, StoreError> {
+    let key = keys::transactional_id(transactional_id);
+    let Some(producer_id) = stored::get::<i64>(state, &key)? else {
+        return Ok(None);
+    };
+    let found: Option<StoredTransaction> = stored::get(state, &keys::transaction(producer_id))?;
+    let Some(found) = found else {
+        return Ok(None);
+    };
+    let mut partitions = Vec::new();
+    state.scan_prefix(&keys::transaction_partitions(producer_id), &mut |key, _| {
+        partitions.extend(keys::transaction_partition_parts(key));
+        ControlFlow::Continue(())
+    })?;
+    let is_ongoing = found.state == TransactionState::Ongoing;
+    Ok(Some(TransactionInfo {
+        transactional_id: found.transactional_id,
+        producer_id,
+        epoch: found.epoch,
+        state: found.state,
+        timeout_ms: found.timeout_ms,
+        started_at_ms: is_ongoing.then_some(found.started_at_ms),
+        partitions,
+    }))
+}
+
+/// Transactional ids after `after` (exclusive), in order, at most `count_max`.
+///
+/// # Errors
+/// If the store fails.
+pub fn transactional_ids_after(
+    state: &dyn Read,
+    after: Option<&str>,
+    count_max: usize,
+) -> Result<Vec<String>, StoreError> {
+    let prefix = keys::transactional_ids();
+    let mut start = after.map_or(prefix.clone(), keys::transactional_id);
+    if after.is_some() {
+        // The first key after the id itself.
+        start.push(0);
+    }
+    let mut ids = Vec::new();
+    state.scan(&start, &prefix_end(&prefix), Direction::Ascending, &mut |key, _| {
+        if ids.len() >= count_max {
+            return ControlFlow::Break(());
+        }
+        let id = key.get(prefix.len()..).unwrap_or_default();
+        ids.push(String::from_utf8_lossy(id).into_owned());
+        ControlFlow::Continue(())
+    })?;
+    Ok(ids)
 }
 
 /// All partitions for which a group committed an offset.
@@ -380,14 +638,79 @@ impl ConfigReader<'_> {
 
     /// Milliseconds that a batch is kept; `None`: for good.
     pub fn retention_ms(&self) -> Option<u64> {
-        let retention_ms = self.number(settings::RETENTION_MS)?;
-        u64::try_from(retention_ms).ok().filter(|_| self.deletes())
+        let retention_ms = match self.number(settings::RETENTION_MS) {
+            Some(retention_ms) => u64::try_from(retention_ms).ok(),
+            None => Some(RETENTION_MS_DEFAULT),
+        };
+        retention_ms.filter(|_| self.deletes())
+    }
+
+    /// Whether only the newest record of a key is kept.
+    pub fn compacts(&self) -> bool {
+        let policy = self.0.get(settings::CLEANUP_POLICY);
+        policy.is_some_and(|policy| policy.split(',').any(|part| part.trim() == "compact"))
+    }
+
+    /// Whether so many bytes, of all that a partition has, make it worth compacting.
+    pub fn is_dirty_enough(&self, dirty_bytes: u64, bytes: u64) -> bool {
+        let ratio = self.0.get(settings::MIN_CLEANABLE_DIRTY_RATIO);
+        let ratio = ratio.and_then(|ratio| ratio.parse().ok()).unwrap_or(DIRTY_RATIO_DEFAULT);
+        dirty_bytes > 0 && dirty_bytes as f64 >= ratio * bytes as f64
+    }
+
+    /// Milliseconds for which a record is not compacted.
+    pub fn compaction_lag_ms_min(&self) -> u64 {
+        let lag_ms = self.number(settings::MIN_COMPACTION_LAG_MS);
+        lag_ms.and_then(|lag_ms| u64::try_from(lag_ms).ok()).unwrap_or(0)
+    }
+
+    /// Milliseconds after which a partition is compacted however little is dirty; `None`: never.
+    pub fn compaction_lag_ms_max(&self) -> Option<u64> {
+        let lag_ms = self.number(settings::MAX_COMPACTION_LAG_MS)?;
+        u64::try_from(lag_ms).ok().filter(|lag_ms| *lag_ms < i64::MAX.cast_unsigned())
+    }
+
+    /// Milliseconds for which a tombstone is kept once it was compacted.
+    pub fn delete_retention_ms(&self) -> u64 {
+        let retention_ms = self.number(settings::DELETE_RETENTION_MS);
+        let retention_ms = retention_ms.and_then(|ms| u64::try_from(ms).ok());
+        retention_ms.unwrap_or(DELETE_RETENTION_MS_DEFAULT)
     }
 
     /// Bytes that a partition keeps; `None`: all.
     pub fn retention_bytes(&self) -> Option<u64> {
         let retention_bytes = self.number(settings::RETENTION_BYTES)?;
         u64::try_from(retention_bytes).ok().filter(|_| self.deletes())
+    }
+
+    /// Whether batches bring their offsets along.
+    pub fn mirrors(&self) -> bool {
+        self.0.get(settings::MIRROR).is_some_and(|value| value == "true")
+    }
+
+    /// What records must be like that arrive at `now_ms`.
+    pub fn record_rules(&self, now_ms: u64) -> RecordRules {
+        let number = |name| self.number(name).and_then(|number| u64::try_from(number).ok());
+        // The largest number means any time, also one before the epoch.
+        let before_ms = number(settings::MESSAGE_TIMESTAMP_BEFORE_MAX_MS)
+            .filter(|before_ms| *before_ms < i64::MAX.cast_unsigned())
+            .unwrap_or(u64::MAX);
+        let after_ms = number(settings::MESSAGE_TIMESTAMP_AFTER_MAX_MS)
+            .unwrap_or(TIMESTAMP_AFTER_MAX_MS_DEFAULT);
+        let now_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);
+        let timestamps_ms =
+            (now_ms.saturating_sub_unsigned(before_ms), now_ms.saturating_add_unsigned(after_ms));
+        RecordRules {
+            // What another broker took need not be judged again.
+            needs_keys: self.compacts() && !self.mirrors(),
+            may_have_gaps: self.mirrors(),
+            timestamps_ms: (!self.has_append_time() && !self.mirrors()).then_some(timestamps_ms),
+        }
+    }
+
+    /// Whether records get the time at which they are appended.
+    pub fn has_append_time(&self) -> bool {
+        self.0.get(settings::MESSAGE_TIMESTAMP_TYPE).is_some_and(|kind| kind == "LogAppendTime")
     }
 
     /// Whether anything is ever deleted by itself.
@@ -405,8 +728,16 @@ impl ConfigReader<'_> {
 
     /// What is wrong with a setting that the machine heeds, if anything.
     pub fn problem(&self) -> Option<String> {
-        let numbers =
-            [settings::RETENTION_MS, settings::RETENTION_BYTES, settings::MAX_MESSAGE_BYTES];
+        let numbers = [
+            settings::RETENTION_MS,
+            settings::RETENTION_BYTES,
+            settings::MAX_MESSAGE_BYTES,
+            settings::MIN_COMPACTION_LAG_MS,
+            settings::MAX_COMPACTION_LAG_MS,
+            settings::DELETE_RETENTION_MS,
+            settings::MESSAGE_TIMESTAMP_BEFORE_MAX_MS,
+            settings::MESSAGE_TIMESTAMP_AFTER_MAX_MS,
+        ];
         for name in numbers {
             if let Some(value) = self.0.get(name)
                 && value.parse::<i64>().is_err()
@@ -414,8 +745,32 @@ impl ConfigReader<'_> {
                 return Some(format!("{name} is a whole number, not '{value}'"));
             }
         }
-        if self.number(settings::MAX_MESSAGE_BYTES).is_some_and(|bytes| bytes < 0) {
-            return Some(format!("{} must not be negative", settings::MAX_MESSAGE_BYTES));
+        let no_negative = [
+            settings::MAX_MESSAGE_BYTES,
+            settings::MIN_COMPACTION_LAG_MS,
+            settings::DELETE_RETENTION_MS,
+            settings::MESSAGE_TIMESTAMP_BEFORE_MAX_MS,
+            settings::MESSAGE_TIMESTAMP_AFTER_MAX_MS,
+        ];
+        for name in no_negative {
+            if self.number(name).is_some_and(|number| number < 0) {
+                return Some(format!("{name} must not be negative"));
+            }
+        }
+        if self.number(settings::MAX_COMPACTION_LAG_MS).is_some_and(|lag_ms| lag_ms < 1) {
+            return Some(format!("{} must be at least 1", settings::MAX_COMPACTION_LAG_MS));
+        }
+        if let Some(ratio) = self.0.get(settings::MIN_CLEANABLE_DIRTY_RATIO)
+            && !ratio.parse::<f64>().is_ok_and(|ratio| (0.0..=1.0).contains(&ratio))
+        {
+            let name = settings::MIN_CLEANABLE_DIRTY_RATIO;
+            return Some(format!("{name} is a number from 0 to 1, not '{ratio}'"));
+        }
+        if let Some(kind) = self.0.get(settings::MESSAGE_TIMESTAMP_TYPE)
+            && !matches!(kind.as_str(), "CreateTime" | "LogAppendTime")
+        {
+            let name = settings::MESSAGE_TIMESTAMP_TYPE;
+            return Some(format!("{name} is CreateTime or LogAppendTime, not '{kind}'"));
         }
         let policy = self.0.get(settings::CLEANUP_POLICY)?;
         let is_known = policy.split(',').all(|part| matches!(part.trim(), "delete" | "compact"));

@@ -1,13 +1,13 @@
 //! The values under this machine's keys: a version byte, then the value in postcard.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use proteus_store::{Read, StoreError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::TopicId;
+use crate::{TopicId, TransactionState};
 
 /// Version of every value below.
 const FORMAT_VERSION: u8 = 1;
@@ -37,6 +37,14 @@ pub(crate) struct StoredPartition {
     pub max_timestamp_ms: i64,
     /// When retention looks at the partition next; 0 if nothing is to be retained.
     pub retention_due_at_ms: u64,
+    /// First offset of the earliest transaction that is open here.
+    pub first_open_offset: Option<i64>,
+    /// Where the last compaction ended.
+    pub cleaned_upto: i64,
+    /// Bytes appended since.
+    pub dirty_bytes: u64,
+    /// When compaction looks at the partition next; 0 if it need not.
+    pub compaction_due_at_ms: u64,
 }
 
 impl StoredPartition {
@@ -47,7 +55,17 @@ impl StoredPartition {
             bytes: 0,
             max_timestamp_ms: i64::MIN,
             retention_due_at_ms: 0,
+            first_open_offset: None,
+            cleaned_upto: 0,
+            dirty_bytes: 0,
+            compaction_due_at_ms: 0,
         }
+    }
+
+    /// End, exclusive, of what is decided: everything before belongs to no transaction, or to one
+    /// that has ended.
+    pub(crate) fn last_stable_offset(&self) -> i64 {
+        self.first_open_offset.map_or(self.next_offset, |first| first.max(self.log_start_offset))
     }
 }
 
@@ -55,9 +73,11 @@ impl StoredPartition {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredProducer {
     pub epoch: i16,
-    /// The newest last; never empty; at most [`PRODUCER_BATCHES_MAX`].
+    /// The newest last; at most [`PRODUCER_BATCHES_MAX`]. Empty after the marker of a new epoch.
     pub batches: VecDeque<ProducedBatch>,
     pub last_append_at_ms: u64,
+    /// First offset of its transaction that is open here.
+    pub open_since: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +94,31 @@ pub(crate) struct StoredOffset {
     pub leader_epoch: i32,
     pub metadata: String,
     pub committed_at_ms: u64,
+}
+
+/// A transactional producer. Under its producer id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredTransaction {
+    pub transactional_id: String,
+    pub epoch: i16,
+    /// Producer id and epoch before the last bump, so that a request sent again is recognised.
+    pub previous: Option<(i64, i16)>,
+    pub timeout_ms: u64,
+    pub state: TransactionState,
+    /// Of the transaction that goes on, or went on last.
+    pub started_at_ms: u64,
+    pub updated_at_ms: u64,
+    /// Groups whose offsets it will commit.
+    pub groups: BTreeSet<String>,
+}
+
+/// A transaction that was aborted in a partition. Under the offset of its marker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredAborted {
+    pub producer_id: i64,
+    pub first_offset: i64,
+    /// The last stable offset once it had ended: all transactions that began before it had ended.
+    pub last_stable_offset: i64,
 }
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {

@@ -88,7 +88,7 @@ impl Driver {
     }
 
     fn offsets(&self, offset: i64, limit: ReadLimit) -> Vec<i64> {
-        let batches = read::read_batches(&self.store, ID, 0, offset, limit).unwrap();
+        let batches = read::read_batches(&self.store, ID, 0, offset, i64::MAX, limit).unwrap();
         batches.iter().map(|batch| batch.base_offset).collect()
     }
 
@@ -122,6 +122,9 @@ fn numbered(count: usize, producer_id: i64, epoch: i16, sequence: i32) -> Bytes 
     Bytes::from(bytes)
 }
 
+mod compaction;
+mod transactions;
+
 const ALL: ReadLimit = ReadLimit::Bytes(usize::MAX);
 
 #[test]
@@ -132,7 +135,7 @@ fn batches_stand_one_after_the_other_and_stay_as_they_were() {
         sent.iter().map(|batch| driver.append(batch.clone()).unwrap().base_offset).collect();
     assert_eq!(offsets, [0, 3, 4]);
     assert_eq!(driver.bounds(), (0, 9));
-    let stored = read::read_batches(&driver.store, ID, 0, 0, ALL).unwrap();
+    let stored = read::read_batches(&driver.store, ID, 0, 0, i64::MAX, ALL).unwrap();
     assert!(stored.iter().map(|batch| &batch.bytes).eq(&sent));
     let appended = Change::Appended {
         topic_id: ID,
@@ -162,8 +165,9 @@ fn a_read_begins_with_the_batch_that_holds_the_offset() {
 #[test]
 fn a_producers_batches_are_written_once_and_in_order() {
     let mut driver = Driver::with_topic(1, &[]);
-    let at =
-        |base_offset, is_duplicate| Ok(Appended { base_offset, log_start_offset: 0, is_duplicate });
+    let at = |base_offset, is_duplicate| {
+        Ok(Appended { base_offset, log_start_offset: 0, append_time_ms: None, is_duplicate })
+    };
     assert_eq!(driver.append(numbered(2, 9, 0, 0)), at(0, false));
     assert_eq!(driver.append(numbered(1, 9, 0, 2)), at(2, false));
     assert_eq!(driver.append(numbered(2, 9, 0, 0)), at(0, true));
@@ -351,6 +355,29 @@ fn topics_are_listed_configured_and_grown() {
     assert!(matches!(driver.apply(&configure("soon")), Err(Refusal::InvalidConfig(_))));
     let config = read::topic(&driver.store, ID).unwrap().unwrap().config;
     assert_eq!(config.get("retention.ms").map(String::as_str), Some("5"));
+}
+
+#[test]
+fn a_mirror_keeps_the_offsets_of_the_original() {
+    let mut driver = Driver::with_topic(1, &[("proteus.mirror", "true")]);
+    let at = |base_offset: i64, count: usize| {
+        let mut bytes = batch(count, 5).to_vec();
+        bytes[0..8].copy_from_slice(&base_offset.to_be_bytes());
+        Bytes::from(bytes)
+    };
+    assert_eq!(driver.append(at(100, 2)).unwrap().base_offset, 100);
+    assert_eq!(driver.append(at(110, 3)).unwrap().base_offset, 110);
+    assert_eq!(driver.bounds(), (100, 113));
+    assert_eq!(driver.offsets(103, ALL), [110]);
+    for offset in [0, 112] {
+        let refused = driver.append(at(offset, 1));
+        assert_eq!(refused, Err(Refusal::NotNextInMirror { offset, next_offset: 113 }));
+    }
+    assert!(driver.append(at(i64::MAX, 1)).is_err());
+    assert!(driver.append(numbered(1, 9, 0, 0)).is_err());
+    let config = BTreeMap::from([("proteus.mirror".to_owned(), None)]);
+    driver.apply(&Op::ConfigureTopic { topic_id: ID, config }).unwrap();
+    assert_eq!(driver.append(at(0, 1)).unwrap().base_offset, 113);
 }
 
 fn commit(driver: &mut Driver, offset: i64) -> Result<Reply, Refusal> {

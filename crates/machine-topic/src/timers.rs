@@ -1,4 +1,4 @@
-//! What happens because time passed: retention, and forgetting idle producers.
+//! What happens because time passed: retention, compaction, and forgetting idle producers.
 //!
 //! A timer is a key that sorts by when it is due. The leader proposes those that are; firing removes
 //! the key, acts, and may set the next. One whose key is gone does nothing.
@@ -14,11 +14,16 @@ use crate::batch::BatchHeader;
 use crate::read::ConfigReader;
 use crate::stored::{self, StoredPartition, StoredProducer, StoredTopic};
 use crate::topics::existing_partition;
-use crate::{Applied, Change, Op, Refusal, Reply, TopicCtx, TopicId, keys, refuse};
+use crate::{
+    Applied, Change, Op, Refusal, Reply, TopicCtx, TopicId, compaction, keys, refuse, transactions,
+};
 
 /// How long an idle producer's numbers are remembered, as Kafka's
 /// `transactional.id.expiration`-independent `producer.id.expiration.ms`: one day.
 pub(crate) const PRODUCER_EXPIRY_MS: u64 = 24 * 60 * 60 * 1000;
+/// How long a transactional id that nobody uses is remembered, as Kafka's
+/// `transactional.id.expiration.ms`: seven days.
+pub(crate) const TRANSACTIONAL_ID_EXPIRY_MS: u64 = 7 * PRODUCER_EXPIRY_MS;
 /// How often retention looks at a partition at least, as Kafka's `log.retention.check.interval.ms`.
 const RETENTION_INTERVAL_MS: u64 = 5 * 60 * 1000;
 /// How soon it looks again at the earliest, so that a stream of small batches is deleted in bunches.
@@ -43,6 +48,25 @@ pub enum TimerSubject {
         /// The partition.
         partition: u32,
         /// The producer.
+        producer_id: i64,
+    },
+    /// Compact a partition, a bit at a time.
+    Compaction {
+        /// The topic.
+        topic_id: TopicId,
+        /// The partition.
+        partition: u32,
+    },
+    /// Abort a transaction that takes too long.
+    Transaction {
+        /// Its producer.
+        producer_id: i64,
+        /// Which of its transactions.
+        started_at_ms: u64,
+    },
+    /// Forget a transactional id that nobody has used.
+    TransactionalId {
+        /// Its producer.
         producer_id: i64,
     },
 }
@@ -91,6 +115,10 @@ pub(crate) fn arm(ctx: &mut TopicCtx<'_>, due_at_ms: u64, subject: &TimerSubject
     ctx.put(keys::timer(due_at_ms, &encode_subject(subject)), Bytes::new());
 }
 
+pub(crate) fn disarm(ctx: &mut TopicCtx<'_>, due_at_ms: u64, subject: &TimerSubject) {
+    ctx.delete(keys::timer(due_at_ms, &encode_subject(subject)));
+}
+
 pub(crate) fn fire(
     ctx: &mut TopicCtx<'_>,
     due_at_ms: u64,
@@ -106,6 +134,15 @@ pub(crate) fn fire(
         TimerSubject::Producer { topic_id, partition, producer_id } => {
             forget_idle_producer(ctx, *topic_id, *partition, *producer_id)?;
         }
+        TimerSubject::Compaction { topic_id, partition } => {
+            compaction::step(ctx, *topic_id, *partition)?;
+        }
+        TimerSubject::Transaction { producer_id, started_at_ms } => {
+            transactions::time_out(ctx, *producer_id, *started_at_ms)?;
+        }
+        TimerSubject::TransactionalId { producer_id } => {
+            transactions::expire(ctx, *producer_id)?;
+        }
     }
     Ok(Reply::Done)
 }
@@ -120,7 +157,15 @@ fn forget_idle_producer(
     let Some(producer) = stored::get::<StoredProducer>(ctx.read(), &key)? else {
         return Ok(());
     };
-    let expires_at_ms = producer.last_append_at_ms.saturating_add(PRODUCER_EXPIRY_MS);
+    let mut expires_at_ms = producer.last_append_at_ms.saturating_add(PRODUCER_EXPIRY_MS);
+    if ctx.get(&keys::topic(topic_id))?.is_none() {
+        // The sweep removes it.
+        return Ok(());
+    }
+    if producer.open_since.is_some() {
+        // Until its transaction has ended, by its timeout at last.
+        expires_at_ms = expires_at_ms.max(ctx.now_ms().saturating_add(PRODUCER_EXPIRY_MS));
+    }
     if expires_at_ms <= ctx.now_ms() {
         ctx.delete(key);
     } else {
@@ -173,8 +218,9 @@ pub(crate) fn schedule_retention(
     let (_, mut stored) = existing_partition(ctx, topic_id, partition)?;
     if ConfigReader(&topic.config).has_retention() {
         arm_retention_at(ctx, topic_id, partition, &mut stored, 0);
-        ctx.put(keys::partition(topic_id, partition), stored::encode(&stored));
     }
+    compaction::arm(ctx, topic_id, partition, topic, &mut stored);
+    ctx.put(keys::partition(topic_id, partition), stored::encode(&stored));
     Ok(())
 }
 
@@ -210,7 +256,6 @@ struct Expired {
 struct ExpiredBatch {
     base_offset: i64,
     end_offset: i64,
-    max_timestamp_ms: i64,
     bytes: u64,
 }
 
@@ -227,8 +272,10 @@ fn retain(ctx: &mut TopicCtx<'_>, topic_id: TopicId, partition: u32) -> Applied<
     let log_start_before = stored.log_start_offset;
     for batch in &expired.batches {
         ctx.delete(keys::batch(topic_id, partition, batch.base_offset));
-        ctx.delete(keys::time(topic_id, partition, batch.max_timestamp_ms, batch.base_offset));
         stored.bytes = stored.bytes.saturating_sub(batch.bytes);
+        if batch.base_offset >= stored.cleaned_upto {
+            stored.dirty_bytes = stored.dirty_bytes.saturating_sub(batch.bytes);
+        }
         stored.log_start_offset = stored.log_start_offset.max(batch.end_offset);
     }
     if expired.has_more {
@@ -241,11 +288,54 @@ fn retain(ctx: &mut TopicCtx<'_>, topic_id: TopicId, partition: u32) -> Applied<
             .clamp(RETENTION_INTERVAL_MS_MIN, RETENTION_INTERVAL_MS);
         arm_retention_at(ctx, topic_id, partition, &mut stored, wait_ms);
     }
+    forget_before(ctx, topic_id, partition, stored.log_start_offset)?;
     if stored.log_start_offset > log_start_before {
         let log_start_offset = stored.log_start_offset;
         ctx.emit(Change::LogStartMoved { topic_id, partition, log_start_offset });
     }
     ctx.put(key, stored::encode(&stored));
+    Ok(())
+}
+
+/// What is known of the time before the log start concerns no reader: aborted transactions, and
+/// entries of the time index, whose offsets grow with their timestamps.
+fn forget_before(
+    ctx: &mut TopicCtx<'_>,
+    topic_id: TopicId,
+    partition: u32,
+    log_start_offset: i64,
+) -> Applied<()> {
+    let mut ended: Vec<Bytes> = Vec::new();
+    ctx.scan(
+        &keys::aborted(topic_id, partition, 0),
+        &keys::aborted(topic_id, partition, log_start_offset),
+        proteus_store::Direction::Ascending,
+        &mut |key, _| {
+            ended.push(Bytes::copy_from_slice(key));
+            if ended.len() < RETENTION_COUNT_MAX {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        },
+    )?;
+    ctx.scan(
+        &keys::time_start(topic_id, partition),
+        &keys::time_end(topic_id, partition),
+        proteus_store::Direction::Ascending,
+        &mut |key, _| {
+            let is_before =
+                keys::time_parts(key).is_none_or(|(_, offset)| offset < log_start_offset);
+            if !is_before || ended.len() > 2 * RETENTION_COUNT_MAX {
+                return ControlFlow::Break(());
+            }
+            ended.push(Bytes::copy_from_slice(key));
+            ControlFlow::Continue(())
+        },
+    )?;
+    for key in ended {
+        ctx.delete(key);
+    }
     Ok(())
 }
 
@@ -271,7 +361,7 @@ fn find_expired(
                 damaged = Some(StoreError::corrupt(key, "not a record batch"));
                 return ControlFlow::Break(());
             };
-            let end_offset = base_offset + i64::from(header.record_count);
+            let end_offset = header.end_offset(base_offset);
             let due_at_ms = config.retention_ms().map(|retention_ms| {
                 let newest_ms = u64::try_from(header.max_timestamp_ms).unwrap_or(0);
                 newest_ms.saturating_add(retention_ms)
@@ -292,8 +382,7 @@ fn find_expired(
                 return ControlFlow::Break(());
             }
             bytes_left -= bytes.min(bytes_left);
-            let max_timestamp_ms = header.max_timestamp_ms;
-            expired.batches.push(ExpiredBatch { base_offset, end_offset, max_timestamp_ms, bytes });
+            expired.batches.push(ExpiredBatch { base_offset, end_offset, bytes });
             ControlFlow::Continue(())
         },
     )?;

@@ -163,6 +163,12 @@ pub(crate) fn delete(ctx: &mut TopicCtx<'_>, topic_id: TopicId) -> Applied<Reply
             committed.push(Bytes::copy_from_slice(key));
         }
     })?;
+    ctx.scan_prefix(&keys::pending_offsets(), &mut |key, _| {
+        if keys::pending_offset_parts(key).is_some_and(|(of_topic, _, _)| of_topic == topic_id) {
+            committed.push(Bytes::copy_from_slice(key));
+        }
+        ControlFlow::Continue(())
+    })?;
     for key in committed {
         ctx.delete(key);
     }

@@ -13,6 +13,7 @@ use crate::cluster::ClusterCommand;
 use crate::config::{Config, ConfigError};
 use crate::demo::{DemoOptions, WorkerOptions, run_worker};
 use crate::server::{OpenFace, Server};
+use crate::topic::{TopicCommand, Where};
 
 const ABOUT: &str =
     "One process that speaks ZooKeeper, Kafka, Redis and PostgreSQL over one replicated log";
@@ -29,6 +30,7 @@ Examples:
                                          run a second node and join the first one's cluster
   proteus cluster status                 nodes of the cluster, who leads, who is behind
   proteus zk ls /                        list znodes; see also get, set, create, watch, export, copy
+  proteus topic list                     list the topics of a node on this machine
   proteus config --port-offset 7         show the effective configuration and where each value comes from
 
 Every setting can come from a flag, an environment variable PROTEUS_<KEY>, or a TOML file given with
@@ -88,6 +90,13 @@ enum Command {
     Cluster {
         #[command(subcommand)]
         command: ClusterCommand,
+    },
+    /// Work with topics and consumer groups, of a node or of any Kafka cluster.
+    Topic {
+        #[command(flatten)]
+        place: Where,
+        #[command(subcommand)]
+        command: TopicCommand,
     },
 }
 
@@ -220,6 +229,9 @@ pub fn main() -> ExitCode {
         Command::Zk(arguments) => block_on(crate::zk::run(&arguments)).and_then(|result| result),
         Command::Demo { events, keep } => {
             demo(DemoOptions { events: events.map(|events| events as usize), keep })
+        }
+        Command::Topic { place, command } => {
+            block_on(crate::topic::run(&place, command)).and_then(|result| result)
         }
         Command::DemoWorker { port_offset } => {
             block_on(run_worker(&WorkerOptions { port_offset })).and_then(|result| result)

@@ -9,4 +9,5 @@ pub mod cluster;
 pub mod config;
 pub mod demo;
 pub mod server;
+mod topic;
 mod zk;

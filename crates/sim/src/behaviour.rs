@@ -313,7 +313,8 @@ fn time_settles<M: Machine>(
     last_ts: CommitTs,
 ) -> Result<Result<(), String>, StoreError> {
     let mut ts = last_ts;
-    for pass in 0..3 {
+    // Long enough, after the deletions, for what is remembered of producers longest: seven days.
+    for pass in 0..6 {
         if let Err(claim) = settle::<M>(&mut store, &mut ts)? {
             return Ok(Err(claim));
         }
@@ -415,6 +416,16 @@ fn deletions(store: &LayeredStore) -> Result<Vec<Minitransaction>, StoreError> {
     }
     for topic in topic::read::topics(store)? {
         commands.push(Minitransaction::of(topic::Op::DeleteTopic { topic_id: topic.topic_id }));
+    }
+    for (user, credential) in topic::credentials::credentials(store, usize::MAX)? {
+        let mechanism = credential.mechanism;
+        commands.push(Minitransaction::of(topic::Op::RemoveCredential { user, mechanism }));
+    }
+    let acls = topic::acls::acls(store)?;
+    commands.push(Minitransaction::of(topic::Op::RemoveAcls { acls }));
+    for (entity, values) in topic::quotas::quotas(store)? {
+        let changes = values.into_keys().map(|name| (name, None)).collect();
+        commands.push(Minitransaction::of(topic::Op::SetQuotas { entity, changes }));
     }
     for table in table::catalog::tables(store)? {
         commands.push(Minitransaction::of(table::Op::DropTable { table: table.id }));

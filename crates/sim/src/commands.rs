@@ -54,7 +54,11 @@ impl Generator {
         }
         let op_count = if self.random.chance(60) { 1 } else { 2 + self.random.below(3) };
         for _ in 0..op_count {
-            drawn.ops.push(self.op());
+            let op = match self.random.below(10) {
+                0 => self.transaction_op(view)?.into(),
+                _ => self.op(),
+            };
+            drawn.ops.push(op);
         }
         Ok(drawn)
     }
@@ -327,6 +331,69 @@ impl Generator {
         batch.into()
     }
 
+    /// A transactional producer as it is in the state, or one that is not.
+    fn producer(&mut self, view: View<'_>) -> Result<topic::TransactionalProducer, StoreError> {
+        let transactional_id = format!("x{}", self.random.below(3));
+        let found = topic::read::transaction(view.state, &transactional_id)?;
+        let (producer_id, epoch) = match found {
+            Some(found) if self.random.chance(90) => (found.producer_id, found.epoch),
+            _ => (self.random.below(3) as i64, self.random.below(3) as i16),
+        };
+        Ok(topic::TransactionalProducer { transactional_id, producer_id, epoch })
+    }
+
+    /// An op of a transactional producer that mostly fits what it has done before.
+    fn transaction_op(&mut self, view: View<'_>) -> Result<topic::Op, StoreError> {
+        let producer = self.producer(view)?;
+        let (topic_id, partition) = (self.topic_id(), self.random.below(2) as u32);
+        Ok(match self.random.below(12) {
+            0 => topic::Op::InitTransactions {
+                transactional_id: producer.transactional_id,
+                timeout_ms: self.random.pick(&[1_000, 60_000, 900_000]),
+                expected: self.random.chance(30).then_some((producer.producer_id, producer.epoch)),
+            },
+            1 => topic::Op::AddToTransaction {
+                producer,
+                partitions: vec![(topic_id, partition)],
+                groups: vec![self.group()],
+            },
+            2 => topic::Op::CommitOffsetsInTransaction {
+                producer,
+                group: self.group(),
+                offsets: vec![topic::NewOffset {
+                    topic_id,
+                    partition,
+                    offset: self.random.below(50) as i64,
+                    leader_epoch: -1,
+                    metadata: String::new(),
+                }],
+                joins: self.random.chance(80),
+            },
+            3..=4 => topic::Op::EndTransaction {
+                producer,
+                commits: self.random.chance(60),
+                bumps_epoch: self.random.chance(70),
+            },
+            _ => {
+                let known = topic::read::producers(view.state, topic_id, partition, 100)?;
+                let own = known.iter().find(|known| known.producer_id == producer.producer_id);
+                let sequence = match own {
+                    Some(own) if own.epoch == producer.epoch => own.last_sequence.wrapping_add(1),
+                    _ => 0,
+                };
+                let mut batch = self.batch().to_vec();
+                if let Some(header) = batch.get_mut(..61) {
+                    header[22] |= 0x10;
+                    header[43..51].copy_from_slice(&producer.producer_id.to_be_bytes());
+                    header[51..53].copy_from_slice(&producer.epoch.to_be_bytes());
+                    header[53..57].copy_from_slice(&sequence.max(0).to_be_bytes());
+                }
+                let joins = self.random.chance(80);
+                topic::Op::AppendInTransaction { topic_id, partition, batch: batch.into(), joins }
+            }
+        })
+    }
+
     fn settings(&mut self) -> BTreeMap<String, String> {
         let mut settings = BTreeMap::new();
         if self.random.chance(60) {
@@ -336,7 +403,58 @@ impl Generator {
         if self.random.chance(30) {
             settings.insert(topic::settings::RETENTION_BYTES.to_owned(), "300".to_owned());
         }
+        if self.random.chance(40) {
+            let policy = self.random.pick(&["compact", "compact,delete", "delete"]);
+            settings.insert(topic::settings::CLEANUP_POLICY.to_owned(), policy.to_owned());
+            let ratio = self.random.pick(&["0", "0.3"]);
+            let name = topic::settings::MIN_CLEANABLE_DIRTY_RATIO;
+            settings.insert(name.to_owned(), ratio.to_owned());
+        }
+        if self.random.chance(20) {
+            let kind = self.random.pick(&["CreateTime", "LogAppendTime"]);
+            settings.insert(topic::settings::MESSAGE_TIMESTAMP_TYPE.to_owned(), kind.to_owned());
+        }
         settings
+    }
+
+    /// What administrators set beside topics.
+    fn administration_op(&mut self) -> topic::Op {
+        let user = format!("u{}", self.random.below(3));
+        let acl = topic::acls::Acl {
+            resource_type: 2,
+            resource_name: format!("t{}", self.random.below(NAMES)),
+            pattern_type: 3,
+            principal: format!("User:{user}"),
+            host: "*".to_owned(),
+            operation: self.random.pick(&[3, 4]),
+            permission: 3,
+        };
+        match self.random.below(5) {
+            0 => topic::Op::PutCredential {
+                user,
+                credential: topic::credentials::Credential {
+                    mechanism: 1,
+                    salt: self.bytes(9).to_vec(),
+                    iterations: 4096,
+                    stored_key: self.bytes(9).to_vec(),
+                    server_key: self.bytes(9).to_vec(),
+                },
+            },
+            1 if self.random.chance(50) => topic::Op::ExpireOffsets {
+                group: self.group(),
+                committed_before_ms: self.random.below(1 << 41),
+            },
+            1 => topic::Op::RemoveCredential { user, mechanism: 1 },
+            2 => topic::Op::PutAcls { acls: vec![acl] },
+            3 => topic::Op::RemoveAcls { acls: vec![acl] },
+            _ => topic::Op::SetQuotas {
+                entity: topic::quotas::Entity([("user".to_owned(), Some(user))].into()),
+                changes: BTreeMap::from([(
+                    "producer_byte_rate".to_owned(),
+                    self.random.chance(60).then(|| 1_000.0f64.to_bits()),
+                )]),
+            },
+        }
     }
 
     fn topic_op(&mut self) -> topic::Op {
@@ -380,6 +498,7 @@ impl Generator {
                 group,
                 partitions: self.random.chance(50).then(|| vec![(topic_id, 0)]),
             },
+            20..=21 => self.administration_op(),
             _ => topic::Op::Append { topic_id, partition, batch: self.batch() },
         }
     }

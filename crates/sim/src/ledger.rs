@@ -3,8 +3,6 @@
 //! Each commit counts in a cache key, appends its id to a topic, inserts it as a row, and sets it as
 //! a znode's data. So a commit that was lost, applied twice or applied in part makes them disagree.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use proteus_machine::View;
 use proteus_shard_machine::{Minitransaction, Op, cache, table, topic, tree};
@@ -42,7 +40,8 @@ pub fn creation() -> Minitransaction {
             name: "ledger".to_owned(),
             topic_id: TOPIC,
             partition_count: 1,
-            config: BTreeMap::new(),
+            // Its records have no time: none may be too old to be kept.
+            config: [(topic::settings::RETENTION_MS.to_owned(), "-1".to_owned())].into(),
         })
 }
 
@@ -128,7 +127,7 @@ fn read_all(view: View<'_>) -> Result<Result<Option<Vec<CommitId>>, String>, Sto
 fn topic_ids(view: View<'_>) -> Result<Vec<CommitId>, StoreError> {
     let limit = topic::read::ReadLimit::Bytes(usize::MAX);
     let mut ids = Vec::new();
-    for batch in topic::read::read_batches(view.state, TOPIC, 0, 0, limit)? {
+    for batch in topic::read::read_batches(view.state, TOPIC, 0, 0, i64::MAX, limit)? {
         let records = topic::batch::decode_records(&batch.bytes, batch.base_offset);
         for record in records.into_iter().flatten().flatten() {
             ids.push(record.value.map_or(0, |value| parse(&value)));

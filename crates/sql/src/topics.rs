@@ -18,7 +18,9 @@ use proteus_kernel_api::table::{
     Column, ColumnType, Definition, Row, Source, TableId, TableInfo, Value,
 };
 use proteus_kernel_api::topic::batch::{BatchError, BatchHeader, decode_records};
-use proteus_kernel_api::topic::read::{self, ReadLimit, TopicInfo};
+use proteus_kernel_api::topic::read::{
+    self, AbortedTransaction, ReadLimit, StoredBatch, TopicInfo,
+};
 
 use crate::batch::batch_of;
 use crate::error::SqlError;
@@ -99,7 +101,7 @@ impl TopicReader for KernelTopics {
         for number in 0..topic.partition_count {
             let found =
                 self.kernel.read(|view| read::partition(view.state, topic.topic_id, number))?;
-            let end = found.map(|info| (info.log_start_offset, info.high_watermark));
+            let end = found.map(|info| (info.log_start_offset, info.last_stable_offset));
             ends.push(end.unwrap_or((0, 0)));
         }
         Ok(ends)
@@ -115,9 +117,17 @@ impl TopicReader for KernelTopics {
         let topic_id = self.topic(topic)?.topic_id;
         let number = u32::try_from(partition).unwrap_or(u32::MAX);
         let limit = ReadLimit::BytesOrFirst(bytes_max);
-        let batches = self
-            .kernel
-            .read(|view| read::read_batches(view.state, topic_id, number, offset, limit))?;
+        // No record of a transaction that is open or was aborted is a row.
+        let (batches, aborted) = self.kernel.read(|view| {
+            let Some(info) = read::partition(view.state, topic_id, number)? else {
+                return Ok((Vec::new(), Vec::new()));
+            };
+            let end = info.last_stable_offset;
+            let batches = read::read_batches(view.state, topic_id, number, offset, end, limit)?;
+            let end = batches.last().map_or(offset, StoredBatch::end_offset);
+            let aborted = read::aborted_transactions(view.state, topic_id, number, offset, end)?;
+            Ok((batches, aborted))
+        })?;
         let mut records = Vec::new();
         let mut next = offset;
         for stored in batches {
@@ -127,8 +137,9 @@ impl TopicReader for KernelTopics {
                 SqlError::new(crate::error::sqlstate::INTERNAL, message)
             };
             let header = BatchHeader::parse(&stored.bytes).map_err(damaged)?;
-            next = stored.base_offset + i64::from(header.record_count);
-            if header.is_control() {
+            next = stored.end_offset();
+            let covers = |one: &AbortedTransaction| one.covers(&header, stored.base_offset);
+            if header.is_control() || aborted.iter().any(covers) {
                 continue;
             }
             for record in decode_records(&stored.bytes, stored.base_offset).map_err(damaged)? {

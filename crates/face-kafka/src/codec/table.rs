@@ -5,7 +5,7 @@
 
 use kafka_protocol::messages::ApiKey;
 
-use super::Kind::{Array, Blob, Fixed, List, Struct, Text};
+use super::Kind::{Array, Blob, Fixed, List, Nullable, Struct, Text};
 use super::{Shape, always, since, tagged, within};
 
 /// The shape of a request; `None` if the face does not serve it.
@@ -38,6 +38,30 @@ pub(crate) fn shape_of(api_key: ApiKey) -> Option<&'static Shape> {
         ApiKey::IncrementalAlterConfigs => &INCREMENTAL_ALTER_CONFIGS,
         ApiKey::OffsetDelete => &OFFSET_DELETE,
         ApiKey::DescribeCluster => &DESCRIBE_CLUSTER,
+        ApiKey::AddPartitionsToTxn => &ADD_PARTITIONS_TO_TXN,
+        ApiKey::AddOffsetsToTxn => &ADD_OFFSETS_TO_TXN,
+        ApiKey::EndTxn => &END_TXN,
+        ApiKey::TxnOffsetCommit => &TXN_OFFSET_COMMIT,
+        ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
+        ApiKey::DescribeTransactions => &DESCRIBE_TRANSACTIONS,
+        ApiKey::ListTransactions => &LIST_TRANSACTIONS,
+        ApiKey::AlterConfigs => &ALTER_CONFIGS,
+        ApiKey::DescribeLogDirs => &DESCRIBE_LOG_DIRS,
+        ApiKey::AlterReplicaLogDirs => &ALTER_REPLICA_LOG_DIRS,
+        ApiKey::ElectLeaders => &ELECT_LEADERS,
+        ApiKey::AlterPartitionReassignments => &ALTER_PARTITION_REASSIGNMENTS,
+        ApiKey::ListPartitionReassignments => &LIST_PARTITION_REASSIGNMENTS,
+        ApiKey::DescribeTopicPartitions => &DESCRIBE_TOPIC_PARTITIONS,
+        ApiKey::ListConfigResources => &LIST_CONFIG_RESOURCES,
+        ApiKey::ConsumerGroupHeartbeat => &CONSUMER_GROUP_HEARTBEAT,
+        ApiKey::ConsumerGroupDescribe => &CONSUMER_GROUP_DESCRIBE,
+        ApiKey::DescribeUserScramCredentials => &DESCRIBE_USER_SCRAM_CREDENTIALS,
+        ApiKey::AlterUserScramCredentials => &ALTER_USER_SCRAM_CREDENTIALS,
+        ApiKey::DescribeAcls => &DESCRIBE_ACLS,
+        ApiKey::CreateAcls => &CREATE_ACLS,
+        ApiKey::DeleteAcls => &DELETE_ACLS,
+        ApiKey::DescribeClientQuotas => &DESCRIBE_CLIENT_QUOTAS,
+        ApiKey::AlterClientQuotas => &ALTER_CLIENT_QUOTAS,
         _ => return None,
     };
     Some(shape)
@@ -290,4 +314,210 @@ const OFFSET_DELETE: Shape = Shape {
 const DESCRIBE_CLUSTER: Shape = Shape {
     flexible_since: 0,
     fields: &[always(Fixed(1)), since(1, Fixed(1)), since(2, Fixed(1))],
+};
+
+const ADD_PARTITIONS_TO_TXN: Shape = Shape {
+    flexible_since: 3,
+    fields: &[
+        since(
+            4,
+            Array(&[
+                since(4, Text),
+                since(4, Fixed(8)),
+                since(4, Fixed(2)),
+                since(4, Fixed(1)),
+                since(4, Array(&[always(Text), always(List(&Fixed(4)))])),
+            ]),
+        ),
+        within(0, 3, Text),
+        within(0, 3, Fixed(8)),
+        within(0, 3, Fixed(2)),
+        within(0, 3, Array(&[always(Text), always(List(&Fixed(4)))])),
+    ],
+};
+
+const ADD_OFFSETS_TO_TXN: Shape = Shape {
+    flexible_since: 3,
+    fields: &[always(Text), always(Fixed(8)), always(Fixed(2)), always(Text)],
+};
+
+const END_TXN: Shape = Shape {
+    flexible_since: 3,
+    fields: &[always(Text), always(Fixed(8)), always(Fixed(2)), always(Fixed(1))],
+};
+
+const TXN_OFFSET_COMMIT: Shape = Shape {
+    flexible_since: 3,
+    fields: &[
+        always(Text),
+        always(Text),
+        always(Fixed(8)),
+        always(Fixed(2)),
+        since(3, Fixed(4)),
+        since(3, Text),
+        since(3, Text),
+        always(Array(&[
+            always(Text),
+            always(Array(&[always(Fixed(4)), always(Fixed(8)), since(2, Fixed(4)), always(Text)])),
+        ])),
+    ],
+};
+
+const DESCRIBE_PRODUCERS: Shape =
+    Shape { flexible_since: 0, fields: &[always(Array(&[always(Text), always(List(&Fixed(4)))]))] };
+
+const DESCRIBE_TRANSACTIONS: Shape = Shape { flexible_since: 0, fields: &[always(List(&Text))] };
+
+const LIST_TRANSACTIONS: Shape = Shape {
+    flexible_since: 0,
+    fields: &[always(List(&Text)), always(List(&Fixed(8))), since(1, Fixed(8)), since(2, Text)],
+};
+
+const ALTER_CONFIGS: Shape = Shape {
+    flexible_since: 2,
+    fields: &[
+        always(Array(&[
+            always(Fixed(1)),
+            always(Text),
+            always(Array(&[always(Text), always(Text)])),
+        ])),
+        always(Fixed(1)),
+    ],
+};
+
+const DESCRIBE_LOG_DIRS: Shape =
+    Shape { flexible_since: 2, fields: &[always(Array(&[always(Text), always(List(&Fixed(4)))]))] };
+
+const ALTER_REPLICA_LOG_DIRS: Shape = Shape {
+    flexible_since: 2,
+    fields: &[always(Array(&[
+        always(Text),
+        always(Array(&[always(Text), always(List(&Fixed(4)))])),
+    ]))],
+};
+
+const ELECT_LEADERS: Shape = Shape {
+    flexible_since: 2,
+    fields: &[
+        since(1, Fixed(1)),
+        always(Array(&[always(Text), always(List(&Fixed(4)))])),
+        always(Fixed(4)),
+    ],
+};
+
+const ALTER_PARTITION_REASSIGNMENTS: Shape = Shape {
+    flexible_since: 0,
+    fields: &[
+        always(Fixed(4)),
+        since(1, Fixed(1)),
+        always(Array(&[always(Text), always(Array(&[always(Fixed(4)), always(List(&Fixed(4)))]))])),
+    ],
+};
+
+const LIST_PARTITION_REASSIGNMENTS: Shape = Shape {
+    flexible_since: 0,
+    fields: &[always(Fixed(4)), always(Array(&[always(Text), always(List(&Fixed(4)))]))],
+};
+
+const DESCRIBE_TOPIC_PARTITIONS: Shape = Shape {
+    flexible_since: 0,
+    fields: &[
+        always(Array(&[always(Text)])),
+        always(Fixed(4)),
+        always(Nullable(&[always(Text), always(Fixed(4))])),
+    ],
+};
+
+const LIST_CONFIG_RESOURCES: Shape =
+    Shape { flexible_since: 0, fields: &[since(1, List(&Fixed(1)))] };
+
+const CONSUMER_GROUP_HEARTBEAT: Shape = Shape {
+    flexible_since: 0,
+    fields: &[
+        always(Text),
+        always(Text),
+        always(Fixed(4)),
+        always(Text),
+        always(Text),
+        always(Fixed(4)),
+        always(List(&Text)),
+        since(1, Text),
+        always(Text),
+        always(Array(&[always(Fixed(16)), always(List(&Fixed(4)))])),
+    ],
+};
+
+const CONSUMER_GROUP_DESCRIBE: Shape =
+    Shape { flexible_since: 0, fields: &[always(List(&Text)), always(Fixed(1))] };
+
+const DESCRIBE_USER_SCRAM_CREDENTIALS: Shape =
+    Shape { flexible_since: 0, fields: &[always(Array(&[always(Text)]))] };
+
+const ALTER_USER_SCRAM_CREDENTIALS: Shape = Shape {
+    flexible_since: 0,
+    fields: &[
+        always(Array(&[always(Text), always(Fixed(1))])),
+        always(Array(&[
+            always(Text),
+            always(Fixed(1)),
+            always(Fixed(4)),
+            always(Blob),
+            always(Blob),
+        ])),
+    ],
+};
+
+const DESCRIBE_ACLS: Shape = Shape {
+    flexible_since: 2,
+    fields: &[
+        always(Fixed(1)),
+        always(Text),
+        always(Fixed(1)),
+        always(Text),
+        always(Text),
+        always(Fixed(1)),
+        always(Fixed(1)),
+    ],
+};
+
+const CREATE_ACLS: Shape = Shape {
+    flexible_since: 2,
+    fields: &[always(Array(&[
+        always(Fixed(1)),
+        always(Text),
+        always(Fixed(1)),
+        always(Text),
+        always(Text),
+        always(Fixed(1)),
+        always(Fixed(1)),
+    ]))],
+};
+
+const DELETE_ACLS: Shape = Shape {
+    flexible_since: 2,
+    fields: &[always(Array(&[
+        always(Fixed(1)),
+        always(Text),
+        always(Fixed(1)),
+        always(Text),
+        always(Text),
+        always(Fixed(1)),
+        always(Fixed(1)),
+    ]))],
+};
+
+const DESCRIBE_CLIENT_QUOTAS: Shape = Shape {
+    flexible_since: 1,
+    fields: &[always(Array(&[always(Text), always(Fixed(1)), always(Text)])), always(Fixed(1))],
+};
+
+const ALTER_CLIENT_QUOTAS: Shape = Shape {
+    flexible_since: 1,
+    fields: &[
+        always(Array(&[
+            always(Array(&[always(Text), always(Text)])),
+            always(Array(&[always(Text), always(Fixed(8)), always(Fixed(1))])),
+        ])),
+        always(Fixed(1)),
+    ],
 };

@@ -80,6 +80,13 @@ fn generate_kind(
             }
         }
         Kind::Struct(fields) => generate(fields, version, is_flexible, draws, into),
+        Kind::Nullable(fields) => match count {
+            0 => into.push(0xFF),
+            _ => {
+                into.push(1);
+                generate(fields, version, is_flexible, draws, into);
+            }
+        },
     }
 }
 
@@ -195,7 +202,7 @@ fn unknown_requests_and_versions_are_told_apart() {
         decode_request(Bytes::from(frame)).map(|request| request.body)
     };
     assert_eq!(decode(999, 0), Err(CodecError::ApiKey(999)));
-    assert_eq!(decode(ApiKey::AddPartitionsToTxn as i16, 0), Err(CodecError::ApiKey(24)));
+    assert_eq!(decode(ApiKey::Vote as i16, 0), Err(CodecError::ApiKey(52)));
     let version = |api_key, version| CodecError::Version { api_key, version, correlation_id: 9 };
     assert_eq!(decode(18, 99), Err(version(ApiKey::ApiVersions, 99)));
     assert_eq!(decode(0, 2), Err(version(ApiKey::Produce, 2)));

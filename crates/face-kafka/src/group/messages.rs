@@ -114,6 +114,11 @@ pub(crate) enum GroupError {
     FencedInstanceId,
     InvalidSessionTimeout,
     GroupMaxSizeReached,
+    FencedMemberEpoch,
+    StaleMemberEpoch,
+    UnreleasedInstanceId,
+    /// The group has members of the other protocol.
+    OtherProtocol,
 }
 
 /// A group for those who list and describe it.

@@ -18,13 +18,13 @@ use proteus_kernel_api::topic::read::{self, TopicInfo};
 use proteus_kernel_api::topic::{self, TopicId};
 use uuid::Uuid;
 
-use super::producer_id::no_transactions;
 use super::{LEADER_EPOCH, NODE_ID, OPERATIONS_NOT_TOLD, text, topics};
+use crate::acl::{Operation, Resource};
 use crate::errors::Failure;
 use crate::session::Session;
 
-/// Coordinator of a consumer group, as opposed to a transaction.
-const KEY_TYPE_GROUP: i8 = 0;
+/// Coordinators of consumer groups and of transactions.
+const KEY_TYPES: [i8; 2] = [0, 1];
 
 fn host(session: &Session) -> String {
     session.local.ip().to_canonical().to_string()
@@ -65,7 +65,13 @@ pub(crate) async fn metadata(
 
 fn all_topics(session: &Session, response: MetadataResponse) -> MetadataResponse {
     match topics::all(session) {
-        Ok(topics) => response.with_topics(topics.iter().map(describe_topic).collect()),
+        Ok(topics) => {
+            let is_seen = |info: &&TopicInfo| {
+                let allowed = session.allows(Operation::Describe, Resource::Topic, &info.name);
+                allowed.unwrap_or(false)
+            };
+            response.with_topics(topics.iter().filter(is_seen).map(describe_topic).collect())
+        }
         Err(failure) => {
             // Only version 13 has a place for the error; before, no topic is the honest answer.
             tracing::warn!(error = %failure.message, "cannot list topics");
@@ -96,7 +102,11 @@ async fn describe_wanted(
 
 fn by_id(session: &Session, topic_id: TopicId) -> Result<TopicInfo, Failure> {
     let found = session.shared.kernel.read(|view| read::topic(view.state, topic_id))?;
-    found.ok_or_else(|| Failure::new(ResponseError::UnknownTopicId, format!("no topic {topic_id}")))
+    let found = found.ok_or_else(|| {
+        Failure::new(ResponseError::UnknownTopicId, format!("no topic {topic_id}"))
+    })?;
+    session.authorize(Operation::Describe, Resource::Topic, &found.name)?;
+    Ok(found)
 }
 
 async fn by_name(
@@ -104,6 +114,7 @@ async fn by_name(
     name: &str,
     may_create: bool,
 ) -> Result<TopicInfo, Failure> {
+    session.authorize(Operation::Describe, Resource::Topic, name)?;
     if let Some(info) = session.shared.topics.info(&*session.shared.kernel, name)? {
         return Ok(info);
     }
@@ -161,7 +172,10 @@ pub(crate) fn find_coordinator(
     version: i16,
     request: FindCoordinatorRequest,
 ) -> FindCoordinatorResponse {
-    let refusal = (request.key_type != KEY_TYPE_GROUP).then(no_transactions);
+    let refusal = (!KEY_TYPES.contains(&request.key_type)).then(|| {
+        let message = format!("key type {}; 0 (group) and 1 (transaction) are", request.key_type);
+        Failure::new(ResponseError::InvalidRequest, message)
+    });
     let code = refusal.as_ref().map_or(0, Failure::code);
     let message = refusal.as_ref().map(|failure| text(failure.message.clone()));
     let (node_id, host, port) = match refusal {

@@ -1,78 +1,105 @@
-//! DescribeConfigs and IncrementalAlterConfigs, for topics.
+//! DescribeConfigs, IncrementalAlterConfigs, AlterConfigs, ListConfigResources.
+//!
+//! Settings of topics are theirs to change. Those of the broker and of groups are told, and changed
+//! in the node's configuration.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse as AlteredOld;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::{
-    DescribeConfigsResourceResult, DescribeConfigsResult,
+    DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
 };
-use kafka_protocol::messages::incremental_alter_configs_request::AlterConfigsResource;
+use kafka_protocol::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig,
+};
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
+use kafka_protocol::messages::list_config_resources_response::ConfigResource;
 use kafka_protocol::messages::{
-    DescribeConfigsRequest, DescribeConfigsResponse, IncrementalAlterConfigsRequest,
-    IncrementalAlterConfigsResponse,
+    AlterConfigsRequest, AlterConfigsResponse, DescribeConfigsRequest, DescribeConfigsResponse,
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ListConfigResourcesRequest,
+    ListConfigResourcesResponse,
 };
-use proteus_kernel_api::topic::{self, BATCH_BYTES_MAX_DEFAULT, settings};
+use proteus_kernel_api::topic::read::ConfigReader;
+use proteus_kernel_api::topic::{self, TopicId};
 
-use super::{text, topics};
+use super::config_table::{self, Kind, Known};
+use super::{NODE_ID, text, topics};
+use crate::acl::{Operation, Resource};
 use crate::errors::Failure;
 use crate::session::Session;
 
 const RESOURCE_TOPIC: i8 = 2;
 const RESOURCE_BROKER: i8 = 4;
-/// Set for the topic itself, as opposed to a default.
+const RESOURCE_CLIENT_METRICS: i8 = 16;
+const RESOURCE_GROUP: i8 = 32;
+/// Set for the topic itself, as opposed to the broker, or to a default.
 const SOURCE_TOPIC: i8 = 1;
+const SOURCE_STATIC_BROKER: i8 = 4;
 const SOURCE_DEFAULT: i8 = 5;
 const OPERATION_SET: i8 = 0;
 const OPERATION_DELETE: i8 = 1;
-const TYPE_STRING: i8 = 2;
+const OPERATION_APPEND: i8 = 2;
+const OPERATION_SUBTRACT: i8 = 3;
 
 /// One setting as it is in force.
 pub(crate) struct Entry {
     pub name: String,
     pub value: String,
+    pub default: Option<String>,
     pub source: i8,
+    pub kind: Kind,
+    pub is_read_only: bool,
 }
 
-/// Settings that hold where a topic does not say otherwise. Unlike Kafka's, nothing is deleted by
-/// default.
-fn defaults() -> BTreeMap<String, String> {
-    [
-        (settings::CLEANUP_POLICY, "delete".to_owned()),
-        (settings::MAX_MESSAGE_BYTES, BATCH_BYTES_MAX_DEFAULT.to_string()),
-        (settings::RETENTION_BYTES, "-1".to_owned()),
-        (settings::RETENTION_MS, "-1".to_owned()),
-        ("compression.type", "producer".to_owned()),
-        ("message.timestamp.type", "CreateTime".to_owned()),
-        ("min.insync.replicas", "1".to_owned()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into()
-}
-
-/// The settings in force, by name.
+/// The settings of a topic in force, by name.
 pub(crate) fn effective(config: &BTreeMap<String, String>) -> Vec<Entry> {
-    let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
-    for (source, settings) in [(SOURCE_DEFAULT, &defaults()), (SOURCE_TOPIC, config)] {
-        for (name, value) in settings {
-            let entry = Entry { name: name.clone(), value: value.clone(), source };
-            entries.insert(name.clone(), entry);
+    let entry = |known: Known| {
+        let own = config.get(known.name);
+        Entry {
+            name: known.name.to_owned(),
+            value: own.unwrap_or(&known.default).clone(),
+            source: if own.is_some() { SOURCE_TOPIC } else { SOURCE_DEFAULT },
+            default: Some(known.default),
+            kind: known.kind,
+            is_read_only: false,
+        }
+    };
+    config_table::of_topics().into_iter().map(entry).collect()
+}
+
+/// What is wrong with settings that somebody wants for a topic.
+pub(crate) fn problem(config: &BTreeMap<String, String>) -> Option<String> {
+    let all = config_table::of_topics();
+    for (name, value) in config {
+        match all.iter().find(|known| known.name == name) {
+            None => return Some(format!("Unknown topic config name: {name}")),
+            Some(known) => {
+                if let Some(problem) = known.problem(value) {
+                    return Some(problem);
+                }
+            }
         }
     }
-    entries.into_values().collect()
+    ConfigReader(config).problem()
+}
+
+fn invalid_config(message: String) -> Failure {
+    Failure::new(ResponseError::InvalidConfig, message)
 }
 
 pub(crate) fn describe(
     session: &Session,
     request: DescribeConfigsRequest,
 ) -> DescribeConfigsResponse {
+    let with_synonyms = request.include_synonyms;
     let results = request.resources.into_iter().map(|resource| {
         let result = DescribeConfigsResult::default()
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name.clone());
-        match describe_one(session, &resource) {
+        match describe_one(session, &resource, with_synonyms) {
             Ok(entries) => result.with_configs(entries),
             Err(failure) => result
                 .with_error_code(failure.code())
@@ -85,10 +112,30 @@ pub(crate) fn describe(
 fn describe_one(
     session: &Session,
     resource: &DescribeConfigsResource,
+    with_synonyms: bool,
 ) -> Result<Vec<DescribeConfigsResourceResult>, Failure> {
+    let name = resource.resource_name.as_str();
+    if resource.resource_type == RESOURCE_BROKER {
+        session.authorize_cluster(Operation::DescribeConfigs)?;
+    } else if resource.resource_type == RESOURCE_GROUP {
+        session.authorize(Operation::DescribeConfigs, Resource::Group, name)?;
+    }
     let entries = match resource.resource_type {
-        RESOURCE_TOPIC => effective(&topics::existing(session, &resource.resource_name)?.config),
-        RESOURCE_BROKER => broker(session),
+        RESOURCE_TOPIC => {
+            effective(&topics::permitted(session, Operation::DescribeConfigs, name)?.config)
+        }
+        // An empty name means what holds for all brokers.
+        RESOURCE_BROKER if name.is_empty() || name == NODE_ID.to_string() => {
+            let source = if name.is_empty() { SOURCE_DEFAULT } else { SOURCE_STATIC_BROKER };
+            read_only(config_table::of_broker(&session.shared.options, NODE_ID), source)
+        }
+        RESOURCE_BROKER => {
+            let message = format!("there is no broker '{name}', only {NODE_ID}");
+            return Err(Failure::new(ResponseError::InvalidRequest, message));
+        }
+        RESOURCE_GROUP => {
+            read_only(config_table::of_groups(&session.shared.options), SOURCE_DEFAULT)
+        }
         other => return Err(unsupported_resource(other)),
     };
     let is_wanted = |entry: &Entry| match &resource.configuration_keys {
@@ -96,32 +143,70 @@ fn describe_one(
         None => true,
     };
     let results = entries.into_iter().filter(is_wanted).map(|entry| {
+        let synonyms = if with_synonyms { synonyms(&entry) } else { Vec::new() };
         DescribeConfigsResourceResult::default()
             .with_name(text(entry.name))
             .with_value(Some(text(entry.value)))
             .with_config_source(entry.source)
-            .with_config_type(TYPE_STRING)
-            .with_read_only(resource.resource_type == RESOURCE_BROKER)
+            .with_config_type(entry.kind as i8)
+            .with_read_only(entry.is_read_only)
+            .with_synonyms(synonyms)
     });
     Ok(results.collect())
 }
 
-fn broker(session: &Session) -> Vec<Entry> {
-    let options = &session.shared.options;
-    [
-        ("auto.create.topics.enable", options.creates_topics.to_string()),
-        ("default.replication.factor", "1".to_owned()),
-        ("num.partitions", options.partition_count.to_string()),
-    ]
-    .map(|(name, value)| Entry { name: name.to_owned(), value, source: SOURCE_DEFAULT })
-    .into()
+/// Where the value comes from, and what would hold without that.
+fn synonyms(entry: &Entry) -> Vec<DescribeConfigsSynonym> {
+    let synonym = |value: &str, source: i8| {
+        DescribeConfigsSynonym::default()
+            .with_name(text(entry.name.clone()))
+            .with_value(Some(text(value)))
+            .with_source(source)
+    };
+    let mut synonyms = vec![synonym(&entry.value, entry.source)];
+    if let Some(default) = &entry.default
+        && entry.source != SOURCE_DEFAULT
+    {
+        synonyms.push(synonym(default, SOURCE_DEFAULT));
+    }
+    synonyms
+}
+
+fn read_only(settings: Vec<Known>, source: i8) -> Vec<Entry> {
+    let entry = |known: Known| Entry {
+        name: known.name.to_owned(),
+        value: known.default,
+        default: None,
+        source,
+        kind: known.kind,
+        is_read_only: true,
+    };
+    settings.into_iter().map(entry).collect()
 }
 
 fn unsupported_resource(resource_type: i8) -> Failure {
     Failure::new(
         ResponseError::InvalidRequest,
-        format!("settings of resource type {resource_type} are not supported; those of topics are"),
+        format!(
+            "settings of resource type {resource_type} are not supported; those of topics (2), brokers (4) and groups (32) are"
+        ),
     )
+}
+
+/// A topic whose settings are to be changed.
+fn alterable(
+    session: &Session,
+    resource_type: i8,
+    name: &str,
+) -> Result<topic::read::TopicInfo, Failure> {
+    match resource_type {
+        RESOURCE_TOPIC => topics::permitted(session, Operation::AlterConfigs, name),
+        RESOURCE_BROKER | RESOURCE_GROUP => Err(Failure::new(
+            ResponseError::InvalidRequest,
+            "settings of brokers and groups are changed in the node's configuration",
+        )),
+        other => Err(unsupported_resource(other)),
+    }
 }
 
 pub(crate) async fn alter(
@@ -148,30 +233,140 @@ async fn alter_one(
     resource: &AlterConfigsResource,
     validate_only: bool,
 ) -> Result<(), Failure> {
-    if resource.resource_type != RESOURCE_TOPIC {
-        return Err(unsupported_resource(resource.resource_type));
-    }
-    let info = topics::existing(session, &resource.resource_name)?;
-    let mut config = BTreeMap::new();
+    let info = alterable(session, resource.resource_type, resource.resource_name.as_str())?;
+    let mut after = info.config.clone();
     for entry in &resource.configs {
-        let value = match (entry.config_operation, &entry.value) {
-            (OPERATION_SET, Some(value)) => Some(value.to_string()),
-            (OPERATION_DELETE, _) => None,
-            (operation, _) => {
-                return Err(Failure::new(
-                    ResponseError::InvalidRequest,
-                    format!(
-                        "operation {operation} on '{}'; set and delete are supported",
-                        entry.name.as_str()
-                    ),
-                ));
-            }
+        match altered(&after, entry)? {
+            Some(value) => after.insert(entry.name.to_string(), value),
+            None => after.remove(entry.name.as_str()),
         };
-        config.insert(entry.name.to_string(), value);
+    }
+    let names = resource.configs.iter().map(|entry| entry.name.to_string());
+    let changes = names.map(|name| (name.clone(), after.get(&name).cloned())).collect();
+    apply(session, info.topic_id, &after, changes, validate_only).await
+}
+
+/// The value of a setting after one change; `None`: the default.
+fn altered(
+    before: &BTreeMap<String, String>,
+    entry: &AlterableConfig,
+) -> Result<Option<String>, Failure> {
+    let name = entry.name.as_str();
+    let known = config_table::of_topics().into_iter().find(|known| known.name == name);
+    let known =
+        known.ok_or_else(|| invalid_config(format!("Unknown topic config name: {name}")))?;
+    let value = || {
+        let missing = || invalid_config(format!("no value for {name}"));
+        entry.value.as_ref().map(|value| value.to_string()).ok_or_else(missing)
+    };
+    match entry.config_operation {
+        OPERATION_SET => value().map(Some),
+        OPERATION_DELETE => Ok(None),
+        operation @ (OPERATION_APPEND | OPERATION_SUBTRACT) if known.kind == Kind::List => {
+            let now = before.get(name).unwrap_or(&known.default);
+            let mut parts: Vec<String> = now
+                .split(',')
+                .map(str::trim)
+                .filter(|p| !p.is_empty())
+                .map(str::to_owned)
+                .collect();
+            for part in value()?.split(',').map(str::trim) {
+                parts.retain(|known| known != part);
+                if operation == OPERATION_APPEND {
+                    parts.push(part.to_owned());
+                }
+            }
+            Ok(Some(parts.join(",")))
+        }
+        OPERATION_APPEND | OPERATION_SUBTRACT => {
+            Err(invalid_config(format!("{name} is no list, to which could be added")))
+        }
+        operation => Err(Failure::new(
+            ResponseError::InvalidRequest,
+            format!("operation {operation} on {name}"),
+        )),
+    }
+}
+
+async fn apply(
+    session: &Session,
+    topic_id: TopicId,
+    after: &BTreeMap<String, String>,
+    changes: BTreeMap<String, Option<String>>,
+    validate_only: bool,
+) -> Result<(), Failure> {
+    if let Some(problem) = problem(after) {
+        return Err(invalid_config(problem));
     }
     if validate_only {
         return Ok(());
     }
-    topics::commit(session, topic::Op::ConfigureTopic { topic_id: info.topic_id, config }).await?;
+    topics::commit(session, topic::Op::ConfigureTopic { topic_id, config: changes }).await?;
     Ok(())
+}
+
+/// The older request, which says all settings: those that it leaves out have their defaults.
+pub(crate) async fn replace(
+    session: &Arc<Session>,
+    request: AlterConfigsRequest,
+) -> AlterConfigsResponse {
+    let mut responses = Vec::with_capacity(request.resources.len());
+    for resource in request.resources {
+        let name = resource.resource_name.clone();
+        let response = AlteredOld::default()
+            .with_resource_type(resource.resource_type)
+            .with_resource_name(name.clone());
+        let replaced = async {
+            let info = alterable(session, resource.resource_type, name.as_str())?;
+            let after: BTreeMap<String, String> = resource
+                .configs
+                .iter()
+                .filter_map(|entry| {
+                    Some((entry.name.to_string(), entry.value.as_ref()?.to_string()))
+                })
+                .collect();
+            let names = info.config.keys().chain(after.keys());
+            let changes = names.map(|name| (name.clone(), after.get(name).cloned())).collect();
+            apply(session, info.topic_id, &after, changes, request.validate_only).await
+        };
+        responses.push(match replaced.await {
+            Ok(()) => response,
+            Err(failure) => response
+                .with_error_code(failure.code())
+                .with_error_message(Some(text(failure.message))),
+        });
+    }
+    AlterConfigsResponse::default().with_responses(responses)
+}
+
+/// Version 0 asks for client metrics, of which there are none.
+pub(crate) fn list_resources(
+    session: &Session,
+    version: i16,
+    request: &ListConfigResourcesRequest,
+) -> ListConfigResourcesResponse {
+    let response = ListConfigResourcesResponse::default();
+    if version == 0 {
+        return response;
+    }
+    let all = [RESOURCE_TOPIC, RESOURCE_BROKER, RESOURCE_CLIENT_METRICS, RESOURCE_GROUP];
+    let wanted = if request.resource_types.is_empty() { &all[..] } else { &request.resource_types };
+    let mut resources = Vec::new();
+    for resource_type in wanted {
+        let names: Vec<String> = match *resource_type {
+            RESOURCE_TOPIC => match topics::all(session) {
+                Ok(topics) => topics.into_iter().map(|topic| topic.name).collect(),
+                Err(failure) => return response.with_error_code(failure.code()),
+            },
+            RESOURCE_BROKER => vec![NODE_ID.to_string()],
+            RESOURCE_CLIENT_METRICS | RESOURCE_GROUP => Vec::new(),
+            _ => return response.with_error_code(ResponseError::UnsupportedVersion.code()),
+        };
+        resources.extend(names.into_iter().map(|name| {
+            ConfigResource::default()
+                .with_resource_name(text(name))
+                .with_resource_type(*resource_type)
+        }));
+    }
+    response.with_config_resources(resources)
 }

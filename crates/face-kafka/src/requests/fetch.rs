@@ -1,24 +1,25 @@
 //! Fetch: reads at once what is there, or waits for partitions to grow.
-//!
-//! Fetch sessions (KIP-227) are declined by answering session id 0, which every client understands:
-//! it then names all its partitions each time.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
-use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
+use kafka_protocol::messages::fetch_response::{
+    AbortedTransaction, FetchableTopicResponse, PartitionData,
+};
+use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, ProducerId};
 use proteus_env::task;
 use proteus_kernel_api::topic::TopicId;
 use proteus_kernel_api::topic::batch::put_batch;
 use proteus_kernel_api::topic::read::{self, PartitionInfo, ReadLimit, StoredBatch};
 
+use super::fetch_session::{self, Wanted};
 use super::list_offsets::{check_leader_epoch, unknown_partition};
-use super::{LEADER_EPOCH, partition_number, topics};
+use super::{LEADER_EPOCH, READ_COMMITTED, partition_number, topics};
+use crate::acl::Operation;
 use crate::errors::Failure;
+use crate::quota::CONSUMED;
 use crate::session::Session;
 
 /// Most bytes of records in one response, as Kafka's `fetch.max.bytes`.
@@ -26,45 +27,35 @@ const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
 /// Longest that a request may wait.
 const WAIT_MAX: Duration = Duration::from_secs(5 * 60);
 
-/// One partition of the request, with what it asks of which topic.
-struct Wanted<'a> {
-    topic_id: Result<TopicId, Failure>,
-    partition: &'a FetchPartition,
-}
-
 /// What one look at a partition gave.
 struct Found {
     info: PartitionInfo,
     batches: Vec<StoredBatch>,
+    /// For those who read only what is committed: what they must leave out of the batches.
+    aborted: Option<Vec<read::AbortedTransaction>>,
 }
 
 pub(crate) async fn answer(
     session: &Arc<Session>,
     version: i16,
+    client_id: &str,
     request: FetchRequest,
 ) -> FetchResponse {
-    if request.session_id != 0 {
-        // We never gave one.
-        return FetchResponse::default()
-            .with_error_code(ResponseError::FetchSessionIdNotFound.code());
-    }
-    let wanted: Vec<Wanted<'_>> = request
-        .topics
-        .iter()
-        .flat_map(|topic| {
-            let topic_id = resolve(session, version, topic);
-            let wanted = move |partition| Wanted { topic_id: topic_id.clone(), partition };
-            topic.partitions.iter().map(wanted)
-        })
-        .collect();
+    let context = match fetch_session::open(&mut session.fetch_session.lock(), &request) {
+        Ok(context) => context,
+        Err(error) => return FetchResponse::default().with_error_code(error.code()),
+    };
+    let wanted = &context.wanted;
+    let topic_ids: Vec<Result<TopicId, Failure>> = resolve_all(session, version, wanted);
+    let isolation = request.isolation_level;
     let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX);
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
     let deadline = session.shared.clock.elapsed() + wait;
     let found = loop {
         // Registered before the look, so that nothing falls between the two.
-        let growing = session.shared.topics.growing.wait(&growing_keys(&wanted));
-        let found = look(session, &wanted, bytes_max);
+        let growing = session.shared.topics.growing.wait(&growing_keys(wanted, &topic_ids));
+        let found = look(session, wanted, &topic_ids, isolation, bytes_max);
         let bytes: usize = found.iter().flatten().map(Found::bytes).sum();
         let is_final = bytes >= bytes_min || found.iter().any(Result::is_err);
         let left = deadline.saturating_sub(session.shared.clock.elapsed());
@@ -72,10 +63,51 @@ pub(crate) async fn answer(
             break found;
         }
     };
-    respond(session, version, &request, found)
+    let answers: Vec<PartitionData> = wanted
+        .iter()
+        .zip(found)
+        .map(|(wanted, found)| respond_partition(session, version, wanted, found))
+        .collect();
+    let mut is_left_out = Vec::new();
+    if let Some(own) = &mut *session.fetch_session.lock()
+        && own.id() == context.session_id
+    {
+        is_left_out = own.note(&answers);
+    }
+    if !context.is_incremental {
+        is_left_out.clear();
+    }
+    let records = answers.iter().filter_map(|data| data.records.as_ref());
+    let throttle_ms = session.throttle(client_id, CONSUMED, records.map(bytes::Bytes::len).sum());
+    respond(&context.wanted, answers, &is_left_out)
+        .with_session_id(context.session_id)
+        .with_throttle_time_ms(throttle_ms)
 }
 
-fn resolve(session: &Session, version: i16, topic: &FetchTopic) -> Result<TopicId, Failure> {
+/// Topics in a row of partitions, of which neighbours mostly have the same.
+fn resolve_all(
+    session: &Session,
+    version: i16,
+    wanted: &[Wanted],
+) -> Vec<Result<TopicId, Failure>> {
+    let mut topic_ids: Vec<Result<TopicId, Failure>> = Vec::with_capacity(wanted.len());
+    for (index, one) in wanted.iter().enumerate() {
+        let before = index.checked_sub(1).and_then(|index| wanted.get(index));
+        let is_same =
+            |before: &Wanted| before.topic == one.topic && before.topic_id == one.topic_id;
+        let topic_id = match (before.is_some_and(is_same), topic_ids.last()) {
+            (true, Some(before)) => before.clone(),
+            _ => resolve(session, version, one).and_then(|topic_id| {
+                topics::authorize(session, Operation::Read, topic_id, one.topic.as_str())?;
+                Ok(topic_id)
+            }),
+        };
+        topic_ids.push(topic_id);
+    }
+    topic_ids
+}
+
+fn resolve(session: &Session, version: i16, topic: &Wanted) -> Result<TopicId, Failure> {
     if version >= 13 {
         return Ok(TopicId(topic.topic_id.into_bytes()));
     }
@@ -83,21 +115,28 @@ fn resolve(session: &Session, version: i16, topic: &FetchTopic) -> Result<TopicI
     session.shared.topics.id_of(&*session.shared.kernel, name)?.ok_or_else(unknown_partition)
 }
 
-fn growing_keys(wanted: &[Wanted<'_>]) -> Vec<(TopicId, u32)> {
-    let key = |wanted: &Wanted<'_>| {
-        let topic_id = wanted.topic_id.as_ref().ok()?;
+fn growing_keys(wanted: &[Wanted], topic_ids: &[Result<TopicId, Failure>]) -> Vec<(TopicId, u32)> {
+    let key = |(wanted, topic_id): (&Wanted, &Result<TopicId, Failure>)| {
+        let topic_id = topic_id.as_ref().ok()?;
         Some((*topic_id, partition_number(wanted.partition.partition)?))
     };
-    wanted.iter().filter_map(key).collect()
+    wanted.iter().zip(topic_ids).filter_map(key).collect()
 }
 
 /// Looks at each partition in turn. Batches are shared with the state, so the lock is held briefly.
-fn look(session: &Session, wanted: &[Wanted<'_>], bytes_max: usize) -> Vec<Result<Found, Failure>> {
+fn look(
+    session: &Session,
+    wanted: &[Wanted],
+    topic_ids: &[Result<TopicId, Failure>],
+    isolation: i8,
+    bytes_max: usize,
+) -> Vec<Result<Found, Failure>> {
     let mut bytes_left = bytes_max;
     let mut is_empty = true;
     wanted
         .iter()
-        .map(|wanted| {
+        .zip(topic_ids)
+        .map(|(wanted, topic_id)| {
             let partition_bytes_max =
                 usize::try_from(wanted.partition.partition_max_bytes).unwrap_or(0);
             let bytes_max = bytes_left.min(partition_bytes_max);
@@ -107,7 +146,7 @@ fn look(session: &Session, wanted: &[Wanted<'_>], bytes_max: usize) -> Vec<Resul
             } else {
                 ReadLimit::Bytes(bytes_max)
             };
-            let found = look_at(session, wanted, limit)?;
+            let found = look_at(session, wanted, topic_id.clone()?, isolation, limit)?;
             is_empty &= found.batches.is_empty();
             bytes_left = bytes_left.saturating_sub(found.bytes());
             Ok(found)
@@ -115,8 +154,13 @@ fn look(session: &Session, wanted: &[Wanted<'_>], bytes_max: usize) -> Vec<Resul
         .collect()
 }
 
-fn look_at(session: &Session, wanted: &Wanted<'_>, limit: ReadLimit) -> Result<Found, Failure> {
-    let topic_id = wanted.topic_id.clone()?;
+fn look_at(
+    session: &Session,
+    wanted: &Wanted,
+    topic_id: TopicId,
+    isolation: i8,
+    limit: ReadLimit,
+) -> Result<Found, Failure> {
     let partition = partition_number(wanted.partition.partition).ok_or_else(unknown_partition)?;
     check_leader_epoch(wanted.partition.current_leader_epoch)?;
     let offset = wanted.partition.fetch_offset;
@@ -124,13 +168,25 @@ fn look_at(session: &Session, wanted: &Wanted<'_>, limit: ReadLimit) -> Result<F
         let Some(info) = read::partition(view.state, topic_id, partition)? else {
             return Ok(None);
         };
-        let is_readable = (info.log_start_offset..info.high_watermark).contains(&offset);
+        let is_committed_only = isolation == READ_COMMITTED;
+        let end_offset =
+            if is_committed_only { info.last_stable_offset } else { info.high_watermark };
+        let is_readable = (info.log_start_offset..end_offset).contains(&offset);
         let batches = if is_readable {
-            read::read_batches(view.state, topic_id, partition, offset, limit)?
+            read::read_batches(view.state, topic_id, partition, offset, end_offset, limit)?
         } else {
             Vec::new()
         };
-        Ok(Some(Found { info, batches }))
+        let aborted = match batches.last() {
+            Some(last) if is_committed_only => {
+                let end_offset = last.end_offset();
+                let state = view.state;
+                read::aborted_transactions(state, topic_id, partition, offset, end_offset)?
+            }
+            _ => Vec::new(),
+        };
+        let aborted = is_committed_only.then_some(aborted);
+        Ok(Some(Found { info, batches, aborted }))
     })?;
     let found = found.ok_or_else(unknown_partition)?;
     if offset < found.info.log_start_offset || offset > found.info.high_watermark {
@@ -149,36 +205,46 @@ impl Found {
     }
 }
 
-fn respond(
-    session: &Session,
-    version: i16,
-    request: &FetchRequest,
-    found: Vec<Result<Found, Failure>>,
-) -> FetchResponse {
-    let mut found = found.into_iter();
-    let topics = request.topics.iter().map(|topic| {
-        let partitions = topic
-            .partitions
-            .iter()
-            .zip(&mut found)
-            .map(|(wanted, found)| respond_partition(session, version, topic, wanted, found));
-        FetchableTopicResponse::default()
-            .with_topic(topic.topic.clone())
-            .with_topic_id(topic.topic_id)
-            .with_partitions(partitions.collect())
+/// Partitions of one topic that follow one another make one entry.
+fn respond(wanted: &[Wanted], answers: Vec<PartitionData>, is_left_out: &[bool]) -> FetchResponse {
+    let mut topics: Vec<FetchableTopicResponse> = Vec::new();
+    for (index, (wanted, data)) in wanted.iter().zip(answers).enumerate() {
+        if is_left_out.get(index).copied().unwrap_or(false) {
+            continue;
+        }
+        let is_same = |topic: &&mut FetchableTopicResponse| {
+            topic.topic == wanted.topic && topic.topic_id == wanted.topic_id
+        };
+        match topics.last_mut().filter(is_same) {
+            Some(topic) => topic.partitions.push(data),
+            None => topics.push(
+                FetchableTopicResponse::default()
+                    .with_topic(wanted.topic.clone())
+                    .with_topic_id(wanted.topic_id)
+                    .with_partitions(vec![data]),
+            ),
+        }
+    }
+    FetchResponse::default().with_responses(topics)
+}
+
+fn aborted_transactions(aborted: Vec<read::AbortedTransaction>) -> Vec<AbortedTransaction> {
+    let aborted = aborted.into_iter().map(|aborted| {
+        AbortedTransaction::default()
+            .with_producer_id(ProducerId(aborted.producer_id))
+            .with_first_offset(aborted.first_offset)
     });
-    FetchResponse::default().with_responses(topics.collect())
+    aborted.collect()
 }
 
 fn respond_partition(
     session: &Session,
     version: i16,
-    topic: &FetchTopic,
-    wanted: &FetchPartition,
+    wanted: &Wanted,
     found: Result<Found, Failure>,
 ) -> PartitionData {
     let data = PartitionData::default()
-        .with_partition_index(wanted.partition)
+        .with_partition_index(wanted.partition.partition)
         .with_preferred_read_replica(BrokerId(-1))
         .with_aborted_transactions(None);
     match found {
@@ -188,14 +254,15 @@ fn respond_partition(
                 put_batch(&mut records, batch.base_offset, LEADER_EPOCH, &batch.bytes);
             }
             data.with_high_watermark(found.info.high_watermark)
-                .with_last_stable_offset(found.info.high_watermark)
+                .with_last_stable_offset(found.info.last_stable_offset)
+                .with_aborted_transactions(found.aborted.map(aborted_transactions))
                 .with_log_start_offset(found.info.log_start_offset)
                 .with_records(Some(records.freeze()))
         }
         Err(failure) => {
             let error = match failure.error {
                 ResponseError::UnknownTopicOrPartition => {
-                    topics::not_found(session, version, topic.topic.as_str(), topic.topic_id)
+                    topics::not_found(session, version, wanted.topic.as_str(), wanted.topic_id)
                 }
                 other => other,
             };

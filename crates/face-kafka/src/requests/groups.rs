@@ -22,6 +22,7 @@ use proteus_kernel_api::topic::{self, read};
 use tokio::sync::oneshot;
 
 use super::{OPERATIONS_NOT_TOLD, text, topics};
+use crate::acl::{Operation, Resource};
 use crate::errors::Failure;
 use crate::group::{Answer, Event, GroupError, Identity, Join, Sync};
 use crate::session::Session;
@@ -30,6 +31,9 @@ use crate::session::Session;
 const GROUPS_PER_READ_MAX: usize = 500;
 /// Most groups listed.
 const GROUPS_LISTED_MAX: usize = 100_000;
+/// Types of groups, by their protocol.
+const CLASSIC: &str = "classic";
+const CONSUMER: &str = "consumer";
 /// A member has this id before it has one.
 const NO_GENERATION: i32 = -1;
 
@@ -44,6 +48,10 @@ pub(crate) fn error_of(error: GroupError) -> ResponseError {
         GroupError::FencedInstanceId => ResponseError::FencedInstanceId,
         GroupError::InvalidSessionTimeout => ResponseError::InvalidSessionTimeout,
         GroupError::GroupMaxSizeReached => ResponseError::GroupMaxSizeReached,
+        GroupError::FencedMemberEpoch => ResponseError::FencedMemberEpoch,
+        GroupError::StaleMemberEpoch => ResponseError::StaleMemberEpoch,
+        GroupError::UnreleasedInstanceId => ResponseError::UnreleasedInstanceId,
+        GroupError::OtherProtocol => ResponseError::InconsistentGroupProtocol,
     }
 }
 
@@ -212,26 +220,32 @@ pub(crate) fn list(session: &Session, request: &ListGroupsRequest) -> ListGroups
             return ListGroupsResponse::default().with_error_code(code);
         }
     };
-    let mut groups: BTreeMap<String, (String, &'static str)> = BTreeMap::new();
+    let mut groups: BTreeMap<String, (String, &'static str, &'static str)> = BTreeMap::new();
     for group_id in with_offsets {
-        groups.insert(group_id, ("consumer".to_owned(), "Empty"));
+        groups.insert(group_id, ("consumer".to_owned(), "Empty", CLASSIC));
     }
     for (group_id, description) in session.shared.coordinator.list() {
-        groups.insert(group_id, (description.protocol_type, description.state));
+        groups.insert(group_id, (description.protocol_type, description.state, CLASSIC));
+    }
+    for (group_id, description) in session.shared.coordinator.list_consumers() {
+        groups.insert(group_id, ("consumer".to_owned(), description.state, CONSUMER));
     }
     let allows = |filter: &[StrBytes], word: &str| {
         filter.is_empty() || filter.iter().any(|wanted| wanted.eq_ignore_ascii_case(word))
     };
     let listed = groups
         .into_iter()
-        .filter(|(_, (_, state))| allows(&request.states_filter, state))
-        .filter(|_| allows(&request.types_filter, "classic"))
-        .map(|(group_id, (protocol_type, state))| {
+        .filter(|(group_id, _)| {
+            session.allows(Operation::Describe, Resource::Group, group_id).unwrap_or(false)
+        })
+        .filter(|(_, (_, state, _))| allows(&request.states_filter, state))
+        .filter(|(_, (_, _, kind))| allows(&request.types_filter, kind))
+        .map(|(group_id, (protocol_type, state, kind))| {
             ListedGroup::default()
                 .with_group_id(GroupId(text(group_id)))
                 .with_protocol_type(text(protocol_type))
                 .with_group_state(text(state))
-                .with_group_type(text("classic"))
+                .with_group_type(text(kind))
         });
     ListGroupsResponse::default().with_groups(listed.collect())
 }
@@ -265,6 +279,10 @@ fn describe_one(session: &Session, group_id: GroupId) -> DescribedGroup {
     let described = DescribedGroup::default()
         .with_group_id(group_id.clone())
         .with_authorized_operations(OPERATIONS_NOT_TOLD);
+    let allowed = session.authorize(Operation::Describe, Resource::Group, group_id.as_str());
+    if let Err(failure) = allowed {
+        return described.with_error_code(failure.code());
+    }
     if let Some(description) = session.shared.coordinator.describe(group_id.as_str()) {
         let members = description.members.into_iter().map(|member| {
             DescribedGroupMember::default()
@@ -305,7 +323,8 @@ pub(crate) async fn delete(
 }
 
 async fn delete_one(session: &Session, group_id: &str) -> Result<(), Failure> {
-    if session.shared.coordinator.describe(group_id).is_some() {
+    session.authorize(Operation::Delete, Resource::Group, group_id)?;
+    if session.shared.coordinator.has_members(group_id) {
         let message = format!("group '{group_id}' has members");
         return Err(Failure::new(ResponseError::NonEmptyGroup, message));
     }

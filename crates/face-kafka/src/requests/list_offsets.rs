@@ -14,7 +14,8 @@ use kafka_protocol::messages::{
 use proteus_kernel_api::topic::TopicId;
 use proteus_kernel_api::topic::read::{self, PartitionInfo};
 
-use super::{LEADER_EPOCH, partition_number};
+use super::{LEADER_EPOCH, READ_COMMITTED, partition_number};
+use crate::acl::{Operation, Resource};
 use crate::errors::Failure;
 use crate::session::Session;
 
@@ -39,6 +40,7 @@ fn find(
     name: &str,
     index: i32,
 ) -> Result<(TopicId, u32, PartitionInfo), Failure> {
+    session.authorize(Operation::Describe, Resource::Topic, name)?;
     let kernel = &*session.shared.kernel;
     let topic_id = session.shared.topics.id_of(kernel, name)?.ok_or_else(unknown_partition)?;
     let partition = partition_number(index).ok_or_else(unknown_partition)?;
@@ -66,13 +68,15 @@ pub(crate) fn answer(
     request: ListOffsetsRequest,
 ) -> ListOffsetsResponse {
     // Told since version 4.
+    let isolation = request.isolation_level;
     let leader_epoch = if version >= 4 { LEADER_EPOCH } else { -1 };
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
             let index = partition.partition_index;
             let response = ListOffsetsPartitionResponse::default().with_partition_index(index);
-            let found = check_leader_epoch(partition.current_leader_epoch)
-                .and_then(|()| offset(session, topic.name.as_str(), index, partition.timestamp));
+            let found = check_leader_epoch(partition.current_leader_epoch).and_then(|()| {
+                offset(session, topic.name.as_str(), index, partition.timestamp, isolation)
+            });
             match found {
                 Ok((offset, timestamp)) => response
                     .with_offset(offset)
@@ -96,11 +100,14 @@ fn offset(
     name: &str,
     index: i32,
     timestamp: i64,
+    isolation: i8,
 ) -> Result<(i64, i64), Failure> {
     let (topic_id, partition, info) = find(session, name, index)?;
+    let end_offset =
+        if isolation == READ_COMMITTED { info.last_stable_offset } else { info.high_watermark };
     let found = match timestamp {
         EARLIEST | EARLIEST_LOCAL => return Ok((info.log_start_offset, -1)),
-        LATEST => return Ok((info.high_watermark, -1)),
+        LATEST => return Ok((end_offset, -1)),
         LATEST_TIERED => return Ok(NONE),
         NEWEST_TIMESTAMP => session
             .shared
@@ -115,6 +122,7 @@ fn offset(
             return Err(Failure::new(ResponseError::InvalidRequest, message));
         }
     };
+    let found = found.filter(|(offset, _)| *offset < end_offset);
     // Records below the log start may not be gone yet.
     Ok(found.map_or(NONE, |(offset, at_ms)| (offset.max(info.log_start_offset), at_ms)))
 }

@@ -24,6 +24,7 @@ use proteus_kernel_api::topic::{self, NewOffset, OFFSET_METADATA_BYTES_MAX, Topi
 use super::groups::{error_of, identity};
 use super::list_offsets::unknown_partition;
 use super::{partition_number, text, topics};
+use crate::acl::{Operation, Resource};
 use crate::errors::Failure;
 use crate::session::Session;
 
@@ -41,10 +42,14 @@ pub(crate) async fn commit(
         Ok(()) => None,
         Err(error) => Some(error_of(error)),
     };
+    let allowed = session.authorize(Operation::Read, Resource::Group, group);
+    let refusal = allowed.err().map(|failure| failure.error).or(refusal);
     // What can be committed is, in one minitransaction; the others have errors of their own.
     let mut offsets = Vec::new();
     let mut errors: Vec<Option<ResponseError>> = Vec::new();
     for topic in &request.topics {
+        let allowed = session.authorize(Operation::Read, Resource::Topic, topic.name.as_str());
+        let refusal = refusal.or(allowed.err().map(|failure| failure.error));
         let info = session.shared.topics.info(&*session.shared.kernel, topic.name.as_str());
         for partition in &topic.partitions {
             let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
@@ -102,6 +107,7 @@ pub(crate) fn fetch(
     version: i16,
     request: OffsetFetchRequest,
 ) -> OffsetFetchResponse {
+    let needs_stable = request.require_stable;
     if version >= 8 {
         let groups = request.groups.into_iter().map(|group| {
             let wanted = group.topics.map(|topics| {
@@ -109,7 +115,19 @@ pub(crate) fn fetch(
             });
             let response =
                 OffsetFetchResponseGroup::default().with_group_id(group.group_id.clone());
-            match fetch_group(session, group.group_id.as_str(), wanted) {
+            let member_id = group.member_id.as_deref().unwrap_or_default();
+            let coordinator = &session.shared.coordinator;
+            let may_fetch =
+                coordinator.may_fetch(group.group_id.as_str(), member_id, group.member_epoch);
+            let allowed =
+                session.authorize(Operation::Describe, Resource::Group, group.group_id.as_str());
+            if let Err(failure) = allowed {
+                return response.with_error_code(failure.code());
+            }
+            if let Err(error) = may_fetch {
+                return response.with_error_code(error_of(error).code());
+            }
+            match fetch_group(session, group.group_id.as_str(), wanted, needs_stable) {
                 Ok(fetched) => response.with_topics(many_groups(fetched)),
                 Err(failure) => response.with_error_code(failure.of_coordinator().code()),
             }
@@ -119,7 +137,7 @@ pub(crate) fn fetch(
     let wanted = request.topics.map(|topics| {
         topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect()
     });
-    match fetch_group(session, request.group_id.as_str(), wanted) {
+    match fetch_group(session, request.group_id.as_str(), wanted, needs_stable) {
         Ok(fetched) => OffsetFetchResponse::default().with_topics(one_group(fetched)),
         Err(failure) => {
             OffsetFetchResponse::default().with_error_code(failure.of_coordinator().code())
@@ -131,6 +149,7 @@ fn fetch_group(
     session: &Session,
     group: &str,
     wanted: Option<Vec<(TopicName, Vec<i32>)>>,
+    needs_stable: bool,
 ) -> Result<Fetched, Failure> {
     let wanted = match wanted {
         Some(wanted) => wanted,
@@ -143,7 +162,7 @@ fn fetch_group(
         let partitions = indexes.into_iter().map(|index| {
             let committed = match (&info, partition_number(index)) {
                 (Ok(Some(info)), Some(partition)) => {
-                    committed(session, group, info.topic_id, partition)
+                    committed(session, group, info.topic_id, partition, needs_stable)
                 }
                 // Nothing was committed for what is not there.
                 (Ok(_), _) => Ok(None),
@@ -162,12 +181,18 @@ fn committed(
     group: &str,
     topic_id: TopicId,
     partition: u32,
+    needs_stable: bool,
 ) -> Result<Option<CommittedOffset>, Failure> {
-    let read = session
-        .shared
-        .kernel
-        .read(|view| read::committed_offset(view.state, group, topic_id, partition));
-    read.map_err(Failure::from)
+    let (is_pending, committed) = session.shared.kernel.read(|view| {
+        let is_pending =
+            needs_stable && read::has_pending_offset(view.state, group, topic_id, partition)?;
+        Ok((is_pending, read::committed_offset(view.state, group, topic_id, partition)?))
+    })?;
+    if is_pending {
+        let message = "a transaction is about to commit an offset";
+        return Err(Failure::new(ResponseError::UnstableOffsetCommit, message));
+    }
+    Ok(committed)
 }
 
 /// All partitions for which the group has committed, by topic name.
@@ -253,7 +278,7 @@ pub(crate) async fn delete(
 }
 
 async fn delete_one(session: &Session, group: &str, name: &str, index: i32) -> Result<(), Failure> {
-    if session.shared.coordinator.describe(group).is_some() {
+    if session.shared.coordinator.has_members(group) {
         // Which topics its members have subscribed is between them and their leader.
         let message = format!("group '{group}' has members");
         return Err(Failure::new(ResponseError::GroupSubscribedToTopic, message));

@@ -9,14 +9,16 @@ use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProdu
 use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse, ResponseKind};
 use proteus_face::ConnectionError;
-use proteus_kernel_api::topic::batch::{BatchHeader, split_batches};
+use proteus_kernel_api::topic::batch::{BatchHeader, split_batches, validate_records};
+use proteus_kernel_api::topic::read::ConfigReader;
 use proteus_kernel_api::topic::{self, Appended, TopicId};
 use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal};
 use tracing::debug;
 
-use super::producer_id::no_transactions;
 use super::{partition_number, text, topics};
+use crate::acl::{Operation, Resource};
 use crate::errors::{Failure, topic_reply, unexpected_reply};
+use crate::quota::PRODUCED;
 use crate::session::Session;
 
 /// What becomes of one partition of the request.
@@ -34,6 +36,8 @@ type Outcomes = Vec<Result<Vec<Outcome>, KernelError>>;
 /// large one must not exceed what the log takes as one entry, nor hold up others for long.
 const PROPOSAL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// First version whose client does not announce partitions by AddPartitionsToTxn (KIP-890).
+const JOINS_TRANSACTION_SINCE: i16 = 12;
 /// The protocol's value for no timestamp of the broker's own, and for no offset.
 const NONE: i64 = -1;
 
@@ -42,18 +46,25 @@ const NONE: i64 = -1;
 pub(crate) fn start(
     session: &Arc<Session>,
     version: i16,
+    client_id: &str,
     request: ProduceRequest,
 ) -> BoxFuture<'static, Result<Option<ResponseKind>, ConnectionError>> {
     let acks = request.acks;
+    let data = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
+    let bytes = data.map(|data| data.records.as_ref().map_or(0, Bytes::len)).sum();
+    let throttle_ms = session.throttle(client_id, PRODUCED, bytes);
     let mut chunks = Chunks::default();
     let mut slots = Vec::new();
-    let request_refusal = refusal_of(&request);
+    let request_refusal = refusal_of(session, &request);
     for topic_data in &request.topic_data {
-        let topic_id = resolve(session, version, topic_data);
+        let topic_id = resolve(session, version, topic_data).and_then(|topic_id| {
+            topics::authorize(session, Operation::Write, topic_id, topic_data.name.as_str())?;
+            Ok(topic_id)
+        });
         for partition_data in &topic_data.partition_data {
             let append = match (&request_refusal, &topic_id) {
                 (Some(failure), _) | (None, Err(failure)) => Err(failure.clone()),
-                (None, Ok(topic_id)) => append(*topic_id, partition_data),
+                (None, Ok(topic_id)) => append(session, version, *topic_id, partition_data),
             };
             let bytes = partition_data.records.as_ref().map_or(0, Bytes::len);
             slots.push(match append {
@@ -71,7 +82,8 @@ pub(crate) fn start(
         for proposal in proposals {
             outcomes.push(proposal.await);
         }
-        let response = respond(&session, version, &request, slots, &outcomes);
+        let response = respond(&session, version, &request, slots, &outcomes)
+            .with_throttle_time_ms(throttle_ms);
         if acks == 0 {
             return without_answer(&response);
         }
@@ -113,9 +125,11 @@ fn without_answer(response: &ProduceResponse) -> Result<Option<ResponseKind>, Co
     }
 }
 
-fn refusal_of(request: &ProduceRequest) -> Option<Failure> {
-    if request.transactional_id.is_some() {
-        return Some(no_transactions());
+fn refusal_of(session: &Session, request: &ProduceRequest) -> Option<Failure> {
+    if let Some(id) = &request.transactional_id
+        && let Err(failure) = session.authorize(Operation::Write, Resource::TransactionalId, id)
+    {
+        return Some(failure);
     }
     (!(-1..=1).contains(&request.acks)).then(|| {
         let message = format!("acks is 0, 1 or -1, not {}", request.acks);
@@ -140,6 +154,8 @@ fn resolve(
 
 /// The minitransaction of one partition's batch, which is a slice of the request's frame.
 fn append(
+    session: &Session,
+    version: i16,
     topic_id: TopicId,
     partition_data: &PartitionProduceData,
 ) -> Result<Minitransaction, Failure> {
@@ -152,13 +168,20 @@ fn append(
         let message = "a partition's records are exactly one record batch";
         return Err(Failure::new(ResponseError::InvalidRecord, message));
     };
-    let header = BatchHeader::parse_checked(&batch)?;
+    let shared = &session.shared;
+    // A topic that is not there is the machine's to refuse.
+    let settings = shared.topics.settings_of(&*shared.kernel, topic_id)?.unwrap_or_default();
+    let config = ConfigReader(&settings);
+    let header = match config.mirrors() {
+        true => BatchHeader::parse_mirrored(&batch)?,
+        false => BatchHeader::parse_produced(&batch)?,
+    };
+    header.check_crc(&batch)?;
+    validate_records(&batch, &header, &config.record_rules(shared.clock.wall_ms()))?;
     if header.is_transactional() {
-        return Err(no_transactions());
-    }
-    if header.is_control() {
-        let message = "control batches are a broker's to write";
-        return Err(Failure::new(ResponseError::InvalidRecord, message));
+        let joins = version >= JOINS_TRANSACTION_SINCE;
+        let op = topic::Op::AppendInTransaction { topic_id, partition, batch, joins };
+        return Ok(Minitransaction::of(op));
     }
     Ok(Minitransaction::of(topic::Op::Append { topic_id, partition, batch }))
 }
@@ -214,6 +237,7 @@ fn respond_partition(
     match appended {
         Ok(appended) => response
             .with_base_offset(appended.base_offset)
+            .with_log_append_time_ms(appended.append_time_ms.unwrap_or(NONE))
             .with_log_start_offset(appended.log_start_offset),
         Err(failure) => {
             let error = match failure.error {

@@ -22,11 +22,12 @@ use kafka_protocol::messages::{
 };
 use proteus_env::random;
 use proteus_kernel_api::Minitransaction;
-use proteus_kernel_api::topic::read::{self, ConfigReader, TopicInfo};
+use proteus_kernel_api::topic::read::{self, TopicInfo};
 use proteus_kernel_api::topic::{self, TopicId};
 use uuid::Uuid;
 
 use super::{configs, partition_number, text};
+use crate::acl::{Operation, Resource};
 use crate::errors::{Failure, topic_reply, unexpected_reply};
 use crate::session::Session;
 
@@ -81,6 +82,7 @@ fn describe_config(config: &BTreeMap<String, String>) -> Vec<CreatableTopicConfi
             .with_name(text(entry.name))
             .with_value(Some(text(entry.value)))
             .with_config_source(entry.source)
+            .with_read_only(entry.is_read_only)
     });
     entries.collect()
 }
@@ -91,6 +93,9 @@ async fn create_wanted(
     validate_only: bool,
 ) -> Result<(TopicId, u32, BTreeMap<String, String>), Failure> {
     let name = wanted.name.as_str();
+    if session.authorize_cluster(Operation::Create).is_err() {
+        session.authorize(Operation::Create, Resource::Topic, name)?;
+    }
     if !wanted.assignments.is_empty()
         && (wanted.num_partitions, wanted.replication_factor) != (-1, -1)
     {
@@ -120,8 +125,11 @@ async fn create_wanted(
         .iter()
         .filter_map(|entry| Some((entry.name.to_string(), entry.value.as_ref()?.to_string())))
         .collect();
+    if let Some(problem) = configs::problem(&config) {
+        return Err(Failure::new(ResponseError::InvalidConfig, problem));
+    }
     if validate_only {
-        validate(session, name, partition_count, &config)?;
+        validate(session, name, partition_count)?;
         return Ok((TopicId::default(), partition_count, config));
     }
     let topic_id = create_one(session, name, partition_count, config.clone()).await?;
@@ -129,17 +137,9 @@ async fn create_wanted(
 }
 
 /// What the machine would say, without doing it.
-fn validate(
-    session: &Session,
-    name: &str,
-    partition_count: u32,
-    config: &BTreeMap<String, String>,
-) -> Result<(), Failure> {
+fn validate(session: &Session, name: &str, partition_count: u32) -> Result<(), Failure> {
     if let Some(problem) = topic::name_problem(name) {
         return Err(Failure::new(ResponseError::InvalidTopicException, problem));
-    }
-    if let Some(problem) = ConfigReader(config).problem() {
-        return Err(Failure::new(ResponseError::InvalidConfig, problem));
     }
     if partition_count == 0 || partition_count > topic::PARTITIONS_MAX {
         let message = format!("1 to {} partitions", topic::PARTITIONS_MAX);
@@ -192,6 +192,31 @@ pub(crate) fn not_found(
     }
 }
 
+/// Refuses what the client may not do with a topic, whose name is looked up where it is not given.
+pub(crate) fn authorize(
+    session: &Session,
+    operation: Operation,
+    topic_id: TopicId,
+    name: &str,
+) -> Result<(), Failure> {
+    if !name.is_empty() {
+        return session.authorize(operation, Resource::Topic, name);
+    }
+    let found = session.shared.kernel.read(|view| read::topic(view.state, topic_id))?;
+    // One that is not there is refused for that.
+    found.map_or(Ok(()), |info| session.authorize(operation, Resource::Topic, &info.name))
+}
+
+/// The topic called `name`, if the client may do this with it.
+pub(crate) fn permitted(
+    session: &Session,
+    operation: Operation,
+    name: &str,
+) -> Result<TopicInfo, Failure> {
+    session.authorize(operation, Resource::Topic, name)?;
+    existing(session, name)
+}
+
 /// The topic called `name`.
 pub(crate) fn existing(session: &Session, name: &str) -> Result<TopicInfo, Failure> {
     session.shared.topics.info(&*session.shared.kernel, name)?.ok_or_else(|| {
@@ -239,6 +264,7 @@ async fn delete_one(session: &Session, topic: &DeleteTopicState) -> Result<Topic
             })?
         }
     };
+    session.authorize(Operation::Delete, Resource::Topic, &info.name)?;
     commit(session, topic::Op::DeleteTopic { topic_id: info.topic_id }).await?;
     Ok(info)
 }
@@ -265,7 +291,7 @@ async fn grow_one(
     wanted: &CreatePartitionsTopic,
     validate_only: bool,
 ) -> Result<(), Failure> {
-    let info = existing(session, wanted.name.as_str())?;
+    let info = permitted(session, Operation::Alter, wanted.name.as_str())?;
     let partition_count = u32::try_from(wanted.count).unwrap_or(0);
     if validate_only && partition_count > info.partition_count {
         return Ok(());
@@ -303,7 +329,7 @@ async fn delete_before(
     index: i32,
     offset: i64,
 ) -> Result<i64, Failure> {
-    let info = existing(session, name)?;
+    let info = permitted(session, Operation::Delete, name)?;
     let op = topic::Op::DeleteRecords {
         topic_id: info.topic_id,
         partition: partition_number(index).unwrap_or(u32::MAX),

@@ -1,10 +1,13 @@
 //! The face, driven over real sockets: by `rskafka`, a client of its own, for what that can do, and
 //! by a bare client for what it cannot (groups, old versions, bad input).
 
+mod acls;
+mod admin;
 mod client;
 mod cross_face;
 mod groups;
 mod rskafka_client;
+mod transactions;
 mod wire;
 
 use std::sync::Arc;

@@ -106,3 +106,81 @@ async fn records_are_deleted_on_request() {
     let (records, _) = partition.fetch_records(4, 1..1_000_000, 0).await.unwrap();
     assert_eq!(records.first().map(|record| record.offset), Some(4));
 }
+
+#[tokio::test]
+async fn passwords_are_proven_by_every_mechanism() {
+    use std::collections::BTreeMap;
+
+    use kafka_protocol::messages::alter_user_scram_credentials_request::{
+        ScramCredentialDeletion, ScramCredentialUpsertion,
+    };
+    use kafka_protocol::messages::*;
+    use proteus_face::Accounts;
+    use proteus_face::scram::Mechanism;
+    use proteus_face_kafka::KafkaOptions;
+    use rskafka::client::{ClientBuilder, Credentials, SaslConfig};
+
+    use crate::call;
+    use crate::client::{Client, text};
+
+    let accounts = Accounts::new(BTreeMap::from([("ann".to_owned(), "secret".to_owned())]));
+    let face = crate::served_with(accounts, KafkaOptions::default());
+    let lists = |config: SaslConfig| {
+        let builder = ClientBuilder::new(vec![face.address.to_string()]).sasl_config(config);
+        // It tries again and again, so a refusal is what does not come within a moment.
+        let builder = builder.backoff_config(rskafka::BackoffConfig {
+            deadline: Some(std::time::Duration::from_millis(1)),
+            ..Default::default()
+        });
+        async move {
+            match builder.build().await {
+                Ok(client) => client.list_topics().await.is_ok(),
+                Err(_) => false,
+            }
+        }
+    };
+    let with = |user: &str, password: &str| Credentials::new(user.to_owned(), password.to_owned());
+    for (password, admits) in [("secret", true), ("Secret", false)] {
+        assert_eq!(lists(SaslConfig::Plain(with("ann", password))).await, admits);
+        assert_eq!(lists(SaslConfig::ScramSha256(with("ann", password))).await, admits);
+        assert_eq!(lists(SaslConfig::ScramSha512(with("ann", password))).await, admits);
+    }
+    assert!(!lists(SaslConfig::ScramSha256(with("bob", "hidden"))).await);
+
+    // An administrator gives bob a credential, for one mechanism.
+    let mut client = Client::connect(face.address).await;
+    let request = SaslHandshakeRequest::default().with_mechanism(text("PLAIN"));
+    assert_eq!(call!(client, SaslHandshake, 1, request).error_code, 0);
+    let token = bytes::Bytes::from_static(b"\0ann\0secret");
+    let request = SaslAuthenticateRequest::default().with_auth_bytes(token);
+    assert_eq!(call!(client, SaslAuthenticate, 2, request).error_code, 0);
+    let upsertion = |iterations: u32| {
+        let salted = Mechanism::Sha512.salted_password(b"hidden", b"salt", iterations);
+        ScramCredentialUpsertion::default()
+            .with_name(text("bob"))
+            .with_mechanism(2)
+            .with_iterations(iterations as i32)
+            .with_salt(bytes::Bytes::from_static(b"salt"))
+            .with_salted_password(salted.into())
+    };
+    for (iterations, expected) in [(5, 93), (4096, 0)] {
+        let request = AlterUserScramCredentialsRequest::default()
+            .with_upsertions(vec![upsertion(iterations)]);
+        let altered = call!(client, AlterUserScramCredentials, 0, request);
+        assert_eq!(altered.results[0].error_code, expected);
+    }
+    assert!(lists(SaslConfig::ScramSha512(with("bob", "hidden"))).await);
+    assert!(!lists(SaslConfig::ScramSha512(with("bob", "Hidden"))).await);
+    assert!(!lists(SaslConfig::ScramSha256(with("bob", "hidden"))).await);
+    let request = DescribeUserScramCredentialsRequest::default().with_users(None);
+    let described = call!(client, DescribeUserScramCredentials, 0, request);
+    assert_eq!(&*described.results[0].user, "bob");
+    assert_eq!(described.results[0].credential_infos[0].iterations, 4096);
+    for expected in [0, 91] {
+        let deletion = ScramCredentialDeletion::default().with_name(text("bob")).with_mechanism(2);
+        let request = AlterUserScramCredentialsRequest::default().with_deletions(vec![deletion]);
+        let altered = call!(client, AlterUserScramCredentials, 0, request);
+        assert_eq!(altered.results[0].error_code, expected);
+    }
+    assert!(!lists(SaslConfig::ScramSha512(with("bob", "hidden"))).await);
+}

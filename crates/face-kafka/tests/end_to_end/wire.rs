@@ -27,18 +27,21 @@ const UNSUPPORTED_VERSION: i16 = 35;
 const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
 const OUT_OF_ORDER_SEQUENCE: i16 = 45;
 const INVALID_PRODUCER_EPOCH: i16 = 47;
-const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: i16 = 53;
+const INVALID_TIMESTAMP: i16 = 32;
+const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
+const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
+const INVALID_RECORD: i16 = 87;
 const SASL_AUTHENTICATION_FAILED: i16 = 58;
 const UNKNOWN_TOPIC_ID: i16 = 100;
 
-fn batch(value: &'static str) -> Bytes {
+pub fn batch(value: &'static str) -> Bytes {
     let record =
         NewRecord { value: Some(Bytes::from_static(value.as_bytes())), ..NewRecord::default() };
     frame_batch(&[record], 1).expect("one record")
 }
 
 /// The batch as an idempotent producer numbers it.
-fn numbered(value: &'static str, producer_id: i64, epoch: i16, sequence: i32) -> Bytes {
+pub fn numbered(value: &'static str, producer_id: i64, epoch: i16, sequence: i32) -> Bytes {
     let mut bytes = batch(value).to_vec();
     bytes[43..51].copy_from_slice(&producer_id.to_be_bytes());
     bytes[51..53].copy_from_slice(&epoch.to_be_bytes());
@@ -49,7 +52,7 @@ fn numbered(value: &'static str, producer_id: i64, epoch: i16, sequence: i32) ->
 }
 
 /// Bit by bit: slow, short, and not the implementation under test.
-fn crc32c(bytes: &[u8]) -> u32 {
+pub fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
             if crc & 1 == 1 { (crc >> 1) ^ 0x82F6_3B78 } else { crc >> 1 }
@@ -57,7 +60,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
     })
 }
 
-fn produce(topic: &str, partition: i32, acks: i16, records: Bytes) -> ProduceRequest {
+pub fn produce(topic: &str, partition: i32, acks: i16, records: Bytes) -> ProduceRequest {
     let data = PartitionProduceData::default().with_index(partition).with_records(Some(records));
     let topic = TopicProduceData::default()
         .with_name(TopicName(text(topic)))
@@ -65,12 +68,12 @@ fn produce(topic: &str, partition: i32, acks: i16, records: Bytes) -> ProduceReq
     ProduceRequest::default().with_acks(acks).with_timeout_ms(1_000).with_topic_data(vec![topic])
 }
 
-fn produced(response: &ProduceResponse) -> (i16, i64) {
+pub fn produced(response: &ProduceResponse) -> (i16, i64) {
     let partition = &response.responses[0].partition_responses[0];
     (partition.error_code, partition.base_offset)
 }
 
-fn fetch(topic: &str, offset: i64) -> FetchRequest {
+pub fn fetch(topic: &str, offset: i64) -> FetchRequest {
     let partition = FetchPartition::default()
         .with_partition(0)
         .with_fetch_offset(offset)
@@ -84,7 +87,7 @@ fn fetch(topic: &str, offset: i64) -> FetchRequest {
         .with_topics(vec![topic])
 }
 
-fn values(response: &FetchResponse) -> Vec<String> {
+pub fn values(response: &FetchResponse) -> Vec<String> {
     let records = response.responses[0].partitions[0].records.clone().unwrap_or_default();
     let batches = split_batches(&records).expect("whole batches");
     let records = batches.iter().flat_map(|batch| decode_records(batch, 0).expect("a batch"));
@@ -99,7 +102,7 @@ fn not_transactional() -> InitProducerIdRequest {
 }
 
 /// Asks for metadata, which creates the topic; its id.
-async fn ensure_topic(client: &mut Client, name: &str) -> Uuid {
+pub async fn ensure_topic(client: &mut Client, name: &str) -> Uuid {
     let topic = MetadataRequestTopic::default().with_name(Some(TopicName(text(name))));
     let request = MetadataRequest::default()
         .with_topics(Some(vec![topic]))
@@ -225,31 +228,62 @@ fn request_of(api_key: ApiKey, version: i16, topic_id: Uuid) -> RequestKind {
                 DescribeConfigsRequest::default().with_resources(vec![resource]),
             )
         }
-        ApiKey::ListGroups => RequestKind::ListGroups(ListGroupsRequest::default()),
-        ApiKey::Heartbeat => RequestKind::Heartbeat(HeartbeatRequest::default()),
-        ApiKey::SyncGroup => RequestKind::SyncGroup(SyncGroupRequest::default()),
-        ApiKey::SaslHandshake => RequestKind::SaslHandshake(SaslHandshakeRequest::default()),
-        ApiKey::SaslAuthenticate => {
-            RequestKind::SaslAuthenticate(SaslAuthenticateRequest::default())
-        }
-        ApiKey::ApiVersions => RequestKind::ApiVersions(ApiVersionsRequest::default()),
-        ApiKey::DeleteTopics => RequestKind::DeleteTopics(DeleteTopicsRequest::default()),
-        ApiKey::DeleteRecords => RequestKind::DeleteRecords(DeleteRecordsRequest::default()),
-        ApiKey::InitProducerId => RequestKind::InitProducerId(InitProducerIdRequest::default()),
-        ApiKey::OffsetForLeaderEpoch => {
-            RequestKind::OffsetForLeaderEpoch(OffsetForLeaderEpochRequest::default())
-        }
-        ApiKey::CreatePartitions => {
-            RequestKind::CreatePartitions(CreatePartitionsRequest::default())
-        }
-        ApiKey::DeleteGroups => RequestKind::DeleteGroups(DeleteGroupsRequest::default()),
-        ApiKey::IncrementalAlterConfigs => {
-            RequestKind::IncrementalAlterConfigs(IncrementalAlterConfigsRequest::default())
-        }
-        ApiKey::OffsetDelete => RequestKind::OffsetDelete(OffsetDeleteRequest::default()),
-        ApiKey::DescribeCluster => RequestKind::DescribeCluster(DescribeClusterRequest::default()),
-        other => panic!("{other:?} is advertised, but this test does not know it"),
+        other => default_request(other),
     }
+}
+
+macro_rules! default_requests {
+    ($($kind:ident => $request:ident),+ $(,)?) => {
+        /// A request of one kind that asks for nothing.
+        fn default_request(api_key: ApiKey) -> RequestKind {
+            match api_key {
+                $(ApiKey::$kind => RequestKind::$kind($request::default()),)+
+                other => panic!("{other:?} is advertised, but this test does not know it"),
+            }
+        }
+    };
+}
+
+default_requests! {
+    AddOffsetsToTxn => AddOffsetsToTxnRequest,
+    AddPartitionsToTxn => AddPartitionsToTxnRequest,
+    AlterClientQuotas => AlterClientQuotasRequest,
+    AlterConfigs => AlterConfigsRequest,
+    AlterPartitionReassignments => AlterPartitionReassignmentsRequest,
+    AlterReplicaLogDirs => AlterReplicaLogDirsRequest,
+    AlterUserScramCredentials => AlterUserScramCredentialsRequest,
+    ApiVersions => ApiVersionsRequest,
+    ConsumerGroupDescribe => ConsumerGroupDescribeRequest,
+    ConsumerGroupHeartbeat => ConsumerGroupHeartbeatRequest,
+    CreateAcls => CreateAclsRequest,
+    CreatePartitions => CreatePartitionsRequest,
+    DeleteAcls => DeleteAclsRequest,
+    DeleteGroups => DeleteGroupsRequest,
+    DeleteRecords => DeleteRecordsRequest,
+    DeleteTopics => DeleteTopicsRequest,
+    DescribeAcls => DescribeAclsRequest,
+    DescribeClientQuotas => DescribeClientQuotasRequest,
+    DescribeCluster => DescribeClusterRequest,
+    DescribeLogDirs => DescribeLogDirsRequest,
+    DescribeProducers => DescribeProducersRequest,
+    DescribeTopicPartitions => DescribeTopicPartitionsRequest,
+    DescribeTransactions => DescribeTransactionsRequest,
+    DescribeUserScramCredentials => DescribeUserScramCredentialsRequest,
+    ElectLeaders => ElectLeadersRequest,
+    EndTxn => EndTxnRequest,
+    Heartbeat => HeartbeatRequest,
+    IncrementalAlterConfigs => IncrementalAlterConfigsRequest,
+    InitProducerId => InitProducerIdRequest,
+    ListConfigResources => ListConfigResourcesRequest,
+    ListGroups => ListGroupsRequest,
+    ListPartitionReassignments => ListPartitionReassignmentsRequest,
+    ListTransactions => ListTransactionsRequest,
+    OffsetDelete => OffsetDeleteRequest,
+    OffsetForLeaderEpoch => OffsetForLeaderEpochRequest,
+    SaslAuthenticate => SaslAuthenticateRequest,
+    SaslHandshake => SaslHandshakeRequest,
+    SyncGroup => SyncGroupRequest,
+    TxnOffsetCommit => TxnOffsetCommitRequest,
 }
 
 #[tokio::test]
@@ -329,10 +363,135 @@ async fn an_idempotent_producer_writes_once() {
         assert_eq!(produced(&response), expected);
     }
     assert_eq!(values(&call!(client, Fetch, 12, fetch("t", 0))), ["a", "b", "c", "e"]);
+}
+
+/// The partitions of a response, each with its values.
+fn by_partition(response: &FetchResponse) -> Vec<(i32, Vec<String>)> {
+    let partitions = response.responses.iter().flat_map(|topic| &topic.partitions);
+    let partitions = partitions.map(|data| {
+        let topic =
+            fetch_response::FetchableTopicResponse::default().with_partitions(vec![data.clone()]);
+        let one = FetchResponse::default().with_responses(vec![topic]);
+        (data.partition_index, values(&one))
+    });
+    partitions.collect()
+}
+
+#[tokio::test]
+async fn a_fetch_session_says_only_what_changes() {
+    let face = served();
+    let mut client = Client::connect(face.address).await;
+    let topic = CreatableTopic::default().with_name(TopicName(text("t"))).with_num_partitions(3);
     let request =
-        InitProducerIdRequest::default().with_transactional_id(Some(TransactionalId(text("tx"))));
-    let refused = call!(client, InitProducerId, 4, request);
-    assert_eq!(refused.error_code, TRANSACTIONAL_ID_AUTHORIZATION_FAILED);
+        CreateTopicsRequest::default().with_topics(vec![topic.with_replication_factor(1)]);
+    assert_eq!(call!(client, CreateTopics, 5, request).topics[0].error_code, 0);
+    let of = |partition: i32, offset: i64| {
+        FetchPartition::default()
+            .with_partition(partition)
+            .with_fetch_offset(offset)
+            .with_partition_max_bytes(1 << 20)
+    };
+    let asks = |id: i32, epoch: i32, partitions: Vec<FetchPartition>| {
+        let topic = FetchTopic::default().with_topic(TopicName(text("t")));
+        let topics = match partitions.is_empty() {
+            true => Vec::new(),
+            false => vec![topic.with_partitions(partitions)],
+        };
+        fetch("t", 0).with_topics(topics).with_session_id(id).with_session_epoch(epoch)
+    };
+    let first = call!(client, Fetch, 12, asks(0, 0, vec![of(0, 0), of(1, 0), of(2, 0)]));
+    let id = first.session_id;
+    assert!(first.error_code == 0 && id != 0);
+    assert_eq!(first.responses[0].partitions.len(), 3);
+    // Nothing is new.
+    assert!(call!(client, Fetch, 12, asks(id, 1, vec![])).responses.is_empty());
+    call!(client, Produce, 9, produce("t", 1, -1, batch("x")));
+    let news = call!(client, Fetch, 12, asks(id, 2, vec![]));
+    assert_eq!((by_partition(&news), news.session_id), (vec![(1, vec!["x".to_owned()])], id));
+    // Only what moved is said; another partition is forgotten.
+    call!(client, Produce, 9, produce("t", 2, -1, batch("y")));
+    let forgotten = fetch_request::ForgottenTopic::default().with_topic(TopicName(text("t")));
+    let moved = asks(id, 3, vec![of(1, 1)])
+        .with_forgotten_topics_data(vec![forgotten.with_partitions(vec![2])]);
+    assert!(call!(client, Fetch, 12, moved).responses.is_empty());
+    let back = call!(client, Fetch, 12, asks(id, 4, vec![of(2, 0)]));
+    assert_eq!(by_partition(&back), [(2, vec!["y".to_owned()])]);
+    // An error is told every time.
+    let beyond = call!(client, Fetch, 12, asks(id, 5, vec![of(0, 9)]));
+    assert_eq!(beyond.responses[0].partitions[0].error_code, OFFSET_OUT_OF_RANGE);
+    let beyond = call!(client, Fetch, 12, asks(id, 6, vec![]));
+    assert_eq!(beyond.responses[0].partitions[0].error_code, OFFSET_OUT_OF_RANGE);
+    // Epochs and ids must fit; a session ends with its connection, or when its client says so.
+    let skipped = call!(client, Fetch, 12, asks(id, 9, vec![]));
+    assert_eq!(skipped.error_code, INVALID_FETCH_SESSION_EPOCH);
+    let mut other = Client::connect(face.address).await;
+    let foreign = call!(other, Fetch, 12, asks(id, 7, vec![]));
+    assert_eq!(foreign.error_code, FETCH_SESSION_ID_NOT_FOUND);
+    let last = call!(client, Fetch, 12, asks(id, -1, vec![of(1, 0)]));
+    assert_eq!((last.session_id, by_partition(&last).len()), (0, 1));
+    let gone = call!(client, Fetch, 12, asks(id, 7, vec![]));
+    assert_eq!(gone.error_code, FETCH_SESSION_ID_NOT_FOUND);
+}
+
+#[tokio::test]
+async fn records_are_held_to_what_their_batch_and_topic_say() {
+    let face = served();
+    let mut client = Client::connect(face.address).await;
+    let config = |name: &str, value: &str| {
+        create_topics_request::CreatableTopicConfig::default()
+            .with_name(text(name))
+            .with_value(Some(text(value)))
+    };
+    let topic = |name: &str, configs| {
+        CreatableTopic::default()
+            .with_name(TopicName(text(name)))
+            .with_num_partitions(1)
+            .with_replication_factor(1)
+            .with_configs(configs)
+    };
+    let topics = vec![
+        topic("compacted", vec![config("cleanup.policy", "compact")]),
+        topic("strict", vec![config("message.timestamp.before.max.ms", "1000")]),
+        topic("stamped", vec![config("message.timestamp.type", "LogAppendTime")]),
+        topic("plain", vec![]),
+    ];
+    let created =
+        call!(client, CreateTopics, 5, CreateTopicsRequest::default().with_topics(topics));
+    assert!(created.topics.iter().all(|topic| topic.error_code == 0));
+    let recount = |count: i32| {
+        let mut bytes = batch("x").to_vec();
+        bytes[23..27].copy_from_slice(&(count - 1).to_be_bytes());
+        bytes[57..61].copy_from_slice(&count.to_be_bytes());
+        sealed(bytes)
+    };
+    let mut bomb = batch("x").to_vec();
+    bomb.truncate(61);
+    // A snappy block that says it expands to 4 GiB.
+    bomb.extend([0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 0]);
+    bomb[22] = 2;
+    let length = bomb.len() as i32 - 12;
+    bomb[8..12].copy_from_slice(&length.to_be_bytes());
+    for (topic, records, expected) in [
+        ("compacted", batch("x"), INVALID_RECORD),
+        ("strict", batch("x"), INVALID_TIMESTAMP),
+        ("plain", recount(2), INVALID_RECORD),
+        ("plain", sealed(bomb), CORRUPT_MESSAGE),
+        ("plain", Bytes::new(), INVALID_RECORD),
+        ("plain", Bytes::from([batch("x"), batch("y")].concat()), INVALID_RECORD),
+    ] {
+        let refused = call!(client, Produce, 9, produce(topic, 0, -1, records));
+        assert_eq!(produced(&refused), (expected, -1), "{topic}");
+        assert_eq!(values(&call!(client, Fetch, 12, fetch(topic, 0))), Vec::<String>::new());
+    }
+    let stamped = call!(client, Produce, 9, produce("stamped", 0, -1, batch("x")));
+    assert!(stamped.responses[0].partition_responses[0].log_append_time_ms > 1);
+}
+
+/// With the checksum that belongs to it.
+fn sealed(mut bytes: Vec<u8>) -> Bytes {
+    let crc = crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    Bytes::from(bytes)
 }
 
 #[tokio::test]

@@ -24,6 +24,8 @@ pub struct Records {
     bytes: Bytes,
     base_offset: i64,
     base_timestamp_ms: i64,
+    /// Of every record, if the broker assigned it.
+    append_time_ms: Option<i64>,
     left: i32,
 }
 
@@ -40,6 +42,7 @@ pub fn decode_records(batch: &Bytes, base_offset: i64) -> Result<Records, BatchE
         bytes,
         base_offset,
         base_timestamp_ms: header.base_timestamp_ms,
+        append_time_ms: header.has_append_time().then_some(header.max_timestamp_ms),
         left: header.record_count,
     })
 }
@@ -77,7 +80,10 @@ impl Records {
         }
         Some(Record {
             offset: self.base_offset.checked_add(offset_delta)?,
-            timestamp_ms: self.base_timestamp_ms.checked_add(timestamp_delta_ms)?,
+            timestamp_ms: match self.append_time_ms {
+                Some(append_time_ms) => append_time_ms,
+                None => self.base_timestamp_ms.checked_add(timestamp_delta_ms)?,
+            },
             key,
             value,
             headers,
@@ -110,7 +116,11 @@ fn take_varint(bytes: &mut Bytes) -> Option<i64> {
     None
 }
 
-fn decompress(codec: Option<Codec>, body: Bytes, bytes_max: usize) -> Result<Bytes, BatchError> {
+pub(super) fn decompress(
+    codec: Option<Codec>,
+    body: Bytes,
+    bytes_max: usize,
+) -> Result<Bytes, BatchError> {
     match codec {
         Some(Codec::None) => Ok(body),
         Some(Codec::Gzip) => read_bounded(flate2::read::MultiGzDecoder::new(&body[..]), bytes_max),

@@ -1,8 +1,10 @@
 //! Framing plain records, for producers that are not Kafka clients.
 
+use std::io::Write;
+
 use bytes::Bytes;
 
-use super::{BATCH_HEADER_BYTES, MAGIC, NO_PRODUCER_ID};
+use super::{BATCH_HEADER_BYTES, BatchHeader, Codec, MAGIC, NO_PRODUCER_ID, Record};
 
 /// A record to be framed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -37,15 +39,104 @@ pub fn frame_batch(records: &[NewRecord], timestamp_ms: i64) -> Option<Bytes> {
     let mut body = Vec::new();
     for (offset_delta, record) in (0i64..).zip(records) {
         body.clear();
-        put_record(&mut body, offset_delta, record);
+        put_record(&mut body, 0, offset_delta, &record.key, &record.value, &record.headers);
         put_varint(&mut batch, body.len() as i64);
         batch.extend_from_slice(&body);
     }
     let batch_length = i32::try_from(batch.len() - 12).ok()?;
     batch[8..12].copy_from_slice(&batch_length.to_be_bytes());
-    let crc = crc32c::crc32c(&batch[21..]);
-    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    put_checksum(&mut batch);
     Some(Bytes::from(batch))
+}
+
+/// The batch of `header`, which stands at `base_offset`, with only the records that compaction kept:
+/// the same offsets, timestamps, producer and codec. With a delete horizon it says when its
+/// tombstones may go. `None` if no record is left, or the batch cannot be made.
+pub fn rebuild_batch(
+    header: &BatchHeader,
+    base_offset: i64,
+    records: &[Record],
+    delete_horizon_ms: Option<i64>,
+) -> Option<Bytes> {
+    let record_count = i32::try_from(records.len()).ok().filter(|count| *count > 0)?;
+    let newest_ms = records.iter().map(|record| record.timestamp_ms).max()?;
+    let oldest_ms = records.first()?.timestamp_ms;
+    let base_timestamp_ms = delete_horizon_ms.unwrap_or(oldest_ms);
+    let mut plain = Vec::new();
+    let mut body = Vec::new();
+    for record in records {
+        body.clear();
+        let timestamp_delta_ms = record.timestamp_ms.wrapping_sub(base_timestamp_ms);
+        let offset_delta = record.offset - base_offset;
+        let Record { key, value, headers, .. } = record;
+        put_record(&mut body, timestamp_delta_ms, offset_delta, key, value, headers);
+        put_varint(&mut plain, body.len() as i64);
+        plain.extend_from_slice(&body);
+    }
+    let horizon_flag = if delete_horizon_ms.is_some() { super::DELETE_HORIZON_FLAG } else { 0 };
+    let attributes = (header.attributes & !super::DELETE_HORIZON_FLAG) | horizon_flag;
+    let records = compress(header.codec()?, plain)?;
+    let mut batch = Vec::with_capacity(BATCH_HEADER_BYTES + records.len());
+    batch.extend_from_slice(&0i64.to_be_bytes());
+    let batch_length = i32::try_from(BATCH_HEADER_BYTES - 12 + records.len()).ok()?;
+    batch.extend_from_slice(&batch_length.to_be_bytes());
+    batch.extend_from_slice(&(-1i32).to_be_bytes());
+    batch.push(MAGIC as u8);
+    batch.extend_from_slice(&0u32.to_be_bytes());
+    batch.extend_from_slice(&attributes.to_be_bytes());
+    batch.extend_from_slice(&header.last_offset_delta.to_be_bytes());
+    batch.extend_from_slice(&base_timestamp_ms.to_be_bytes());
+    batch.extend_from_slice(&newest_ms.to_be_bytes());
+    batch.extend_from_slice(&header.producer_id.to_be_bytes());
+    batch.extend_from_slice(&header.producer_epoch.to_be_bytes());
+    batch.extend_from_slice(&header.base_sequence.to_be_bytes());
+    batch.extend_from_slice(&record_count.to_be_bytes());
+    batch.extend_from_slice(&records);
+    put_checksum(&mut batch);
+    Some(Bytes::from(batch))
+}
+
+/// Compresses records as one. Writing into memory has no way to fail; `None` only says that the
+/// compressor thinks otherwise.
+fn compress(codec: Codec, plain: Vec<u8>) -> Option<Vec<u8>> {
+    match codec {
+        Codec::None => Some(plain),
+        Codec::Gzip => {
+            let level = flate2::Compression::default();
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+            encoder.write_all(&plain).ok()?;
+            encoder.finish().ok()
+        }
+        Codec::Snappy => snap::raw::Encoder::new().compress_vec(&plain).ok(),
+        Codec::Lz4 => {
+            let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+            encoder.write_all(&plain).ok()?;
+            encoder.finish().ok()
+        }
+        Codec::Zstd => zstd::stream::encode_all(&plain[..], 0).ok(),
+    }
+}
+
+/// The batch with `append_time_ms` as the timestamp of every record
+/// (`message.timestamp.type=LogAppendTime`). What is no batch stays as it is.
+pub fn stamp_append_time(batch: &Bytes, append_time_ms: i64) -> Bytes {
+    let mut stamped = batch.to_vec();
+    if stamped.len() < BATCH_HEADER_BYTES {
+        return batch.clone();
+    }
+    let attributes = i16::from_be_bytes([stamped[21], stamped[22]]) | super::APPEND_TIME_FLAG;
+    stamped[21..23].copy_from_slice(&attributes.to_be_bytes());
+    stamped[35..43].copy_from_slice(&append_time_ms.to_be_bytes());
+    put_checksum(&mut stamped);
+    Bytes::from(stamped)
+}
+
+/// Puts the checksum of a batch into it. What is shorter than a header stays as it is.
+pub fn put_checksum(batch: &mut [u8]) {
+    if batch.len() >= BATCH_HEADER_BYTES {
+        let crc = crc32c::crc32c(&batch[21..]);
+        batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    }
 }
 
 /// The partition of `key` among `partition_count`, as the Java client's default partitioner chooses
@@ -57,14 +148,23 @@ pub fn partition_of_key(key: Option<&[u8]>, partition_count: u32) -> u32 {
     }
 }
 
-fn put_record(body: &mut Vec<u8>, offset_delta: i64, record: &NewRecord) {
+type Headers = [(Bytes, Option<Bytes>)];
+
+fn put_record(
+    body: &mut Vec<u8>,
+    timestamp_delta_ms: i64,
+    offset_delta: i64,
+    key: &Option<Bytes>,
+    value: &Option<Bytes>,
+    headers: &Headers,
+) {
     body.push(0);
-    put_varint(body, 0);
+    put_varint(body, timestamp_delta_ms);
     put_varint(body, offset_delta);
-    put_bytes(body, record.key.as_deref());
-    put_bytes(body, record.value.as_deref());
-    put_varint(body, record.headers.len() as i64);
-    for (name, value) in &record.headers {
+    put_bytes(body, key.as_deref());
+    put_bytes(body, value.as_deref());
+    put_varint(body, headers.len() as i64);
+    for (name, value) in headers {
         put_bytes(body, Some(name));
         put_bytes(body, value.as_deref());
     }

@@ -9,3 +9,4 @@ mod full_disk;
 mod garbage;
 mod node;
 mod start;
+mod topic;
