@@ -11,6 +11,7 @@
 //! difference.
 
 use std::net::SocketAddr;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -231,7 +232,12 @@ fn dispatch(
         body => {
             session.waiting.fetch_add(1, Ordering::AcqRel);
             let session = session.clone();
-            Box::pin(async move { requests::answer(&session, version, &client_id, body).await })
+            Box::pin(async move {
+                let current = session.shared.kernel.pass_read_barrier().await;
+                // The client tries another broker.
+                current.map_err(|error| ConnectionError::Io(io::Error::other(error)))?;
+                requests::answer(&session, version, &client_id, body).await
+            })
         }
     };
     let answer: Answer = Box::pin(async move {

@@ -170,6 +170,7 @@ impl SqlSession {
             return Ok(Prepared { statement: None, parameter_types: Vec::new(), columns: None });
         };
         self.refuse_if_failed(&parsed.statement)?;
+        self.catch_up().await?;
         let result = if parsed.is_deep {
             depth::on_large_stack(|| self.describe(parsed, given))
         } else {
@@ -237,6 +238,14 @@ impl SqlSession {
         ))
     }
 
+    /// Before a transaction begins to read: waits until this node has what was acknowledged anywhere.
+    async fn catch_up(&self) -> Result<(), SqlError> {
+        if matches!(self.state, State::Idle) {
+            self.engine.kernel.pass_read_barrier().await?;
+        }
+        Ok(())
+    }
+
     /// Executes a statement. `is_last` says that nothing follows it in its implicit transaction.
     ///
     /// # Errors
@@ -260,6 +269,7 @@ impl SqlSession {
         }
         let parameters: Vec<(Value, ColumnType)> =
             values.into_iter().zip(prepared.parameter_types.iter().copied()).collect();
+        self.catch_up().await?;
         let result = match statement.as_ref() {
             Statement::StartTransaction { .. }
             | Statement::Commit { .. }
