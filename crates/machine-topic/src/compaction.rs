@@ -1,12 +1,13 @@
 //! Compaction: of the records of one key only the newest is kept (`cleanup.policy=compact`).
 //!
 //! ```text
-//!   index ──▶ sweep ──▶ forget ──▶ (waits until enough is dirty)
+//!   index ──▶ sweep ──▶ prune ──▶ forget ──▶ (waits until enough is dirty)
 //! ```
 //!
 //! A pass covers the partition up to a bound. *Index* notes for every key of what was appended since
 //! the last pass where its newest record stands; *sweep* goes through all batches below the bound and
-//! leaves out records of which a newer one was noted; *forget* removes the notes. Each step handles
+//! leaves out records of which a newer one was noted; *prune* removes entries of the time index that
+//! are of no use any more; *forget* removes the notes. Each step handles
 //! a bounded number of bytes and is an op of its own, so that nobody waits long; what a reader finds
 //! in between is complete: a record is left out only when a newer one of its key stands already.
 //!
@@ -58,6 +59,8 @@ enum Step {
     /// Goes on from this offset.
     Index(i64),
     Sweep(i64),
+    /// Goes on after this entry of the time index: timestamp and offset.
+    Prune(i64, i64),
     Forget,
     /// The pass was given up, because the topic is no longer compacted.
     GiveUp,
@@ -152,6 +155,9 @@ impl Cleaner<'_> {
         let is_done = match pass.step {
             Step::Index(from) => self.index(ctx, &mut pass, from)?,
             Step::Sweep(from) => self.sweep(ctx, &mut pass, from)?,
+            Step::Prune(timestamp_ms, offset) => {
+                self.prune(ctx, &mut pass, timestamp_ms, offset)?
+            }
             Step::Forget | Step::GiveUp => self.forget(ctx)?,
         };
         if !is_done {
@@ -341,7 +347,7 @@ impl Cleaner<'_> {
                 self.clean(ctx, &found, records)?;
             }
         }
-        pass.step = if has_more { Step::Sweep(end) } else { Step::Forget };
+        pass.step = if has_more { Step::Sweep(end) } else { Step::Prune(i64::MIN, 0) };
         Ok(false)
     }
 
@@ -399,6 +405,50 @@ impl Cleaner<'_> {
             None => ctx.delete(key),
         }
         self.stored.bytes = self.stored.bytes.saturating_sub(found.bytes.len() as u64) + bytes;
+    }
+
+    /// Removes entries of the time index that lead to nothing any more: a search goes from an entry
+    /// on, so one is of no use if no batch stands before the next.
+    fn prune(
+        &mut self,
+        ctx: &mut TopicCtx<'_>,
+        pass: &mut Pass,
+        timestamp_ms: i64,
+        offset: i64,
+    ) -> Applied<bool> {
+        let (topic_id, partition) = (self.topic_id, self.partition);
+        let mut entries: Vec<(i64, i64)> = Vec::new();
+        ctx.scan(
+            &keys::time(topic_id, partition, timestamp_ms, offset),
+            &keys::time_end(topic_id, partition),
+            Direction::Ascending,
+            &mut |key, _| {
+                entries.extend(keys::time_parts(key));
+                if entries.len() < STEP_BATCHES_MAX {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            },
+        )?;
+        for pair in entries.windows(2) {
+            let [(timestamp_ms, offset), (_, next_offset)] = *pair else { continue };
+            let mut is_used = false;
+            self.each_batch(ctx, offset, next_offset, 1, &mut |_| {
+                is_used = true;
+                ControlFlow::Break(())
+            })?;
+            if !is_used {
+                ctx.delete(keys::time(topic_id, partition, timestamp_ms, offset));
+            }
+        }
+        pass.step = match entries.last() {
+            Some((timestamp_ms, offset)) if entries.len() == STEP_BATCHES_MAX => {
+                Step::Prune(*timestamp_ms, *offset)
+            }
+            _ => Step::Forget,
+        };
+        Ok(false)
     }
 
     /// Whether all notes are forgotten.

@@ -26,6 +26,8 @@ pub(crate) const PRODUCER_EXPIRY_MS: u64 = 24 * 60 * 60 * 1000;
 pub(crate) const TRANSACTIONAL_ID_EXPIRY_MS: u64 = 7 * PRODUCER_EXPIRY_MS;
 /// How often retention looks at a partition at least, as Kafka's `log.retention.check.interval.ms`.
 const RETENTION_INTERVAL_MS: u64 = 5 * 60 * 1000;
+/// How long it waits at most: a timer outlives its topic.
+const RETENTION_INTERVAL_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 /// How soon it looks again at the earliest, so that a stream of small batches is deleted in bunches.
 const RETENTION_INTERVAL_MS_MIN: u64 = 1_000;
 /// Batches that one firing removes, so that it does not hold up the log.
@@ -282,10 +284,14 @@ fn retain(ctx: &mut TopicCtx<'_>, topic_id: TopicId, partition: u32) -> Applied<
         arm_retention_at(ctx, topic_id, partition, &mut stored, 0);
     } else if stored.bytes > 0 && ConfigReader(&topic.config).has_retention() {
         let now_ms = ctx.now_ms();
+        // By time nothing is due before the oldest batch is; by size something may be at any time.
+        let has_bytes_max = ConfigReader(&topic.config).retention_bytes().is_some();
+        let wait_ms_max =
+            if has_bytes_max { RETENTION_INTERVAL_MS } else { RETENTION_INTERVAL_MS_MAX };
         let wait_ms = expired
             .next_due_at_ms
             .map_or(RETENTION_INTERVAL_MS, |due_at_ms| due_at_ms.saturating_sub(now_ms))
-            .clamp(RETENTION_INTERVAL_MS_MIN, RETENTION_INTERVAL_MS);
+            .clamp(RETENTION_INTERVAL_MS_MIN, wait_ms_max);
         arm_retention_at(ctx, topic_id, partition, &mut stored, wait_ms);
     }
     forget_before(ctx, topic_id, partition, stored.log_start_offset)?;

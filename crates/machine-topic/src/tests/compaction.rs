@@ -81,6 +81,24 @@ fn tombstones_go_when_they_have_done_their_work() {
 }
 
 #[test]
+fn a_key_that_changes_for_ever_takes_no_more_room() {
+    let mut driver = compacted(&[]);
+    let mut counts = Vec::new();
+    for value in 0..400u32 {
+        driver.append(keyed(&[(1, Some(value as u8))], 100 + i64::from(value))).unwrap();
+        if value % 100 == 99 {
+            driver.pass_to(driver.now_ms + 15_000);
+            counts.push(driver.key_count());
+        }
+    }
+    assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
+    let at = |timestamp_ms| read::offset_at_time(&driver.store, ID, 0, timestamp_ms).unwrap();
+    assert_eq!(at(0), Some((398, 498)));
+    assert_eq!(at(499), Some((399, 499)));
+    assert_eq!(at(500), None);
+}
+
+#[test]
 fn lags_and_ratio_decide_when() {
     let mut driver = compacted(&[("min.compaction.lag.ms", "100000")]);
     let now_ms = driver.now_ms as i64;
