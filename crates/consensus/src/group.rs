@@ -169,9 +169,8 @@ impl Group {
             transfers: Arc::new(AtomicU64::new(0)),
         };
         let node = options.node;
-        let raft = Raft::new(node.0, config, peers, storage, machine)
-            .await
-            .map_err(io::Error::other)?;
+        let raft =
+            Raft::new(node.0, config, peers, storage, machine).await.map_err(io::Error::other)?;
         let shared = Shared {
             node,
             timing: options.timing,
@@ -487,11 +486,17 @@ impl Group {
                 arriving.next_sequence += 1;
                 arriving.image.take_chunk(bytes).map_err(|fault| fault.to_string())
             }
-            _ => Err(format!("part {sequence} of a log snapshot does not follow what was received")),
+            _ => {
+                Err(format!("part {sequence} of a log snapshot does not follow what was received"))
+            }
         }
     }
 
-    fn take_image(&self, transfer: u64, chunk_count: u64) -> Result<Box<dyn ReceivedImage>, String> {
+    fn take_image(
+        &self,
+        transfer: u64,
+        chunk_count: u64,
+    ) -> Result<Box<dyn ReceivedImage>, String> {
         match self.shared.incoming.lock().take() {
             Some(arrived)
                 if arrived.transfer == transfer && arrived.next_sequence == chunk_count =>

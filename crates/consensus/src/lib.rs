@@ -18,5 +18,7 @@ mod transport;
 pub use group::{
     ChangeError, Group, GroupOptions, GroupStatus, Leadership, Membership, ProposeError, Timing,
 };
-pub use replica::{Applied, Image, ImageChunks, ReceivedImage, Replica, ReplicaFault, SnapshotPace};
+pub use replica::{
+    Applied, Image, ImageChunks, ReceivedImage, Replica, ReplicaFault, SnapshotPace,
+};
 pub use transport::{Call, Transport, TransportError, Unconnected};

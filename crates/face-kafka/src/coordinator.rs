@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use proteus_env::{Clock, task};
+use proteus_kernel_api::Kernel;
 use tokio::sync::{Notify, oneshot};
 
 use crate::consumer_group::{
@@ -24,6 +25,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 
 /// The groups.
 pub(crate) struct Coordinator {
+    kernel: Arc<dyn Kernel>,
     clock: Arc<dyn Clock>,
     options: GroupOptions,
     groups: Mutex<Groups>,
@@ -44,14 +46,35 @@ struct Groups {
 }
 
 impl Coordinator {
-    pub(crate) fn new(clock: Arc<dyn Clock>, options: GroupOptions) -> Arc<Coordinator> {
+    pub(crate) fn new(
+        kernel: Arc<dyn Kernel>,
+        clock: Arc<dyn Clock>,
+        options: GroupOptions,
+    ) -> Arc<Coordinator> {
         Arc::new(Coordinator {
+            kernel,
             clock,
             options,
             groups: Mutex::default(),
             nearer: Notify::new(),
             keeps_time: AtomicBool::new(false),
         })
+    }
+
+    /// The groups, if this node coordinates. One that does not, or does not any more, knows of none:
+    /// their members meet elsewhere.
+    fn groups(&self) -> Result<MutexGuard<'_, Groups>, GroupError> {
+        let mut groups = self.groups.lock();
+        if self.kernel.cluster().leads() {
+            return Ok(groups);
+        }
+        groups.by_id.clear();
+        groups.consumers.clear();
+        for (_, waiting) in groups.waiting.drain() {
+            // Who stopped waiting has found out already.
+            let _ = waiting.send(Answer::Refused(GroupError::NotCoordinator));
+        }
+        Err(GroupError::NotCoordinator)
     }
 
     fn now_ms(&self) -> u64 {
@@ -67,7 +90,13 @@ impl Coordinator {
     ) -> oneshot::Receiver<Answer> {
         let (sender, receiver) = oneshot::channel();
         let now_ms = self.now_ms();
-        let mut groups = self.groups.lock();
+        let mut groups = match self.groups() {
+            Ok(groups) => groups,
+            Err(error) => {
+                let _ = sender.send(Answer::Refused(error));
+                return receiver;
+            }
+        };
         if groups.by_id.len() >= GROUPS_MAX && !groups.by_id.contains_key(group_id) {
             let _ = sender.send(Answer::Refused(GroupError::GroupMaxSizeReached));
             return receiver;
@@ -113,7 +142,7 @@ impl Coordinator {
         resolve: impl FnOnce(&BTreeSet<String>, &[Pattern]) -> Result<ConsumedTopics, E>,
     ) -> Result<Beat, E> {
         let now_ms = self.now_ms();
-        let mut groups = self.groups.lock();
+        let mut groups = self.groups()?;
         if groups.by_id.contains_key(group_id) {
             return Err(GroupError::OtherProtocol.into());
         }
@@ -160,7 +189,7 @@ impl Coordinator {
         member_id: &str,
         epoch: i32,
     ) -> Result<(), GroupError> {
-        match self.groups.lock().consumers.get(group_id) {
+        match self.groups()?.consumers.get(group_id) {
             Some(group) if !member_id.is_empty() || epoch >= 0 => {
                 group.may_commit(member_id, epoch)
             }
@@ -176,7 +205,7 @@ impl Coordinator {
         generation: i32,
     ) -> Result<(), GroupError> {
         let now_ms = self.now_ms();
-        let mut groups = self.groups.lock();
+        let mut groups = self.groups()?;
         if let Some(group) = groups.consumers.get(group_id) {
             return group.may_commit(&identity.member_id, generation);
         }

@@ -14,6 +14,7 @@
 
 mod acl;
 mod api;
+mod brokers;
 mod codec;
 mod consumer_group;
 mod coordinator;
@@ -106,7 +107,7 @@ impl KafkaFace {
         let meters =
             api::SERVED.iter().map(|served| metrics.meter(NAME, served.name)).collect::<Vec<_>>();
         let topics = Topics::following(&kernel);
-        let coordinator = Coordinator::new(clock.clone(), options.group.clone());
+        let coordinator = Coordinator::new(kernel.clone(), clock.clone(), options.group.clone());
         let credentials = AccountCredentials::new();
         let authorizer = Authorizer::following(&kernel);
         let quotas = Meters::following(&kernel);

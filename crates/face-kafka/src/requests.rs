@@ -29,8 +29,6 @@ pub(crate) use fetch_session::FetchSession;
 
 use crate::session::Session;
 
-/// The only broker there is.
-pub(crate) const NODE_ID: i32 = 1;
 /// Generation of the partitions' leadership: there is one leader for good.
 pub(crate) const LEADER_EPOCH: i32 = 0;
 /// Where a protocol says that allowed operations are not told.

@@ -10,8 +10,8 @@
 //! its turn, and only when nothing but such Produces is before it: then nobody can tell the
 //! difference.
 
-use std::net::SocketAddr;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;

@@ -222,7 +222,8 @@ impl<O> Pending<O> {
     /// Answers with `error` those of this node that have waited since before `since`. What they
     /// proposed may still be committed.
     pub(crate) fn fail_older(&self, since: Duration, error: &KernelError) {
-        let is_old = |batch: &Batch<O>| batch.proposals.iter().all(|proposal| proposal.since < since);
+        let is_old =
+            |batch: &Batch<O>| batch.proposals.iter().all(|proposal| proposal.since < since);
         let old: Vec<Batch<O>> = {
             let mut batches = self.batches.lock();
             if !batches.front().is_some_and(is_old) {
@@ -254,10 +255,12 @@ fn position<O>(batches: &VecDeque<Batch<O>>, proposal: ProposalId) -> Option<usi
 mod tests {
     use super::*;
 
-    fn batch(proposal: u64, term: u64) -> (Batch<u8>, oneshot::Receiver<Result<Vec<u8>, KernelError>>) {
+    fn batch(
+        proposal: u64,
+        term: u64,
+    ) -> (Batch<u8>, oneshot::Receiver<Result<Vec<u8>, KernelError>>) {
         let (reply, answer) = oneshot::channel();
-        let caller =
-            Proposal { commands: vec![7], command_count: 1, reply, since: Duration::ZERO };
+        let caller = Proposal { commands: vec![7], command_count: 1, reply, since: Duration::ZERO };
         let batch = Batch {
             proposal: ProposalId(proposal),
             term: Term(term),
@@ -276,9 +279,17 @@ mod tests {
             pending.push(batch);
             let apply = || pending.applied(ProposalId(1), vec![5]);
             let confirm = || pending.confirm(ProposalId(1));
-            if applied_first { apply() } else { confirm() }
+            if applied_first {
+                apply()
+            } else {
+                confirm()
+            }
             assert!(answer.try_recv().is_err());
-            if applied_first { confirm() } else { apply() }
+            if applied_first {
+                confirm()
+            } else {
+                apply()
+            }
             assert_eq!(answer.try_recv().unwrap().unwrap(), [5]);
             assert_eq!(pending.in_flight(), 0);
         }

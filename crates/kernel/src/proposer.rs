@@ -92,7 +92,8 @@ impl<M: ShardMachine> Proposer<M> {
         loop {
             let Some(first) = self.next(&mut held).await else { return };
             if !self.wait_for_room(&first).await {
-                let error = "no majority of the shard's voters has answered; this was not sent to them";
+                let error =
+                    "no majority of the shard's voters has answered; this was not sent to them";
                 let mut impatient = Gathered::default();
                 impatient.add(first);
                 self.refuse(impatient, &KernelError::Unavailable(error.to_owned()));
@@ -125,7 +126,10 @@ impl<M: ShardMachine> Proposer<M> {
     }
 
     /// The next that waits: what is to be proposed again before what has arrived since.
-    async fn next(&mut self, held: &mut Option<Arrival<M::Outcome>>) -> Option<Arrival<M::Outcome>> {
+    async fn next(
+        &mut self,
+        held: &mut Option<Arrival<M::Outcome>>,
+    ) -> Option<Arrival<M::Outcome>> {
         loop {
             if let Some(lost) = self.state.pending.take_lost() {
                 return Some(Arrival::Own(lost));

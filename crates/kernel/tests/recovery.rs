@@ -79,7 +79,8 @@ async fn open(directory: &Path, clock: Arc<dyn Clock>, sink: Arc<Recorder>) -> A
     let log = Log::open(disk, options).unwrap();
     let chores =
         ChoreOptions { checkpoint_interval: Duration::from_millis(50), ..ChoreOptions::default() };
-    let options = ShardOptions::alone(ShardId::META, proteus_env::random::random_u64() as u32, chores);
+    let options =
+        ShardOptions::alone(ShardId::META, proteus_env::random::random_u64() as u32, chores);
     Shard::open(options, &directory.join("store"), log, clock, sink, Arc::new(Alone)).await.unwrap()
 }
 

@@ -24,11 +24,7 @@ pub(crate) fn put_session(ctx: &mut Context<'_>, session: SessionId, stored: &Se
     ctx.emit(Change::SessionOpened { session, timeout_ms: stored.timeout_ms });
 }
 
-pub(crate) fn move_session(
-    ctx: &mut Context<'_>,
-    session: SessionId,
-    to: u64,
-) -> Applied<Reply> {
+pub(crate) fn move_session(ctx: &mut Context<'_>, session: SessionId, to: u64) -> Applied<Reply> {
     if record::session(ctx.read(), session)?.is_none() {
         return refuse(Refusal::SessionExpired { session });
     }

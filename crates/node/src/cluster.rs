@@ -74,9 +74,8 @@ pub(crate) struct NodeHandler(pub(crate) Arc<Cluster>);
 
 impl Handler for NodeHandler {
     fn handle(&self, mut message: Bytes) -> Answering {
-        let refused = |reason: &str| -> Answering {
-            Box::pin(std::future::ready(Err(reason.to_owned())))
-        };
+        let refused =
+            |reason: &str| -> Answering { Box::pin(std::future::ready(Err(reason.to_owned()))) };
         let Some(kind) = message.first().copied() else { return refused("an empty message") };
         message.advance(1);
         let service = match kind {
@@ -139,9 +138,8 @@ impl Cluster {
         };
         match request {
             AdminRequest::Join { member } => {
-                let same = |known: &&NodeId| {
-                    membership.members[*known].incarnation == member.incarnation
-                };
+                let same =
+                    |known: &&NodeId| membership.members[*known].incarnation == member.incarnation;
                 let node = match membership.members.keys().find(same) {
                     Some(node) => *node,
                     None => NodeId(membership.members.keys().last().map_or(0, |last| last.0) + 1),
@@ -299,7 +297,8 @@ fn wanted_voters(status: &GroupStatus, leader: NodeId, options: UpkeepOptions) -
         }
     }
     // Two voters are worse than one: both must live. So they come in pairs.
-    while voters.len() + 1 < options.voters_max && ready.len() >= 2 - usize::from(voters.len() % 2 == 0)
+    while voters.len() + 1 < options.voters_max
+        && ready.len() >= 2 - usize::from(voters.len() % 2 == 0)
     {
         let missing = 2 - usize::from(voters.len() % 2 == 0);
         voters.extend(ready.drain(..missing));

@@ -120,7 +120,9 @@ pub enum NodeError {
         reason: String,
     },
     /// The address for other nodes is taken or not of this machine.
-    #[error("cannot listen for other nodes on {address}: {source}; choose other ports with --port-offset, or another address with --listen")]
+    #[error(
+        "cannot listen for other nodes on {address}: {source}; choose other ports with --port-offset, or another address with --listen"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -188,7 +190,8 @@ impl Node {
         let member = member_of(options);
         let dialer = options.cluster.as_ref().map(|cluster| Dialer::new(cluster.secret.clone()));
         // Listening before the cluster is asked to speak to this node.
-        let listener = options.cluster.as_ref().map(|cluster| listen(cluster.listen)).transpose()?;
+        let listener =
+            options.cluster.as_ref().map(|cluster| listen(cluster.listen)).transpose()?;
         let identity = take_identity(options, &member, dialer.as_ref()).await?;
         let member = Member { incarnation: identity.incarnation, ..member };
         let shard_options = ShardOptions {
@@ -209,8 +212,7 @@ impl Node {
             Shard::open(shard_options, &store_directory, log, clock, feed.clone(), links).await;
         let shard = opened?;
         let mut peer_address = None;
-        if let (Some(cluster), Some(listener), Some(dialer)) =
-            (&options.cluster, listener, dialer)
+        if let (Some(cluster), Some(listener), Some(dialer)) = (&options.cluster, listener, dialer)
         {
             peer_address = listener.local_addr().ok();
             let pace = shard.group().snapshot_pace();

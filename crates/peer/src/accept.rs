@@ -180,9 +180,8 @@ mod tests {
     async fn messages_arrive_in_order_and_each_gets_its_answer() {
         let (address, echo, _stop) = start("s");
         let dialer = Dialer::new(Secret::new("s"));
-        let calls: Vec<_> = (0..50u8)
-            .map(|number| dialer.call(&address, Bytes::from(vec![number])))
-            .collect();
+        let calls: Vec<_> =
+            (0..50u8).map(|number| dialer.call(&address, Bytes::from(vec![number]))).collect();
         for (number, call) in calls.into_iter().enumerate() {
             assert_eq!(call.await.unwrap(), vec![number as u8]);
         }
@@ -197,7 +196,9 @@ mod tests {
         let (address, echo, _stop) = start("s");
         let dialer = Dialer::new(Secret::new("other"));
         let refused = dialer.call(&address, Bytes::from_static(b"hello")).await;
-        assert!(matches!(refused, Err(CallError::Unreachable(reason)) if reason.contains("secret")));
+        assert!(
+            matches!(refused, Err(CallError::Unreachable(reason)) if reason.contains("secret"))
+        );
         assert!(echo.0.lock().is_empty());
     }
 

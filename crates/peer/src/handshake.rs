@@ -43,8 +43,7 @@ impl Secret {
     }
 
     fn mac(&self, role: &[u8], nonces: [&[u8; NONCE_BYTES]; 2], version: u16) -> Hmac<Sha256> {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of any length will do");
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of any length will do");
         for part in [role, nonces[0], nonces[1], &version.to_le_bytes()] {
             mac.update(part);
         }
@@ -72,7 +71,9 @@ pub enum HandshakeError {
         max: u16,
     },
     /// It does not know the secret.
-    #[error("the other side does not have this cluster's secret; see cluster_secret in the documentation of operations")]
+    #[error(
+        "the other side does not have this cluster's secret; see cluster_secret in the documentation of operations"
+    )]
     Secret,
 }
 

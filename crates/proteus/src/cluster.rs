@@ -96,7 +96,11 @@ pub async fn run(command: ClusterCommand, config: &Config) -> Result<String, Str
         }
         ClusterCommand::Replace { old, new, through } => {
             let (old, new) = (NodeId(old), NodeId(new));
-            (AdminRequest::Replace { old, new }, through, format!("let {new} vote in place of {old}"))
+            (
+                AdminRequest::Replace { old, new },
+                through,
+                format!("let {new} vote in place of {old}"),
+            )
         }
         ClusterCommand::Lead { node, through } => {
             let node = NodeId(node);

@@ -236,9 +236,8 @@ impl<M: Machine> World<M> {
         if !matches!(outcomes.as_deref(), Ok([Outcome::Committed { .. }])) {
             return Err(format!("the ledger cannot be created: {outcomes:?}"));
         }
-        let members = self.nodes.keys().map(|id| {
-            (*id, Member { incarnation: id.0, ..Member::default() })
-        });
+        let members =
+            self.nodes.keys().map(|id| (*id, Member { incarnation: id.0, ..Member::default() }));
         founder.group().set_members(members.collect()).await.map_err(|error| error.to_string())?;
         let voters = self.nodes.keys().copied().collect();
         let joined = task::timeout(PATIENCE, founder.group().set_voters(&voters)).await;
@@ -425,7 +424,9 @@ impl<M: Machine> World<M> {
                 task::sleep(Duration::from_millis(50)).await;
             }
         };
-        task::timeout(PATIENCE, caught_up).await.ok_or("the replicas never agree how far they are")?;
+        task::timeout(PATIENCE, caught_up)
+            .await
+            .ok_or("the replicas never agree how far they are")?;
         let mut ledgers = Vec::new();
         for (id, shard) in self.running() {
             self.summary.terms = self.summary.terms.max(shard.group_status().leadership.term.0);
@@ -433,7 +434,9 @@ impl<M: Machine> World<M> {
             let floor = self.history.read_begins();
             let _ = shard.read(&mut |view| read = ledger::read(view));
             let ledger = read.map_err(|claim| format!("{id}: {claim}"))?.unwrap_or_default();
-            self.history.shown_by_replica(&floor, &ledger).map_err(|claim| format!("{id}: {claim}"))?;
+            self.history
+                .shown_by_replica(&floor, &ledger)
+                .map_err(|claim| format!("{id}: {claim}"))?;
             ledgers.push(ledger);
         }
         if ledgers.windows(2).any(|pair| pair[0] != pair[1]) {
@@ -487,8 +490,11 @@ impl<M: Machine> Client<M> {
         }
         for _ in 0..1 + self.random.below(8) {
             let (node, shard) = self.random.pick(&self.shards);
-            let result =
-                if self.random.chance(60) { self.write(&shard).await.map(drop) } else { self.read(&shard).await };
+            let result = if self.random.chance(60) {
+                self.write(&shard).await.map(drop)
+            } else {
+                self.read(&shard).await
+            };
             result.map_err(|claim| format!("{node}: {claim}"))?;
             if self.random.chance(30) {
                 task::sleep(Duration::from_millis(self.random.below(300))).await;
@@ -500,8 +506,10 @@ impl<M: Machine> Client<M> {
     /// Proposes one to three commits together; says whether they were acknowledged.
     async fn write(&mut self, shard: &Shard<M>) -> Result<bool, String> {
         let ids: Vec<_> = (0..=self.random.below(3)).map(|_| self.history.proposed()).collect();
-        let commands: Vec<_> =
-            ids.iter().map(|id| Minitransaction { checks: Vec::new(), ops: ledger::ops(*id) }).collect();
+        let commands: Vec<_> = ids
+            .iter()
+            .map(|id| Minitransaction { checks: Vec::new(), ops: ledger::ops(*id) })
+            .collect();
         let answer = task::timeout(PATIENCE, shard.propose(&commands)).await;
         match answer.ok_or("a proposal was never answered")? {
             Ok(outcomes) => {
@@ -519,7 +527,9 @@ impl<M: Machine> Client<M> {
                 Ok(true)
             }
             Err(
-                KernelError::DiskFull(_) | KernelError::Overloaded(_) | KernelError::TooLarge { .. },
+                KernelError::DiskFull(_)
+                | KernelError::Overloaded(_)
+                | KernelError::TooLarge { .. },
             ) => {
                 ids.into_iter().for_each(|id| self.history.refused(id));
                 self.unanswered += 1;
@@ -537,7 +547,8 @@ impl<M: Machine> Client<M> {
         if self.planted != Planted::UnguardedReads
             && let Some(barrier) = shard.read_barrier()
         {
-            let passed = task::timeout(PATIENCE, barrier).await.ok_or("a read barrier never ends")?;
+            let passed =
+                task::timeout(PATIENCE, barrier).await.ok_or("a read barrier never ends")?;
             if !matches!(passed, Ok(Ok(()))) {
                 self.unanswered += 1;
                 return Ok(());

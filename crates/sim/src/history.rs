@@ -231,7 +231,8 @@ impl CommitSink<Change> for ReplicaFeed {
         let mut seen = self.history.0.lock();
         let before = seen.announced.insert(ts, commit.changes);
         if before.is_some_and(|before| seen.announced.get(&ts) != Some(&before)) {
-            seen.violation.get_or_insert(format!("two replicas announced different changes at {ts}"));
+            seen.violation
+                .get_or_insert(format!("two replicas announced different changes at {ts}"));
         }
     }
 }

@@ -248,7 +248,9 @@ mod tests {
         assert_eq!(value("d"), pair("", &long).1);
         assert_eq!((value("e"), value("z")), (None, None));
         assert_eq!(source.get(b"a").unwrap(), pair("", "2").1);
-        assert!(!is_directory(&beside(&place, ".incoming")) && !is_directory(&beside(&place, ".old")));
+        assert!(
+            !is_directory(&beside(&place, ".incoming")) && !is_directory(&beside(&place, ".old"))
+        );
     }
 
     #[test]

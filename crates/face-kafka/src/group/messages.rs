@@ -119,6 +119,8 @@ pub(crate) enum GroupError {
     UnreleasedInstanceId,
     /// The group has members of the other protocol.
     OtherProtocol,
+    /// Another node coordinates.
+    NotCoordinator,
 }
 
 /// A group for those who list and describe it.

@@ -1,4 +1,4 @@
-//! Metadata, DescribeCluster, FindCoordinator: one broker, at the address the client reached.
+//! Metadata, DescribeCluster, FindCoordinator.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,59 +18,60 @@ use proteus_kernel_api::topic::read::{self, TopicInfo};
 use proteus_kernel_api::topic::{self, TopicId};
 use uuid::Uuid;
 
-use super::{LEADER_EPOCH, NODE_ID, OPERATIONS_NOT_TOLD, text, topics};
+use super::{LEADER_EPOCH, OPERATIONS_NOT_TOLD, text, topics};
 use crate::acl::{Operation, Resource};
+use crate::brokers::Brokers;
 use crate::errors::Failure;
 use crate::session::Session;
 
 /// Coordinators of consumer groups and of transactions.
 const KEY_TYPES: [i8; 2] = [0, 1];
 
-fn host(session: &Session) -> String {
-    session.local.ip().to_canonical().to_string()
-}
-
-fn port(session: &Session) -> i32 {
-    i32::from(session.local.port())
-}
-
 pub(crate) async fn metadata(
     session: &Arc<Session>,
     version: i16,
     request: MetadataRequest,
 ) -> MetadataResponse {
-    let broker = MetadataResponseBroker::default()
-        .with_node_id(BrokerId(NODE_ID))
-        .with_host(text(host(session)))
-        .with_port(port(session));
+    let brokers = Brokers::of(session);
+    let described = brokers.all.iter().map(|broker| {
+        MetadataResponseBroker::default()
+            .with_node_id(broker.id)
+            .with_host(broker.host.clone())
+            .with_port(broker.port)
+    });
     let response = MetadataResponse::default()
-        .with_brokers(vec![broker])
+        .with_brokers(described.collect())
         .with_cluster_id(Some(text(session.shared.options.cluster_id.clone())))
-        .with_controller_id(BrokerId(NODE_ID))
+        .with_controller_id(brokers.leader_id())
         .with_cluster_authorized_operations(OPERATIONS_NOT_TOLD);
     let wanted = match request.topics {
         // In version 0 an empty list means all topics.
         Some(wanted) if version > 0 || !wanted.is_empty() => wanted,
-        _ => return all_topics(session, response),
+        _ => return all_topics(session, &brokers, response),
     };
     // Before version 4 a request could not say whether to create topics, and did.
     let may_create =
         session.shared.options.creates_topics && (version < 4 || request.allow_auto_topic_creation);
     let mut described = Vec::with_capacity(wanted.len());
     for topic in wanted {
-        described.push(describe_wanted(session, topic, may_create).await);
+        described.push(describe_wanted(session, &brokers, topic, may_create).await);
     }
     response.with_topics(described)
 }
 
-fn all_topics(session: &Session, response: MetadataResponse) -> MetadataResponse {
+fn all_topics(
+    session: &Session,
+    brokers: &Brokers,
+    response: MetadataResponse,
+) -> MetadataResponse {
     match topics::all(session) {
         Ok(topics) => {
             let is_seen = |info: &&TopicInfo| {
                 let allowed = session.allows(Operation::Describe, Resource::Topic, &info.name);
                 allowed.unwrap_or(false)
             };
-            response.with_topics(topics.iter().filter(is_seen).map(describe_topic).collect())
+            let seen = topics.iter().filter(is_seen);
+            response.with_topics(seen.map(|info| describe_topic(brokers, info)).collect())
         }
         Err(failure) => {
             // Only version 13 has a place for the error; before, no topic is the honest answer.
@@ -82,6 +83,7 @@ fn all_topics(session: &Session, response: MetadataResponse) -> MetadataResponse
 
 async fn describe_wanted(
     session: &Arc<Session>,
+    brokers: &Brokers,
     wanted: MetadataRequestTopic,
     may_create: bool,
 ) -> MetadataResponseTopic {
@@ -90,7 +92,7 @@ async fn describe_wanted(
         None => by_id(session, TopicId(wanted.topic_id.into_bytes())),
     };
     match found {
-        Ok(info) => describe_topic(&info),
+        Ok(info) => describe_topic(brokers, &info),
         Err(failure) => MetadataResponseTopic::default()
             .with_error_code(failure.code())
             // Null is for topics asked for by id, and only since version 12.
@@ -138,14 +140,17 @@ async fn by_name(
     session.shared.topics.info(&*session.shared.kernel, name)?.ok_or_else(unknown)
 }
 
-fn describe_topic(info: &TopicInfo) -> MetadataResponseTopic {
+fn describe_topic(brokers: &Brokers, info: &TopicInfo) -> MetadataResponseTopic {
+    let leader_id = brokers.leader_id();
+    let error = (leader_id.0 < 0).then_some(ResponseError::LeaderNotAvailable);
     let partitions = (0..info.partition_count).map(|partition| {
         MetadataResponsePartition::default()
+            .with_error_code(error.map_or(0, |error| error.code()))
             .with_partition_index(i32::try_from(partition).unwrap_or(i32::MAX))
-            .with_leader_id(BrokerId(NODE_ID))
+            .with_leader_id(leader_id)
             .with_leader_epoch(LEADER_EPOCH)
-            .with_replica_nodes(vec![BrokerId(NODE_ID)])
-            .with_isr_nodes(vec![BrokerId(NODE_ID)])
+            .with_replica_nodes(brokers.ids())
+            .with_isr_nodes(brokers.ids())
     });
     MetadataResponseTopic::default()
         .with_name(Some(TopicName(text(info.name.clone()))))
@@ -155,15 +160,18 @@ fn describe_topic(info: &TopicInfo) -> MetadataResponseTopic {
 }
 
 pub(crate) fn describe(session: &Session) -> DescribeClusterResponse {
-    let broker = DescribeClusterBroker::default()
-        .with_broker_id(BrokerId(NODE_ID))
-        .with_host(text(host(session)))
-        .with_port(port(session));
+    let brokers = Brokers::of(session);
+    let described = brokers.all.iter().map(|broker| {
+        DescribeClusterBroker::default()
+            .with_broker_id(broker.id)
+            .with_host(broker.host.clone())
+            .with_port(broker.port)
+    });
     DescribeClusterResponse::default()
         .with_endpoint_type(1)
         .with_cluster_id(text(session.shared.options.cluster_id.clone()))
-        .with_controller_id(BrokerId(NODE_ID))
-        .with_brokers(vec![broker])
+        .with_controller_id(brokers.leader_id())
+        .with_brokers(described.collect())
         .with_cluster_authorized_operations(OPERATIONS_NOT_TOLD)
 }
 
@@ -176,11 +184,18 @@ pub(crate) fn find_coordinator(
         let message = format!("key type {}; 0 (group) and 1 (transaction) are", request.key_type);
         Failure::new(ResponseError::InvalidRequest, message)
     });
+    let brokers = Brokers::of(session);
+    let refusal = refusal.or_else(|| {
+        brokers.coordinator().is_none().then(|| {
+            let message = "the cluster has no leader now; try again";
+            Failure::new(ResponseError::CoordinatorNotAvailable, message)
+        })
+    });
     let code = refusal.as_ref().map_or(0, Failure::code);
     let message = refusal.as_ref().map(|failure| text(failure.message.clone()));
-    let (node_id, host, port) = match refusal {
-        None => (BrokerId(NODE_ID), text(host(session)), port(session)),
-        Some(_) => (BrokerId(-1), text(""), -1),
+    let (node_id, host, port) = match brokers.coordinator().filter(|_| refusal.is_none()) {
+        Some(broker) => (broker.id, broker.host.clone(), broker.port),
+        None => (BrokerId(-1), text(""), -1),
     };
     if version < 4 {
         return FindCoordinatorResponse::default()

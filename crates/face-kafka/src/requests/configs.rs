@@ -26,8 +26,9 @@ use proteus_kernel_api::topic::read::ConfigReader;
 use proteus_kernel_api::topic::{self, TopicId};
 
 use super::config_table::{self, Kind, Known};
-use super::{NODE_ID, text, topics};
+use super::{text, topics};
 use crate::acl::{Operation, Resource};
+use crate::brokers::this;
 use crate::errors::Failure;
 use crate::session::Session;
 
@@ -125,12 +126,12 @@ fn describe_one(
             effective(&topics::permitted(session, Operation::DescribeConfigs, name)?.config)
         }
         // An empty name means what holds for all brokers.
-        RESOURCE_BROKER if name.is_empty() || name == NODE_ID.to_string() => {
+        RESOURCE_BROKER if name.is_empty() || name == this(session).0.to_string() => {
             let source = if name.is_empty() { SOURCE_DEFAULT } else { SOURCE_STATIC_BROKER };
-            read_only(config_table::of_broker(&session.shared.options, NODE_ID), source)
+            read_only(config_table::of_broker(&session.shared.options, this(session).0), source)
         }
         RESOURCE_BROKER => {
-            let message = format!("there is no broker '{name}', only {NODE_ID}");
+            let message = format!("this is broker {}, and not '{name}'", this(session).0);
             return Err(Failure::new(ResponseError::InvalidRequest, message));
         }
         RESOURCE_GROUP => {
@@ -358,7 +359,7 @@ pub(crate) fn list_resources(
                 Ok(topics) => topics.into_iter().map(|topic| topic.name).collect(),
                 Err(failure) => return response.with_error_code(failure.code()),
             },
-            RESOURCE_BROKER => vec![NODE_ID.to_string()],
+            RESOURCE_BROKER => vec![this(session).0.to_string()],
             RESOURCE_CLIENT_METRICS | RESOURCE_GROUP => Vec::new(),
             _ => return response.with_error_code(ResponseError::UnsupportedVersion.code()),
         };

@@ -52,6 +52,7 @@ pub(crate) fn error_of(error: GroupError) -> ResponseError {
         GroupError::StaleMemberEpoch => ResponseError::StaleMemberEpoch,
         GroupError::UnreleasedInstanceId => ResponseError::UnreleasedInstanceId,
         GroupError::OtherProtocol => ResponseError::InconsistentGroupProtocol,
+        GroupError::NotCoordinator => ResponseError::NotCoordinator,
     }
 }
 

@@ -21,15 +21,16 @@ use kafka_protocol::messages::describe_topic_partitions_response::{
 use kafka_protocol::messages::elect_leaders_response::{PartitionResult, ReplicaElectionResult};
 use kafka_protocol::messages::{
     AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse,
-    AlterReplicaLogDirsRequest, AlterReplicaLogDirsResponse, BrokerId, DescribeLogDirsRequest,
+    AlterReplicaLogDirsRequest, AlterReplicaLogDirsResponse, DescribeLogDirsRequest,
     DescribeLogDirsResponse, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse,
     ElectLeadersRequest, ElectLeadersResponse, ListPartitionReassignmentsResponse, TopicName,
 };
 use proteus_kernel_api::topic::read::{self, TopicInfo};
 use uuid::Uuid;
 
-use super::{LEADER_EPOCH, NODE_ID, OPERATIONS_NOT_TOLD, partition_number, text, topics};
+use super::{LEADER_EPOCH, OPERATIONS_NOT_TOLD, partition_number, text, topics};
 use crate::acl::Operation;
+use crate::brokers::Brokers;
 use crate::errors::Failure;
 use crate::session::Session;
 
@@ -200,10 +201,10 @@ fn reassign_one(
             ResponseError::NoReassignmentInProgress,
             "no reassignment is in progress",
         )),
-        Some(replicas) if **replicas == [BrokerId(NODE_ID)] => Ok(()),
+        Some(replicas) if **replicas == Brokers::of(session).ids() => Ok(()),
         Some(_) => Err(Failure::new(
             ResponseError::InvalidReplicaAssignment,
-            format!("a partition has one replica, on broker {NODE_ID}"),
+            "every broker has every partition; nodes are added and removed by `proteus cluster`",
         )),
     }
 }
@@ -262,7 +263,7 @@ pub(crate) fn describe_topic_partitions(
         let taken = count.min(left);
         left -= taken;
         let end = first + u32::try_from(taken).unwrap_or(0);
-        described.push(describe_partitions(&info, first..end));
+        described.push(describe_partitions(&Brokers::of(session), &info, first..end));
         if taken < count {
             next_cursor = Some(cursor_at(&info.name, end));
             break;
@@ -278,16 +279,17 @@ fn cursor_at(name: &str, partition: u32) -> Cursor {
 }
 
 fn describe_partitions(
+    brokers: &Brokers,
     info: &TopicInfo,
     partitions: std::ops::Range<u32>,
 ) -> DescribeTopicPartitionsResponseTopic {
     let partitions = partitions.map(|number| {
         DescribeTopicPartitionsResponsePartition::default()
             .with_partition_index(i32::try_from(number).unwrap_or(i32::MAX))
-            .with_leader_id(BrokerId(NODE_ID))
+            .with_leader_id(brokers.leader_id())
             .with_leader_epoch(LEADER_EPOCH)
-            .with_replica_nodes(vec![BrokerId(NODE_ID)])
-            .with_isr_nodes(vec![BrokerId(NODE_ID)])
+            .with_replica_nodes(brokers.ids())
+            .with_isr_nodes(brokers.ids())
             .with_eligible_leader_replicas(Some(Vec::new()))
             .with_last_known_elr(Some(Vec::new()))
     });

@@ -46,9 +46,8 @@ impl Cluster {
         loop {
             let status = cluster.status();
             let voters = status.as_ref().and_then(|status| status["nodes"].as_array());
-            let count = voters.map_or(0, |nodes| {
-                nodes.iter().filter(|node| node["is_voter"] == true).count()
-            });
+            let count = voters
+                .map_or(0, |nodes| nodes.iter().filter(|node| node["is_voter"] == true).count());
             if count == 3 {
                 return cluster;
             }
