@@ -56,8 +56,8 @@ async fn errors_carry_redis_codes() {
     assert_eq!(wrong.code(), Some("WRONGTYPE"));
     let no_number = client.incr::<_, _, i64>("s", 1).await.unwrap_err();
     assert!(no_number.to_string().contains("not an integer or out of range"), "{no_number}");
-    let unknown = redis::cmd("ZADD").arg("z").query_async::<Value>(&mut client).await.unwrap_err();
-    assert!(unknown.to_string().contains("unknown command 'ZADD'"), "{unknown}");
+    let unknown = redis::cmd("ZZADD").arg("z").query_async::<Value>(&mut client).await.unwrap_err();
+    assert!(unknown.to_string().contains("unknown command 'ZZADD'"), "{unknown}");
     let arity = redis::cmd("GET").query_async::<Value>(&mut client).await.unwrap_err();
     assert!(arity.to_string().contains("wrong number of arguments for 'get'"), "{arity}");
     assert_eq!(client.get::<_, String>("s").await.unwrap(), "text");
