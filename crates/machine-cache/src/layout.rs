@@ -8,6 +8,9 @@
 //! 5                         ─▶ id of the next large collection
 //! 6 id                      ─▶ nothing: a collection without a head, whose elements are to be removed
 //! 7 expire_at_ms db key     ─▶ nothing: hashes by the earliest time at which a field expires
+//! 8 sha1                    ─▶ a script
+//! 9 name                    ─▶ a library of functions
+//! A name                    ─▶ a function: whether it never writes, and its library's name
 //! ```
 //! Heads stand in the order of hash slot and hash, so that a scan's cursor is a number, needs no memory
 //! in the server, and meets every key that is there from beginning to end; and a hash slot is a range.
@@ -28,6 +31,9 @@ pub(crate) const KIND_COUNTS: u8 = 4;
 pub(crate) const KIND_NEXT_ID: u8 = 5;
 pub(crate) const KIND_GARBAGE: u8 = 6;
 pub(crate) const KIND_FIELD_EXPIRY: u8 = 7;
+pub(crate) const KIND_SCRIPT: u8 = 8;
+pub(crate) const KIND_LIBRARY: u8 = 9;
+pub(crate) const KIND_FUNCTION: u8 = 10;
 
 /// Bytes before the key itself in a head's place: space, kind, database, slot, hash.
 pub(crate) const HEAD_PREFIX_BYTES: usize = 9;
@@ -94,4 +100,8 @@ pub(crate) const NEXT_ID: [u8; 2] = [SPACE, KIND_NEXT_ID];
 
 pub(crate) fn garbage(id: u64) -> Bytes {
     KeyBuilder::new(SPACE, KIND_GARBAGE).u64(id).build()
+}
+
+pub(crate) fn named(kind: u8, name: &[u8]) -> Bytes {
+    KeyBuilder::new(SPACE, kind).raw(name).build()
 }

@@ -18,7 +18,9 @@ mod layout;
 mod number;
 mod pattern;
 mod random;
+pub mod rdb;
 mod reply;
+mod script;
 
 use bytes::Bytes;
 use proteus_machine::{Abort, Ctx, Machine, View};

@@ -399,7 +399,10 @@ fn paths(store: &LayeredStore) -> Result<Vec<String>, StoreError> {
 
 /// Commands that delete everything that is there.
 fn deletions(store: &LayeredStore) -> Result<Vec<Minitransaction>, StoreError> {
-    let mut commands = vec![Minitransaction::of(cache::Op::command(&["FLUSHALL"]))];
+    let mut commands = vec![
+        Minitransaction::of(cache::Op::command(&["FLUSHALL"])),
+        Minitransaction::of(cache::Op::command(&["SCRIPT", "FLUSH"])),
+    ];
     for path in paths(store)? {
         commands.push(Minitransaction::of(tree::Op::Delete { path, version: None }));
     }

@@ -440,10 +440,23 @@ impl Generator {
         if !self.clears && (template.starts_with("FLUSH") || template.starts_with("SWAPDB")) {
             template = "DEL K K";
         }
-        let arguments = template.split(' ').map(|word| self.cache_argument(word)).collect();
+        let arguments = if self.random.chance(3) {
+            self.script()
+        } else {
+            template.split(' ').map(|word| self.cache_argument(word)).collect()
+        };
         let db = if self.random.chance(90) { 0 } else { 1 };
         let call = cache::Call { db, seed: self.random.number(), origin: 0, arguments };
         if self.random.chance(5) { cache::Op::OrRefuse(call) } else { cache::Op::Command(call) }
+    }
+
+    /// A script that reads and writes by what it finds, by its seed and by the order of a table.
+    fn script(&mut self) -> Vec<Bytes> {
+        let text = "local t = {} for i = 1, 20 do t['k' .. math.random(99)] = i end              local n = 0 for k, v in pairs(t) do n = n * 31 % 65536 + v + #k end              if redis.call('EXISTS', KEYS[1]) == 1 then redis.pcall('APPEND', KEYS[1], n) else              redis.call('SET', KEYS[1], n .. redis.call('TIME')[1]) end return {n, KEYS[1]}";
+        [&b"EVAL"[..], text.as_bytes(), b"1", &self.key()]
+            .into_iter()
+            .map(Bytes::copy_from_slice)
+            .collect()
     }
 
     /// What a word of a template stands for.

@@ -141,6 +141,23 @@ pub(super) fn set_field(
     Ok(!was_live)
 }
 
+/// Sets a field with its expiry.
+pub(super) fn put_field(
+    x: &mut Exec<'_>,
+    held: &mut Collection,
+    field: &[u8],
+    value: &[u8],
+    expire_at_ms: Option<u64>,
+) -> Result<(), StoreError> {
+    set_field(x, held, field, value, false)?;
+    if let Some(at_ms) = expire_at_ms {
+        held.put(x, &member_place(field), stored_value(value, expire_at_ms));
+        let earliest = held.field_expiry_ms().map_or(at_ms, |ms| ms.min(at_ms));
+        held.meta = earliest.to_be_bytes().to_vec();
+    }
+    Ok(())
+}
+
 fn visit_live(
     x: &Exec<'_>,
     held: &Collection,

@@ -224,7 +224,7 @@ fn rename(x: &mut Exec<'_>, a: &[Bytes], only_if_absent: bool) -> Result {
     Ok(done)
 }
 
-pub(super) fn database(number: Option<i64>) -> Option<u8> {
+pub(crate) fn database(number: Option<i64>) -> Option<u8> {
     number.and_then(|number| u8::try_from(number).ok()).filter(|db| *db < DATABASE_COUNT)
 }
 

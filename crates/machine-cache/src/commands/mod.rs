@@ -1,6 +1,7 @@
 //! The commands: one table, one file per family.
 
 mod bits;
+mod dump;
 mod geo;
 mod hashes;
 mod hyperloglog;
@@ -8,6 +9,7 @@ mod keys;
 mod lists;
 mod messages;
 mod scan;
+mod scripts;
 mod sets;
 mod sort;
 mod sorted_sets;
@@ -23,6 +25,7 @@ use crate::exec::{Exec, NOT_A_FLOAT, NOT_AN_INTEGER, Result, SYNTAX, Stop, error
 use crate::number::{parse_float, parse_integer};
 
 pub(crate) use hashes::expire_fields;
+pub(crate) use keys::database;
 pub(crate) use streams::resolve_read;
 
 /// What is known of a command without looking at its arguments: a set of bits.
@@ -155,6 +158,7 @@ const fn command(
 static TABLE: LazyLock<Vec<Command>> = LazyLock::new(|| {
     let families = [
         bits::TABLE,
+        dump::TABLE,
         geo::TABLE,
         hashes::TABLE,
         hyperloglog::TABLE,
@@ -162,6 +166,7 @@ static TABLE: LazyLock<Vec<Command>> = LazyLock::new(|| {
         lists::TABLE,
         messages::TABLE,
         scan::TABLE,
+        scripts::TABLE,
         sets::TABLE,
         sort::TABLE,
         sorted_sets::TABLE,

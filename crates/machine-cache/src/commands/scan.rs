@@ -10,12 +10,13 @@ use bytes::Bytes;
 use proteus_store::{Direction, StoreError, prefix_end};
 
 use super::hashes::{live_value, split_member};
+use super::sorted_sets::stored_score;
 use super::{Arguments, Command, Flags, Group, NONE, ONE, READ, command};
 use crate::collection::Collection;
 use crate::exec::{Exec, Result, SYNTAX, error};
 use crate::head::Kind;
 use crate::layout::POSITION_END;
-use crate::number::float_text;
+use crate::number::{float_text, parse_integer};
 use crate::pattern;
 use crate::reply::Reply;
 
@@ -167,42 +168,47 @@ fn scan_elements(
     Ok(next)
 }
 
+/// A page of elements; a small collection is one page, in the order in which its other commands answer.
 fn element_scan(
     x: &mut Exec<'_>,
     a: &[Bytes],
     kind: Kind,
-    visit: impl Fn(&mut Vec<Reply>, &Options<'_>, &[u8], &Bytes),
+    parts: impl Fn(&Options<'_>, Bytes, Bytes) -> Vec<Reply>,
 ) -> Result {
     let options = options(a, 2, Some(kind))?;
     let Some(held) = x.collection(a.at(1)?, kind)? else { return Ok(page(0, Vec::new())) };
     let mut found = Vec::new();
     let next = scan_elements(x, &held, &options, &mut |member, value| {
-        visit(&mut found, &options, member, value);
+        found.push((Bytes::copy_from_slice(member), value.clone()));
     })?;
-    Ok(page(next, found))
+    if !held.is_large {
+        match kind {
+            Kind::SortedSet => found.sort_by(|a, b| {
+                stored_score(&a.1).total_cmp(&stored_score(&b.1)).then_with(|| a.0.cmp(&b.0))
+            }),
+            Kind::Set if held.meta.is_empty() => found.sort_by_key(|(m, _)| parse_integer(m)),
+            _ => found.sort(),
+        }
+    }
+    let all = found.into_iter().flat_map(|(member, value)| parts(&options, member, value));
+    Ok(page(next, all.collect()))
 }
 
 fn hscan(x: &mut Exec<'_>, a: &[Bytes]) -> Result {
     let now_ms = x.now_ms();
-    element_scan(x, a, Kind::Hash, |found, options, field, stored| {
-        if let Some(value) = live_value(stored, now_ms) {
-            found.push(Reply::Bulk(Bytes::copy_from_slice(field)));
-            if !options.no_values {
-                found.push(Reply::Bulk(value));
-            }
-        }
+    element_scan(x, a, Kind::Hash, |options, field, stored| match live_value(&stored, now_ms) {
+        None => Vec::new(),
+        Some(_) if options.no_values => vec![Reply::Bulk(field)],
+        Some(value) => vec![Reply::Bulk(field), Reply::Bulk(value)],
     })
 }
 
 fn sscan(x: &mut Exec<'_>, a: &[Bytes]) -> Result {
-    element_scan(x, a, Kind::Set, |found, _, member, _| {
-        found.push(Reply::Bulk(Bytes::copy_from_slice(member)));
-    })
+    element_scan(x, a, Kind::Set, |_, member, _| vec![Reply::Bulk(member)])
 }
 
 fn zscan(x: &mut Exec<'_>, a: &[Bytes]) -> Result {
-    element_scan(x, a, Kind::SortedSet, |found, _, member, score| {
-        found.push(Reply::Bulk(Bytes::copy_from_slice(member)));
-        found.push(Reply::text(float_text(super::sorted_sets::stored_score(score))));
+    element_scan(x, a, Kind::SortedSet, |_, member, score| {
+        vec![Reply::Bulk(member), Reply::text(float_text(stored_score(&score)))]
     })
 }

@@ -4,7 +4,6 @@
 //! score, then by member. Finding a member, a score and either end costs the logarithm; a rank is
 //! counted from the end that it is nearer to, where that is known.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -12,17 +11,20 @@ use proteus_store::{Direction, StoreError, prefix_end};
 
 use super::hashes::{COMPACT_BYTES_MAX, choose, member_place, random_count};
 use super::lists::{check_timeout, many_pop};
-use super::sets::counted_keys;
 use super::{
     Arguments, Command, Flags, Group, Keys, ONE, READ, READ_FAST, REMOVE, REMOVE_FAST, TWO, WRITE,
-    WRITE_FAST, command, failure, index_range, not_negative, wrong_arity,
+    WRITE_FAST, command, index_range, not_negative, wrong_arity,
 };
 use crate::Class;
 use crate::collection::Collection;
-use crate::exec::{Exec, NOT_A_FLOAT, Result, SYNTAX, WRONG_TYPE, error};
+use crate::exec::{Exec, NOT_A_FLOAT, Result, SYNTAX, error};
 use crate::head::Kind;
-use crate::number::{ordered_float, parse_float, parse_integer};
+use crate::number::{ordered_float, parse_float};
 use crate::reply::Reply;
+
+mod combined;
+
+use combined::{How, combine, zintercard};
 
 const G: Group = Group::SortedSet;
 const BLOCKING: Flags = REMOVE_FAST.and(Flags::BLOCKING);
@@ -365,29 +367,38 @@ impl Bounds {
     }
 }
 
-fn is_in_lex(member: &[u8], least: &LexBound, greatest: &LexBound) -> bool {
-    let above = match least {
+fn is_above(member: &[u8], least: &LexBound) -> bool {
+    match least {
         LexBound::Lowest => true,
         LexBound::Highest => false,
         LexBound::Inclusive(bound) => member >= &bound[..],
         LexBound::Exclusive(bound) => member > &bound[..],
-    };
-    let below = match greatest {
+    }
+}
+
+fn is_below(member: &[u8], greatest: &LexBound) -> bool {
+    match greatest {
         LexBound::Lowest => false,
         LexBound::Highest => true,
         LexBound::Inclusive(bound) => member <= &bound[..],
         LexBound::Exclusive(bound) => member < &bound[..],
-    };
-    above && below
+    }
 }
 
-fn end_score(x: &Exec<'_>, held: &Collection, direction: Direction) -> Result<f64, StoreError> {
-    let mut score = 0.0;
+/// The first member in a direction, and its score.
+fn end_member(
+    x: &Exec<'_>,
+    held: &Collection,
+    direction: Direction,
+) -> Result<(f64, Bytes), StoreError> {
+    let mut found = (0.0, Bytes::new());
     held.prefix(x, &[1], direction, &mut |place, _| {
-        score = split_score(place).map_or(0.0, |(score, _)| score);
+        if let Some((score, member)) = split_score(place) {
+            found = (score, Bytes::copy_from_slice(member));
+        }
         ControlFlow::Break(())
     })?;
-    Ok(score)
+    Ok(found)
 }
 
 /// Members within bounds with their scores, in the order asked for, without the first `offset`, at
@@ -408,6 +419,7 @@ fn select(
     let (mut start, mut end) = (vec![1], prefix_end(&[1]));
     let (mut skip, mut take) = (offset, count_max);
     let mut is_turned = false;
+    let mut has_begun = false;
     let mut lex = None;
     match bounds {
         Bounds::Rank(first, last) => {
@@ -433,8 +445,12 @@ fn select(
             end = if *without_greatest { high } else { prefix_end(&high) };
         }
         Bounds::Lex(least, greatest) => {
-            let score = end_score(x, held, Direction::Ascending)?;
-            if score == end_score(x, held, Direction::Descending)? {
+            let (score, first) = end_member(x, held, Direction::Ascending)?;
+            let (last_score, last) = end_member(x, held, Direction::Descending)?;
+            if !is_above(&last, least) || !is_below(&first, greatest) {
+                return Ok(found);
+            }
+            if score == last_score {
                 match least {
                     LexBound::Inclusive(bound) | LexBound::Exclusive(bound) => {
                         start = score_place(score, bound);
@@ -457,8 +473,18 @@ fn select(
     }
     held.range(x, &start, &end, direction, &mut |place, _| {
         let Some((score, member)) = split_score(place) else { return ControlFlow::Continue(()) };
-        if lex.is_some_and(|(least, greatest)| !is_in_lex(member, least, greatest)) {
-            return ControlFlow::Continue(());
+        if let Some((least, greatest)) = lex {
+            // With members of several scores a range by member means nothing; Redis gives those from the
+            // first that fits the near bound to the first that does not fit the far one.
+            let (above, below) = (is_above(member, least), is_below(member, greatest));
+            let (near, far) = if is_reverse { (below, above) } else { (above, below) };
+            has_begun = has_begun || near;
+            if !has_begun {
+                return ControlFlow::Continue(());
+            }
+            if !far {
+                return ControlFlow::Break(());
+            }
         }
         if skip > 0 {
             skip -= 1;
@@ -691,166 +717,6 @@ fn zrandmember(x: &mut Exec<'_>, a: &[Bytes]) -> Result {
     let chosen = choose(x, &held, count)?;
     let chosen = chosen.into_iter().map(|(member, score)| (member, stored_score(&score))).collect();
     Ok(if scores { with_scores(chosen) } else { without_scores(chosen) })
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum How {
-    Union,
-    Intersection,
-    Difference,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Aggregate {
-    Sum,
-    Min,
-    Max,
-}
-
-impl Aggregate {
-    fn of(self, a: f64, b: f64) -> f64 {
-        match self {
-            // Infinities of both signs add up to nothing.
-            Aggregate::Sum => {
-                let sum = a + b;
-                if sum.is_nan() { 0.0 } else { sum }
-            }
-            Aggregate::Min => a.min(b),
-            Aggregate::Max => a.max(b),
-        }
-    }
-}
-
-/// Members and scores of a sorted set, or of a set, whose members score 1.
-fn scored_members(x: &Exec<'_>, key: &[u8]) -> Result<Vec<(Bytes, f64)>> {
-    let Some(head) = x.head(key)? else { return Ok(Vec::new()) };
-    match head.kind {
-        Kind::SortedSet => match x.collection(key, Kind::SortedSet)? {
-            None => Ok(Vec::new()),
-            Some(held) => select(x, &held, &Bounds::Rank(0, -1), false, 0, usize::MAX),
-        },
-        Kind::Set => match x.collection(key, Kind::Set)? {
-            None => Ok(Vec::new()),
-            Some(held) => {
-                let members = super::sets::members(x, &held)?;
-                Ok(members.into_iter().map(|member| (member, 1.0)).collect())
-            }
-        },
-        _ => error(WRONG_TYPE),
-    }
-}
-
-fn combine(x: &mut Exec<'_>, a: &[Bytes], how: How, is_store: bool) -> Result {
-    let at = if is_store { 2 } else { 1 };
-    let name = a.word(0).to_ascii_lowercase();
-    let key_count = match parse_integer(a.at(at)?) {
-        None => return error(crate::exec::NOT_AN_INTEGER),
-        Some(count) if count < 1 => {
-            return failure(format!("ERR at least 1 input key is needed for '{name}' command"));
-        }
-        Some(count) => usize::try_from(count).unwrap_or(usize::MAX),
-    };
-    let Some(keys) = a.from(at + 1).get(..key_count) else { return error(SYNTAX) };
-    for key in keys {
-        // Redis looks at the keys before it reads the options.
-        if x.head(key)?.is_some_and(|head| !matches!(head.kind, Kind::SortedSet | Kind::Set)) {
-            return error(WRONG_TYPE);
-        }
-    }
-    let (mut weights, mut aggregate, mut scores) = (vec![1.0; key_count], Aggregate::Sum, false);
-    let mut place = at + 1 + key_count;
-    while place < a.len() {
-        match a.word(place).as_str() {
-            "WEIGHTS" if how != How::Difference && place + key_count < a.len() => {
-                for (index, weight) in weights.iter_mut().enumerate() {
-                    let text = a.at(place + 1 + index)?;
-                    let Some(number) = parse_float(text) else {
-                        return error("ERR weight value is not a float");
-                    };
-                    *weight = number;
-                }
-                place += key_count;
-            }
-            "AGGREGATE" if how != How::Difference && place + 1 < a.len() => {
-                aggregate = match a.word(place + 1).as_str() {
-                    "SUM" => Aggregate::Sum,
-                    "MIN" => Aggregate::Min,
-                    "MAX" => Aggregate::Max,
-                    _ => return error(SYNTAX),
-                };
-                place += 1;
-            }
-            "WITHSCORES" if !is_store => scores = true,
-            _ => return error(SYNTAX),
-        }
-        place += 1;
-    }
-    let combined = combined(x, keys, &weights, aggregate, how)?;
-    if is_store {
-        let event = match how {
-            How::Union => "zunionstore",
-            How::Intersection => "zinterstore",
-            How::Difference => "zdiffstore",
-        };
-        return store(x, a.at(1)?, &combined, event);
-    }
-    Ok(if scores { with_scores(combined) } else { without_scores(combined) })
-}
-
-/// The combined members in the order of score, then member.
-fn combined(
-    x: &Exec<'_>,
-    keys: &[Bytes],
-    weights: &[f64],
-    aggregate: Aggregate,
-    how: How,
-) -> Result<Vec<(Bytes, f64)>> {
-    let mut inputs = Vec::with_capacity(keys.len());
-    for key in keys {
-        inputs.push(scored_members(x, key)?);
-    }
-    let weighted = |score: f64, weight: f64| {
-        let product = score * weight;
-        if product.is_nan() { 0.0 } else { product }
-    };
-    // How many inputs had the member, and its score so far.
-    let mut all: BTreeMap<Bytes, (usize, f64)> = BTreeMap::new();
-    for (index, (input, weight)) in inputs.into_iter().zip(weights).enumerate() {
-        for (member, score) in input {
-            let score = weighted(score, *weight);
-            match all.get_mut(&member) {
-                Some((count, present)) => {
-                    *count += 1;
-                    if how != How::Difference {
-                        *present = aggregate.of(*present, score);
-                    }
-                }
-                None if index == 0 || how == How::Union => {
-                    all.insert(member, (1, score));
-                }
-                None => {}
-            }
-        }
-    }
-    let wanted = |count: usize| match how {
-        How::Union => true,
-        How::Intersection => count == keys.len(),
-        How::Difference => count == 1,
-    };
-    let mut found: Vec<(Bytes, f64)> = all
-        .into_iter()
-        .filter(|(_, (count, _))| wanted(*count))
-        .map(|(member, (_, score))| (member, score))
-        .collect();
-    found.sort_by(|a, b| a.1.total_cmp(&b.1).then_with(|| a.0.cmp(&b.0)));
-    Ok(found)
-}
-
-fn zintercard(x: &mut Exec<'_>, a: &[Bytes]) -> Result {
-    let (keys, limit) = counted_keys(a, 1)?;
-    let weights = vec![1.0; keys.len()];
-    let found = combined(x, keys, &weights, Aggregate::Sum, How::Intersection)?;
-    Ok(Reply::count(found.len().min(limit)))
 }
 
 /// Members whose score lies from `least` to `greatest`, `greatest` left out.

@@ -26,6 +26,7 @@ use crate::head::Kind;
 use crate::number::parse_integer;
 use crate::reply::Reply;
 
+mod dumped;
 mod groups;
 mod info;
 
@@ -137,7 +138,7 @@ impl Id {
 }
 
 /// A stream under a command.
-pub(super) struct Stream(Collection);
+pub(super) struct Stream(pub(super) Collection);
 
 type Fields = Vec<Bytes>;
 
@@ -376,7 +377,8 @@ fn trim(x: &mut Exec<'_>, stream: &mut Stream, trim: &Trim) -> Result<u64, Store
     }
     let count_max = usize::try_from(count_max).unwrap_or(usize::MAX);
     let mut gone = stream.range(x, Id::default(), last, false, count_max)?;
-    if trim.is_approximate {
+    // The last node may go although it is not full.
+    if trim.is_approximate && (gone.len() as u64) < stream.0.count {
         let whole = gone.len() as u64 / NODE_ENTRIES * NODE_ENTRIES;
         gone.truncate(whole as usize);
     }

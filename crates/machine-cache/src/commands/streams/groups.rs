@@ -117,7 +117,7 @@ impl Stream {
         Ok(self.0.get(x, &group_place(name))?.map(|bytes| decode_group(&bytes)))
     }
 
-    fn put_group(&mut self, x: &mut Exec<'_>, name: &[u8], group: Group) {
+    pub(super) fn put_group(&mut self, x: &mut Exec<'_>, name: &[u8], group: Group) {
         self.0.put(x, &group_place(name), encode_group(group));
     }
 
@@ -145,7 +145,13 @@ impl Stream {
         Ok(stored.map(|bytes| decode_consumer(&bytes)))
     }
 
-    fn put_consumer(&mut self, x: &mut Exec<'_>, group: &[u8], name: &[u8], consumer: Consumer) {
+    pub(super) fn put_consumer(
+        &mut self,
+        x: &mut Exec<'_>,
+        group: &[u8],
+        name: &[u8],
+        consumer: Consumer,
+    ) {
         self.0.put(x, &consumer_place(group, name), encode_consumer(consumer));
     }
 
@@ -185,7 +191,7 @@ impl Stream {
     }
 
     /// Makes an entry pending for a consumer, whoever had it before.
-    fn assign(
+    pub(super) fn assign(
         &mut self,
         x: &mut Exec<'_>,
         group: &[u8],

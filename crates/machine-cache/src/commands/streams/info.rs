@@ -62,7 +62,9 @@ fn lag(x: &Exec<'_>, stream: &Stream, group: &Group) -> Result<Reply> {
         Some(read) if !stream.has_tombstones_from(group.last_id) => Some(read),
         _ => stream.distance(x, group.last_id)?,
     };
-    Ok(read.map_or(Reply::Nil, |read| number(added.saturating_sub(read))))
+    // A counter that was set by hand may be ahead.
+    let behind = |read: u64| Reply::Integer(added.wrapping_sub(read).cast_signed());
+    Ok(read.map_or(Reply::Nil, behind))
 }
 
 fn pending_count(consumers: &[(Bytes, Consumer)]) -> u64 {
