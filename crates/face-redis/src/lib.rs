@@ -23,7 +23,6 @@ mod session;
 mod settings;
 mod table;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
@@ -48,8 +47,8 @@ pub struct RedisFace {
     accounts: Accounts,
     hub: Arc<Hub>,
     settings: Settings,
-    /// One for each command, by name.
-    meters: BTreeMap<&'static str, Meter>,
+    /// One for each command, in the order of [`table::Found::index`].
+    meters: Vec<Meter>,
     /// Time from a batch of commands to its replies.
     batches: Meter,
     /// Until when CLIENT PAUSE holds commands, and whether only those that write.
@@ -69,10 +68,7 @@ impl RedisFace {
         metrics: &Metrics,
         accounts: Accounts,
     ) -> RedisFace {
-        let meters = table::all()
-            .into_iter()
-            .map(|found| (found.name(), metrics.meter("redis", found.name())))
-            .collect();
+        let meters = table::in_order().map(|found| metrics.meter("redis", found.name())).collect();
         let batches = metrics.meter("redis", "(batch)");
         let hub = Arc::new(Hub::new());
         kernel.follow(hub.clone());
@@ -101,8 +97,8 @@ impl RedisFace {
         });
     }
 
-    fn count(&self, name: &'static str, is_error: bool) {
-        if let Some(meter) = self.meters.get(name) {
+    fn count(&self, found: table::Found, is_error: bool) {
+        if let Some(meter) = self.meters.get(found.index()) {
             meter.count(1, is_error);
         }
     }

@@ -7,6 +7,7 @@ use proteus_kernel_api::cache::commands::{self, Command, Flags, Group, Keys, pla
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are Redis' own")]
 pub(crate) enum OwnCommand {
+    Acl,
     Asking,
     Auth,
     BgRewriteAof,
@@ -80,6 +81,7 @@ const LISTEN: Flags = Flags::PUBSUB.and(Flags::NO_SCRIPT).and(Flags::LOADING);
 
 /// The face's own commands, sorted by name.
 pub(crate) static OWN: &[Own] = &[
+    own("acl", -2, ADMIN, Group::Server, OwnCommand::Acl),
     own("asking", 1, CONNECTION, Group::Cluster, OwnCommand::Asking),
     own("auth", -2, FIRST, Group::Connection, OwnCommand::Auth),
     own("bgrewriteaof", 1, ADMIN, Group::Server, OwnCommand::BgRewriteAof),
@@ -181,6 +183,14 @@ impl Found {
         }
     }
 
+    /// Its place among all: commands on data first, then the face's own.
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Found::Data(command) => command.index,
+            Found::Own(own) => commands::table().len() + own.command as usize,
+        }
+    }
+
     pub(crate) fn takes(self, count: usize) -> bool {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let arity = i64::from(self.arity());
@@ -208,6 +218,13 @@ pub(crate) fn find(name: &[u8]) -> Option<Found> {
     OWN.get(at).map(Found::Own)
 }
 
+/// All commands in the order of [`Found::index`].
+pub(crate) fn in_order() -> impl Iterator<Item = Found> {
+    let mut own: Vec<&'static Own> = OWN.iter().collect();
+    own.sort_by_key(|own| own.command as usize);
+    commands::table().iter().map(Found::Data).chain(own.into_iter().map(Found::Own))
+}
+
 /// All commands, sorted by name.
 pub(crate) fn all() -> Vec<Found> {
     let mut all: Vec<Found> = commands::table().iter().map(Found::Data).collect();
@@ -230,6 +247,9 @@ mod tests {
             assert!(commands::find(own.name.as_bytes()).is_none(), "{} is in both", own.name);
         }
         assert!(find(b"NOSUCHCOMMANDATALLANYWHERE").is_none());
+        for (index, found) in in_order().enumerate() {
+            assert_eq!(found.index(), index, "{}", found.name());
+        }
     }
 
     /// docs/faces/redis.md lists every command of Redis; it must agree with the table.

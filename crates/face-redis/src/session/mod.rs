@@ -332,7 +332,7 @@ impl Session {
 
     fn finish(&mut self, found: Option<Found>, is_silent: bool, reply: &Reply) {
         if let Some(found) = found {
-            self.face.count(found.name(), reply.is_error());
+            self.face.count(found, reply.is_error());
         }
         if !is_silent {
             self.encode(reply);

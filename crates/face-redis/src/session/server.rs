@@ -1,5 +1,6 @@
 //! INFO, CONFIG, COMMAND, MEMORY, CLUSTER and their relatives.
 
+mod acl;
 mod cluster;
 mod docs;
 mod info;
@@ -43,6 +44,7 @@ impl Session {
     pub(super) async fn about_server(&mut self, own: OwnCommand, arguments: &[Bytes]) -> Reply {
         match own {
             OwnCommand::Echo => Reply::Bulk(arguments.get(1).cloned().unwrap_or_default()),
+            OwnCommand::Acl => self.acl(arguments),
             OwnCommand::Info => self.info(arguments),
             OwnCommand::Config => self.config(arguments),
             OwnCommand::CommandInfo => docs::command(arguments),
@@ -128,9 +130,8 @@ impl Session {
     fn memory(&self, arguments: &[Bytes]) -> Reply {
         match (word(arguments).as_slice(), arguments.len()) {
             (b"USAGE", 3 | 5) => {
-                let call = Call::new(&[&b"DUMP"[..], &arguments[2]]);
-                let call = Call { db: self.db, ..call };
-                match self.face.kernel.read(|view| cache::size_of(view, call.db, &arguments[2])) {
+                let (db, key) = (self.db, &arguments[2]);
+                match self.face.kernel.read(|view| cache::size_of(view, db, key)) {
                     Ok(None) => Reply::Nil,
                     Ok(Some(bytes)) => Reply::count(bytes),
                     Err(error) => of_kernel(&error),

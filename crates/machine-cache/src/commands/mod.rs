@@ -130,6 +130,8 @@ pub struct Command {
     pub keys: Keys,
     /// Its family.
     pub group: Group,
+    /// Its place in the table.
+    pub index: usize,
     run: Run,
 }
 
@@ -152,7 +154,7 @@ const fn command(
     group: Group,
     run: Run,
 ) -> Command {
-    Command { name, arity, flags, keys, group, run }
+    Command { name, arity, flags, keys, group, index: 0, run }
 }
 
 static TABLE: LazyLock<Vec<Command>> = LazyLock::new(|| {
@@ -175,6 +177,9 @@ static TABLE: LazyLock<Vec<Command>> = LazyLock::new(|| {
     ];
     let mut all: Vec<Command> = families.iter().flat_map(|family| family.iter().cloned()).collect();
     all.sort_by_key(|command| command.name);
+    for (index, command) in all.iter_mut().enumerate() {
+        command.index = index;
+    }
     all
 });
 
