@@ -13,7 +13,7 @@ use crate::collection::Collection;
 use crate::head::{Head, Kind};
 use crate::random::Random;
 use crate::reply::Reply;
-use crate::{Change, Class, SPACE, layout};
+use crate::{Change, Class, KEY_BYTES_MAX, SPACE, layout};
 
 /// Why a command ends before its reply.
 #[derive(Debug)]
@@ -164,6 +164,10 @@ impl<'a> Exec<'a> {
     }
 
     fn stored(&self, db: u8, key: &[u8]) -> Result<Option<Head>, StoreError> {
+        // The store has no key that long.
+        if key.len() > KEY_BYTES_MAX {
+            return Ok(None);
+        }
         let place = layout::head(db, key);
         self.access.get(&place)?.map(|bytes| Head::decode(&place, &bytes)).transpose()
     }

@@ -46,8 +46,10 @@ pub const DATABASE_COUNT: u8 = 16;
 /// Longest value of a string, in bytes.
 pub const STRING_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// Longest key, in bytes: the store's limit less what stands around one.
+/// Longest key, member, field or name, in bytes: the store's limit less what stands around one.
 pub const KEY_BYTES_MAX: usize = 60 * 1024;
+
+const _: () = assert!(KEY_BYTES_MAX + 1024 < proteus_store::KEY_BYTES_MAX);
 
 /// The machine: Redis keys.
 #[derive(Debug, Clone, Copy)]
@@ -199,6 +201,9 @@ pub enum Change {
 /// # Errors
 /// If the store fails.
 pub fn revision(state: &dyn Read, now_ms: u64, db: u8, key: &[u8]) -> Result<Revision, StoreError> {
+    if key.len() > KEY_BYTES_MAX {
+        return Ok(Revision::ABSENT);
+    }
     let place = layout::head(db, key);
     let Some(bytes) = state.get(&place)? else { return Ok(Revision::ABSENT) };
     let head = Head::decode(&place, &bytes)?;

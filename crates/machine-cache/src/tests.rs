@@ -253,3 +253,27 @@ fn fuzz_arguments() {
         bench.apply(&Op::Command(call)).unwrap();
     }
 }
+
+#[test]
+fn what_the_store_could_not_hold_is_refused() {
+    let mut bench = Bench::new();
+    let long = "x".repeat(KEY_BYTES_MAX + 1);
+    for line in [
+        "SET {} v",
+        "SADD s {}",
+        "HSET h {} v",
+        "ZADD z 1 {}",
+        "XGROUP CREATE x {} 0 MKSTREAM",
+        "RENAME a {}",
+        "HDEL h {}",
+        "EVALSHA {} 0",
+    ] {
+        assert!(bench.run(&line.replace("{}", &long)).is_error(), "{line}");
+    }
+    for line in ["GET {}", "EXISTS {}"] {
+        assert!(bench.read(&line.replace("{}", &long)).is_error(), "{line}");
+    }
+    for line in ["SET k {}", "HSET h f {}", "RPUSH l {}", "XADD x * f {}"] {
+        assert!(!bench.run(&line.replace("{}", &long)).is_error(), "{line}");
+    }
+}

@@ -5,16 +5,16 @@ use proteus_store::StoreError;
 
 use super::hashes::{self, split_value};
 use super::{
-    Arguments, Command, Group, ONE, READ, WRITE, command, failure, lists, sets, sorted_sets,
-    streams,
+    Arguments, Command, GROUP_BYTES_MAX, Group, ONE, READ, WRITE, command, failure, lists, sets,
+    sorted_sets, streams,
 };
-use crate::Class;
 use crate::collection::Collection;
 use crate::exec::{Exec, Result, SYNTAX, error};
 use crate::head::Kind;
 use crate::number::parse_integer;
 use crate::rdb::{self, Dumped};
 use crate::reply::Reply;
+use crate::{Class, KEY_BYTES_MAX};
 
 pub(super) const TABLE: &[Command] = &[
     command("dump", 2, READ, ONE, Group::Generic, dump),
@@ -94,6 +94,9 @@ fn restore(x: &mut Exec<'_>, a: &[Bytes]) -> Result {
         Ok(value) => value,
         Err(bad) => return failure(format!("ERR {bad}")),
     };
+    if has_long_names(&value) {
+        return error("ERR a member or name is longer than 60 KiB");
+    }
     let expire_at_ms = match ttl {
         0 => None,
         ttl if is_absolute => Some(ttl),
@@ -108,6 +111,21 @@ fn restore(x: &mut Exec<'_>, a: &[Bytes]) -> Result {
     put_value(x, key, value, expire_at_ms)?;
     x.notify(Class::Generic, "restore", key);
     Ok(Reply::OK)
+}
+
+/// Whether a value has a member, field or name that the store could not hold.
+fn has_long_names(value: &Dumped) -> bool {
+    let is_long = |name: &Bytes| name.len() > KEY_BYTES_MAX;
+    match value {
+        Dumped::String(_) | Dumped::List(_) => false,
+        Dumped::Set(members) => members.iter().any(is_long),
+        Dumped::SortedSet(members) => members.iter().any(|(member, _)| is_long(member)),
+        Dumped::Hash(fields) => fields.iter().any(|(field, _, _)| is_long(field)),
+        Dumped::Stream(stream) => stream.groups.iter().any(|group| {
+            let is_long = |name: &Bytes| name.len() > GROUP_BYTES_MAX;
+            is_long(&group.name) || group.consumers.iter().any(|consumer| is_long(&consumer.name))
+        }),
+    }
 }
 
 /// Writes a value in place of whatever was there.

@@ -21,6 +21,7 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 
+use crate::KEY_BYTES_MAX;
 use crate::exec::{Exec, NOT_A_FLOAT, NOT_AN_INTEGER, Result, SYNTAX, Stop, error};
 use crate::number::{parse_float, parse_integer};
 
@@ -326,7 +327,50 @@ fn checked(arguments: &[Bytes]) -> Result<&'static Command> {
     if !command.takes(arguments.len()) {
         return wrong_arity(command.name);
     }
+    if arguments.iter().any(|argument| argument.len() > GROUP_BYTES_MAX) {
+        check_lengths(command, arguments)?;
+    }
     Ok(command)
+}
+
+/// Longest name of a consumer group or consumer, in bytes: a key of the store has both, escaped.
+pub(crate) const GROUP_BYTES_MAX: usize = 8 * 1024;
+
+/// Refuses what would be part of a key of the store and is longer than one may be: keys, members,
+/// fields, names of groups and functions. Values may be long.
+fn check_lengths(command: &Command, arguments: &[Bytes]) -> Result<()> {
+    let is_longer = |at: usize, bytes_max: usize| {
+        arguments.get(at).is_some_and(|argument| argument.len() > bytes_max)
+    };
+    let is_long = |at: usize| is_longer(at, KEY_BYTES_MAX);
+    if command.key_places(arguments).into_iter().any(is_long) {
+        return error("ERR the key is longer than 60 KiB");
+    }
+    let mut bounded = match (command.group, command.name) {
+        (Group::Set | Group::SortedSet | Group::Geo, _) => 2..arguments.len(),
+        // Of values only the fields' names count: they come first of each pair.
+        (Group::Hash, "hset" | "hmset" | "hsetnx") => {
+            return match (2..arguments.len()).step_by(2).any(is_long) {
+                true => error("ERR the field is longer than 60 KiB"),
+                false => Ok(()),
+            };
+        }
+        (Group::Hash, _) => 2..arguments.len(),
+        (Group::Stream, name) if name != "xadd" => {
+            // A key may be among them, of which only its own bound counts.
+            let keys = command.key_places(arguments);
+            let mut others = (1..arguments.len()).filter(|at| !keys.contains(at));
+            return match others.any(|at| is_longer(at, GROUP_BYTES_MAX)) {
+                true => error("ERR the name of a group or consumer is longer than 8 KiB"),
+                false => Ok(()),
+            };
+        }
+        (Group::Scripting, "evalsha" | "evalsha_ro" | "fcall" | "fcall_ro") => 1..2,
+        (Group::Scripting, "script") if !arguments.is(1, "load") => 2..arguments.len(),
+        (Group::Scripting, "function") if !arguments.is(1, "load") => 2..arguments.len(),
+        _ => 0..0,
+    };
+    if bounded.any(is_long) { error("ERR a member or name is longer than 60 KiB") } else { Ok(()) }
 }
 
 pub(crate) fn wrong_arity<T>(name: &str) -> Result<T> {

@@ -242,7 +242,8 @@ fn load(x: &mut Exec<'_>, text: &Bytes, replaces: bool) -> Result {
     let Some(found) = shebang(text)? else { return error("ERR Missing library metadata") };
     let Some(name) = found.name else { return error("ERR Library name was not given") };
     let is_name = |name: &str| {
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        (1..=256).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
     };
     if !is_name(&name) {
         return error(

@@ -446,7 +446,8 @@ fn registered_function(
         _ => return Err(wrong()),
     };
     let is_name = |name: &str| {
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        (1..=256).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
     };
     if is_name(&made.name) {
         Ok((made, callback))
