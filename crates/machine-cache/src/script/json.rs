@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use mlua::{Lua, Table, Value};
 
-/// Arrays and objects within each other, as in Redis.
-const DEPTH_MAX: usize = 1000;
+/// Arrays and objects within each other: fewer than in Redis, since each takes a frame of the thread's
+/// stack, on which the whole replica depends.
+const DEPTH_MAX: usize = 256;
 
 pub(super) fn library(lua: &Lua) -> mlua::Result<Table> {
     let table = lua.create_table()?;

@@ -86,21 +86,34 @@ local function make_redis(natives, is_library)
 end
 
 -- Errors that Rust raises become what a script may look at.
+-- Protected calls within each other are bounded well below where the interpreter itself gives up: each
+-- takes a piece of the thread's stack.
+local DEPTH_MAX = 100
+local depth = 0
+
 local function caught(is_done, ...)
+  depth = depth - 1
   if is_done then return true, ... end
   return false, libraries.unwrap((...))
 end
 
 local function pcall_unwrapped(body, ...)
+  if depth >= DEPTH_MAX then error("too many protected calls within each other", 0) end
+  depth = depth + 1
   return caught(pcall(body, ...))
 end
 
 local function xpcall_unwrapped(body, handler)
-  return xpcall(body, function(failure) return handler(libraries.unwrap(failure)) end)
+  local function finish(is_done, ...)
+    if is_done then return true, ... end
+    return false, handler((...))
+  end
+  return finish(pcall_unwrapped(body))
 end
 
 local function make_environment(natives, is_library, keys, arguments)
   local environment = {}
+  depth = 0
   local maths = copy(math_real)
   maths.random = function(low, high)
     local drawn = natives.random()

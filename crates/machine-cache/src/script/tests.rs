@@ -196,3 +196,26 @@ fn scripts_and_functions_are_kept_in_the_store() {
     assert_eq!(bench.run(&["FUNCTION", "DELETE", "lib"]), Reply::OK);
     assert!(bench.run(&["FCALL", "put", "1", "k", "v"]).is_error());
 }
+
+#[test]
+fn depth_is_bounded() {
+    let mut bench = Bench::new();
+    let nested = |depth: usize| {
+        format!(
+            "return cjson.encode(cjson.decode(string.rep('[', {depth}) .. string.rep(']', {depth})))"
+        )
+    };
+    assert!(!bench.eval(&nested(250)).is_error());
+    assert!(bench.failure(&nested(100_000)).contains("too many nested data structures"));
+    for text in [
+        "local t = {} for i = 1, 100000 do t = {t} end return t",
+        "local t = {} for i = 1, 100000 do t = {t} end return cjson.encode(t)",
+        "return cmsgpack.unpack(string.rep('\\145', 100000))",
+        "local function f() return f() + 1 end return f()",
+        "local function f(n) return pcall(f, n) end return tostring(f(1))",
+        "local s = string.rep('a', 100) return string.gsub(s, string.rep('a?', 5000), '')",
+    ] {
+        bench.eval(text);
+    }
+    assert_eq!(bench.eval("return 1"), Reply::Integer(1));
+}
