@@ -60,7 +60,7 @@ def run(host, port, protocol):
     # The other types, as their users use them.
     client.flushall()
     assert client.rpush("l", *range(300)) == 300 and client.lrange("l", -2, -1) == ["298", "299"]
-    assert client.lmove("l", "m", "LEFT", "RIGHT") == "0" and client.brpop("m", timeout=1) == ("m", "0")
+    assert client.lmove("l", "m", "LEFT", "RIGHT") == "0" and tuple(client.brpop("m", timeout=1)) == ("m", "0")
     assert client.blpop("nothing", timeout=0.05) is None
     assert client.sadd("s", *range(300)) == 300 and client.sismember("s", 7)
     assert client.zadd("z", {f"m{n}": n for n in range(300)}) == 300
@@ -73,7 +73,7 @@ def run(host, port, protocol):
     assert client.setbit("bits", 9, 1) == 0 and client.bitcount("bits") == 1
     client.geoadd("geo", (13.361389, 38.115556, "Palermo", 15.087269, 37.502669, "Catania"))
     assert client.geosearch("geo", longitude=15, latitude=37, radius=100, unit="km") == ["Catania"]
-    assert len(set(client.scan_iter(count=3))) == client.dbsize() == 8
+    assert len(set(client.scan_iter(count=3))) == client.dbsize() == 7
     assert len(list(client.sscan_iter("s", count=10))) == 300
     raw = redis.Redis(host, port, protocol=protocol)
     for key in ("l", "s", "z", "x", "geo"):

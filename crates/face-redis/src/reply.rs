@@ -1,7 +1,7 @@
 //! Replies as bytes, in the client's version of the protocol.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use proteus_kernel_api::cache::{Reply, float_text};
+use proteus_kernel_api::cache::{Reply, decimal_float_text, float_text};
 
 /// Version of RESP that a client has chosen with HELLO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,10 @@ pub(crate) fn encode(reply: &Reply, resp: Resp, out: &mut BytesMut) {
         Reply::Double(number) => match resp {
             Resp::Two => bulk(out, float_text(*number).as_bytes()),
             Resp::Three => line(out, b',', float_text(*number).as_bytes()),
+        },
+        Reply::Decimal(number) => match resp {
+            Resp::Two => bulk(out, decimal_float_text(*number).as_bytes()),
+            Resp::Three => line(out, b',', decimal_float_text(*number).as_bytes()),
         },
         Reply::Boolean(is_true) => match resp {
             Resp::Two => number_line(out, b':', i64::from(*is_true)),

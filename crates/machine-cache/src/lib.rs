@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 
 pub use head::{Kind, Revision};
-pub use number::{float_text, parse_float, parse_integer};
+pub use number::{decimal_float_text, float_text, parse_float, parse_integer};
 pub use pattern::matches;
 pub use reply::Reply;
 

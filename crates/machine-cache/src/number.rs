@@ -103,6 +103,12 @@ pub fn float_text(number: f64) -> String {
     format!("{sign}{first}{point}{rest}e{exponent_sign}{magnitude}")
 }
 
+/// A floating point number with up to 17 digits behind the point.
+pub fn decimal_float_text(number: f64) -> String {
+    let text = format!("{number:.17}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// Digits behind the point that INCRBYFLOAT keeps.
 const DECIMAL_DIGITS: i32 = 17;
 

@@ -17,6 +17,8 @@ pub enum Reply {
     Bulk(Bytes),
     /// A floating point number; its text in RESP2.
     Double(f64),
+    /// A coordinate, with up to 17 digits behind the point; its text in RESP2.
+    Decimal(f64),
     /// A truth value; 1 or 0 in RESP2.
     Boolean(bool),
     /// A number of any size, as text.

@@ -220,13 +220,8 @@ fn geohash(x: &mut Exec<'_>, a: &[Bytes]) -> Result {
     Ok(Reply::Array(found.into_iter().map(|score| score.map_or(Reply::Nil, text)).collect()))
 }
 
-fn coordinate_text(value: f64) -> Reply {
-    let text = format!("{value:.17}");
-    Reply::text(text.trim_end_matches('0').trim_end_matches('.'))
-}
-
 fn position(point: Point) -> Reply {
-    Reply::Array(vec![coordinate_text(point.longitude), coordinate_text(point.latitude)])
+    Reply::Array(vec![Reply::Decimal(point.longitude), Reply::Decimal(point.latitude)])
 }
 
 fn geopos(x: &mut Exec<'_>, a: &[Bytes]) -> Result {

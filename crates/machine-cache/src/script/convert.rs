@@ -4,7 +4,7 @@ use bytes::Bytes;
 use mlua::{Lua, Table, Value};
 
 use crate::exec::{Result, error};
-use crate::number::{float_text, parse_float};
+use crate::number::{decimal_float_text, float_text, parse_float};
 use crate::reply::Reply;
 
 /// Tables within tables that a reply may have.
@@ -59,6 +59,8 @@ pub(super) fn to_lua(lua: &Lua, reply: Reply, is_resp3: bool) -> mlua::Result<Va
         Reply::Integer(number) => Ok(Value::Number(number as f64)),
         Reply::Bulk(bytes) => string(&bytes),
         Reply::Double(number) if is_resp3 => one("double", Value::Number(number)),
+        Reply::Decimal(number) if is_resp3 => one("double", Value::Number(number)),
+        Reply::Decimal(number) => string(decimal_float_text(number).as_bytes()),
         Reply::Double(number) => string(float_text(number).as_bytes()),
         Reply::Boolean(is_true) if is_resp3 => Ok(Value::Boolean(is_true)),
         Reply::Boolean(is_true) => Ok(Value::Number(f64::from(u8::from(is_true)))),
