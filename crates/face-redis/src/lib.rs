@@ -1,7 +1,9 @@
 //! The Redis face: RESP2, RESP3 and inline commands in front of the kernel.
 //!
 //! ```text
-//!   bytes ─▶ codec ─▶ commands::parse ─▶ session ─▶ kernel ─▶ reply ─▶ bytes
+//!   bytes ─▶ codec ─▶ table ─▶ session ─▶ kernel ─▶ reply ─▶ bytes
+//!                                           │
+//!                       hub ◀── feed ◀──────┘   messages, invalidations, waiting commands
 //! ```
 //! Everything that one read brings is carried out together: reads before the first write come from
 //! the state at once, and the first write and all after it become one proposal, whose replies are
@@ -9,22 +11,31 @@
 //!
 //! Source: "Redis serialization protocol specification" (redis.io), and Redis 7.4's replies.
 //!
-//! Reading order: [`codec`], `commands`, `session`, `reply`, `errors`.
+//! Reading order: [`codec`], `table`, `session`, `hub`, `blocked`, `reply`, `errors`.
 
+mod blocked;
+mod client;
 pub mod codec;
-mod commands;
 mod errors;
-mod info;
+mod hub;
 mod reply;
 mod session;
+mod settings;
+mod table;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
+use std::time::Duration;
 
-use proteus_env::Clock;
+use parking_lot::Mutex;
+use proteus_env::{Clock, task};
 use proteus_face::{Accounts, Connection, Face, Meter, Metrics, Serving};
 use proteus_kernel_api::Kernel;
+use tokio::sync::Notify;
+
+use hub::Hub;
+use settings::Settings;
 
 /// The release whose behaviour this face follows, as it tells its clients.
 pub(crate) const REDIS_VERSION: &str = "7.4.0";
@@ -34,11 +45,19 @@ pub struct RedisFace {
     kernel: Arc<dyn Kernel>,
     clock: Arc<dyn Clock>,
     accounts: Accounts,
-    /// One for each of [`commands::TABLE`], in its order.
+    hub: Arc<Hub>,
+    settings: Settings,
+    /// One for each command, in the order of [`table::Found::index`].
     meters: Vec<Meter>,
     /// Time from a batch of commands to its replies.
     batches: Meter,
-    clients: AtomicUsize,
+    /// Until when CLIENT PAUSE holds commands, and whether only those that write.
+    paused: Mutex<Option<(Duration, bool)>>,
+    is_paused: AtomicBool,
+    resumed: Notify,
+    /// Names this run of the node, as Redis' run id.
+    run_id: u128,
+    serves_waiting: Once,
 }
 
 impl RedisFace {
@@ -49,9 +68,68 @@ impl RedisFace {
         metrics: &Metrics,
         accounts: Accounts,
     ) -> RedisFace {
-        let meters = commands::TABLE.iter().map(|spec| metrics.meter("redis", spec.name)).collect();
+        let meters = table::in_order().map(|found| metrics.meter("redis", found.name())).collect();
         let batches = metrics.meter("redis", "(batch)");
-        RedisFace { kernel, clock, accounts, meters, batches, clients: AtomicUsize::new(0) }
+        let hub = Arc::new(Hub::new());
+        kernel.follow(hub.clone());
+        let run_id = u128::from_be_bytes(proteus_env::random::random_bytes());
+        RedisFace {
+            kernel,
+            clock,
+            accounts,
+            hub,
+            settings: Settings::new(),
+            meters,
+            batches,
+            paused: Mutex::new(None),
+            is_paused: AtomicBool::new(false),
+            resumed: Notify::new(),
+            run_id,
+            serves_waiting: Once::new(),
+        }
+    }
+
+    /// Begins to serve commands that wait, once.
+    fn serve_waiting(&self) {
+        self.serves_waiting.call_once(|| {
+            let (hub, kernel) = (self.hub.clone(), self.kernel.clone());
+            task::spawn(async move { hub.blocked.serve(&*kernel).await });
+        });
+    }
+
+    fn count(&self, found: table::Found, is_error: bool) {
+        if let Some(meter) = self.meters.get(found.index()) {
+            meter.count(1, is_error);
+        }
+    }
+
+    fn pause(&self, duration: Duration, only_writes: bool) {
+        let until = self.clock.elapsed().saturating_add(duration);
+        let mut paused = self.paused.lock();
+        *paused = match *paused {
+            // The longer and the stricter pause hold.
+            Some((other, other_only)) if other > self.clock.elapsed() => {
+                Some((until.max(other), only_writes && other_only))
+            }
+            _ => Some((until, only_writes)),
+        };
+        self.is_paused.store(true, Ordering::Release);
+    }
+
+    fn resume(&self) {
+        *self.paused.lock() = None;
+        self.is_paused.store(false, Ordering::Release);
+        self.resumed.notify_waiters();
+    }
+
+    /// How long commands are held still.
+    fn pause_left(&self, is_write: bool) -> Option<Duration> {
+        if !self.is_paused.load(Ordering::Acquire) {
+            return None;
+        }
+        let (until, only_writes) = (*self.paused.lock())?;
+        let left = until.checked_sub(self.clock.elapsed()).filter(|left| !left.is_zero())?;
+        (is_write || !only_writes).then_some(left)
     }
 }
 

@@ -56,8 +56,8 @@ async fn errors_carry_redis_codes() {
     assert_eq!(wrong.code(), Some("WRONGTYPE"));
     let no_number = client.incr::<_, _, i64>("s", 1).await.unwrap_err();
     assert!(no_number.to_string().contains("not an integer or out of range"), "{no_number}");
-    let unknown = redis::cmd("ZADD").arg("z").query_async::<Value>(&mut client).await.unwrap_err();
-    assert!(unknown.to_string().contains("unknown command 'ZADD'"), "{unknown}");
+    let unknown = redis::cmd("ZZADD").arg("z").query_async::<Value>(&mut client).await.unwrap_err();
+    assert!(unknown.to_string().contains("unknown command 'ZZADD'"), "{unknown}");
     let arity = redis::cmd("GET").query_async::<Value>(&mut client).await.unwrap_err();
     assert!(arity.to_string().contains("wrong number of arguments for 'get'"), "{arity}");
     assert_eq!(client.get::<_, String>("s").await.unwrap(), "text");
@@ -149,4 +149,164 @@ async fn a_wrong_password_is_told_and_nothing_is_served_without() {
     let url = format!("redis://ann:wrong@{}/", served.address);
     let refused = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await;
     assert_eq!(refused.err().unwrap().kind(), ErrorKind::AuthenticationFailed);
+}
+
+/// A connection that speaks the protocol by hand, for what clients hide.
+struct Raw(tokio::net::TcpStream);
+
+impl Raw {
+    async fn connect(served: &ServedFace) -> Raw {
+        Raw(proteus_env::net::connect(served.address).await.unwrap())
+    }
+
+    async fn send(&mut self, line: &str) {
+        self.0.write_all(format!("{line}\r\n").as_bytes()).await.unwrap();
+    }
+
+    /// Reads exactly what is expected.
+    async fn expect(&mut self, expected: &str) {
+        let mut bytes = vec![0; expected.len()];
+        self.0.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&bytes), expected);
+    }
+
+    async fn ask(&mut self, line: &str, expected: &str) {
+        self.send(line).await;
+        self.expect(expected).await;
+    }
+
+    /// Waits until as many clients wait as expected.
+    async fn await_blocked(&mut self, count: usize) {
+        loop {
+            self.send("INFO clients").await;
+            let mut text = String::new();
+            while !text.ends_with("watching_clients:0\r\n\r\n") {
+                let mut byte = [0];
+                self.0.read_exact(&mut byte).await.unwrap();
+                text.push(byte[0] as char);
+            }
+            if text.contains(&format!("blocked_clients:{count}\r\n")) {
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn those_who_wait_are_served_in_the_order_in_which_they_came() {
+    let served = serve(Accounts::default());
+    let mut pusher = Raw::connect(&served).await;
+    let mut waiting = Vec::new();
+    for number in 1..=3 {
+        let mut client = Raw::connect(&served).await;
+        client.send("BLPOP none list 0").await;
+        pusher.await_blocked(number).await;
+        waiting.push(client);
+    }
+    pusher.ask("RPUSH list a b", ":2\r\n").await;
+    waiting[0].expect("*2\r\n$4\r\nlist\r\n$1\r\na\r\n").await;
+    waiting[1].expect("*2\r\n$4\r\nlist\r\n$1\r\nb\r\n").await;
+    pusher.await_blocked(1).await;
+    // Inside a transaction nothing waits.
+    pusher.ask("MULTI", "+OK\r\n").await;
+    pusher.ask("BLPOP list 0", "+QUEUED\r\n").await;
+    pusher.ask("EXEC", "*1\r\n*-1\r\n").await;
+    pusher.ask("RPUSH list c", ":1\r\n").await;
+    waiting[2].expect("*2\r\n$4\r\nlist\r\n$1\r\nc\r\n").await;
+    pusher.ask("EXISTS list", ":0\r\n").await;
+}
+
+#[tokio::test]
+async fn a_group_and_a_reader_wait_for_a_stream() {
+    let served = serve(Accounts::default());
+    let mut writer = Raw::connect(&served).await;
+    writer.ask("XGROUP CREATE s g $ MKSTREAM", "+OK\r\n").await;
+    let (mut member, mut reader) = (Raw::connect(&served).await, Raw::connect(&served).await);
+    member.send("XREADGROUP GROUP g c BLOCK 0 STREAMS s >").await;
+    reader.send("XREAD BLOCK 0 STREAMS s $").await;
+    writer.await_blocked(2).await;
+    writer.ask("XADD s 1-1 f v", "$3\r\n1-1\r\n").await;
+    let entry = "*1\r\n*2\r\n$1\r\ns\r\n*1\r\n*2\r\n$3\r\n1-1\r\n*2\r\n$1\r\nf\r\n$1\r\nv\r\n";
+    member.expect(entry).await;
+    reader.expect(entry).await;
+}
+
+#[tokio::test]
+async fn messages_reach_subscribers_and_events_are_announced() {
+    let served = serve(Accounts::default());
+    let (mut listener, mut other) = (Raw::connect(&served).await, Raw::connect(&served).await);
+    listener.ask("SUBSCRIBE news", "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n").await;
+    listener.ask("PSUBSCRIBE n*", "*3\r\n$10\r\npsubscribe\r\n$2\r\nn*\r\n:2\r\n").await;
+    other.ask("PUBLISH news hello", ":2\r\n").await;
+    listener.expect("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nhello\r\n").await;
+    listener.expect("*4\r\n$8\r\npmessage\r\n$2\r\nn*\r\n$4\r\nnews\r\n$5\r\nhello\r\n").await;
+    let refused = "-ERR Can't execute 'get': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context\r\n";
+    listener.ask("GET k", refused).await;
+    listener.ask("RESET", "+RESET\r\n").await;
+    other.ask("CONFIG SET notify-keyspace-events KEA", "+OK\r\n").await;
+    let channel = "__keyspace@0__:k";
+    listener
+        .ask(
+            &format!("SUBSCRIBE {channel}"),
+            &format!("*3\r\n$9\r\nsubscribe\r\n$16\r\n{channel}\r\n:1\r\n"),
+        )
+        .await;
+    other.ask("SET k v EX 100", "+OK\r\n").await;
+    for event in ["$3\r\nset", "$6\r\nexpire"] {
+        listener.expect(&format!("*3\r\n$7\r\nmessage\r\n$16\r\n{channel}\r\n{event}\r\n")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_copies_learns_of_changes_before_they_can_be_read() {
+    let served = serve(Accounts::default());
+    let (mut keeper, mut writer) = (Raw::connect(&served).await, Raw::connect(&served).await);
+    writer.ask("SET k 1", "+OK\r\n").await;
+    keeper.send("HELLO 3").await;
+    let mut hello = Vec::new();
+    while !hello.ends_with(b"modules\r\n*0\r\n") {
+        let mut byte = [0];
+        keeper.0.read_exact(&mut byte).await.unwrap();
+        hello.push(byte[0]);
+    }
+    keeper.ask("CLIENT TRACKING ON", "+OK\r\n").await;
+    keeper.ask("GET k", "$1\r\n1\r\n").await;
+    writer.ask("INCR k", ":2\r\n").await;
+    keeper.expect(">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n").await;
+    // Told once: it holds no copy any more.
+    writer.ask("INCR k", ":3\r\n").await;
+    keeper.ask("GET k", "$1\r\n3\r\n").await;
+    // With NOLOOP not of its own changes.
+    keeper.ask("CLIENT TRACKING OFF", "+OK\r\n").await;
+    keeper.ask("CLIENT TRACKING ON BCAST NOLOOP", "+OK\r\n").await;
+    keeper.ask("SET mine 1", "+OK\r\n").await;
+    writer.ask("SET theirs 1", "+OK\r\n").await;
+    keeper.expect(">2\r\n$10\r\ninvalidate\r\n*1\r\n$6\r\ntheirs\r\n").await;
+}
+
+#[tokio::test]
+async fn scripts_run_through_the_client_of_the_redis_crate() {
+    let served = serve(Accounts::default());
+    let mut client = connect(&served, "").await;
+    let load = "return redis.call('SCRIPT', 'X')";
+    let refused = redis::cmd("EVAL").arg(load).arg(0).query_async::<Value>(&mut client).await;
+    assert!(refused.unwrap_err().to_string().contains("not allowed from script"));
+    let text = "local n = redis.call('INCRBY', KEYS[1], ARGV[1]) return {n, 'done'}";
+    let sha1: String =
+        redis::cmd("SCRIPT").arg("LOAD").arg(text).query_async(&mut client).await.unwrap();
+    for sum in [5, 10] {
+        let answer: (i64, String) = redis::cmd("EVALSHA")
+            .arg(&sha1)
+            .arg(1)
+            .arg("n")
+            .arg(5)
+            .query_async(&mut client)
+            .await
+            .unwrap();
+        assert_eq!(answer, (sum, "done".to_owned()));
+    }
+    let dumped: Vec<u8> = redis::cmd("DUMP").arg("n").query_async(&mut client).await.unwrap();
+    let _: () =
+        redis::cmd("RESTORE").arg("m").arg(0).arg(dumped).query_async(&mut client).await.unwrap();
+    assert_eq!(client.get::<_, i64>("m").await.unwrap(), 10);
 }

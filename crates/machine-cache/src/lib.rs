@@ -1,65 +1,79 @@
-//! Redis data types with expiry: a pure state machine.
+//! Redis' data types and commands: a pure state machine.
 //!
-//! Values are strings and hashes so far. A key's entry carries its type, the time it expires and its
-//! revision: the commit timestamp of its last change, which is what WATCH compares. What has expired
-//! is invisible at once, to readers by the view's time and to ops by the leader's stamp; its bytes go
-//! when an [`Op::Expire`] that the leader proposes is applied.
+//! An op is a command by its arguments, as Redis itself replicates them; a script is one op, whose
+//! commands run where it is applied. What a client may not decide travels with the op: the database, and
+//! a seed for commands that choose. Time is the commit's.
 //!
-//! Reading order: [`Op`], [`Query`], [`Reply`], `entry`, `apply`, `query`.
+//! What has expired is invisible at once, to readers by the view's time and to ops by the leader's
+//! stamp; its bytes go when an [`Op::Expire`] that the leader proposes is applied.
+//!
+//! Reading order: [`Op`], [`Reply`], `layout`, `head`, `collection`, `exec`, then any file of
+//! `commands`.
 
-mod apply;
-mod entry;
-mod query;
+mod collection;
+pub mod commands;
+mod exec;
+mod head;
+mod layout;
+mod number;
+mod pattern;
+mod random;
+pub mod rdb;
+mod reply;
+mod script;
 
 use bytes::Bytes;
 use proteus_machine::{Abort, Ctx, Machine, View};
-use proteus_store::{Read, StoreError};
+use proteus_store::{Direction, Read, StoreError};
 use serde::{Deserialize, Serialize};
 
-pub use entry::Revision;
-pub use query::answer;
+use std::ops::ControlFlow;
+
+pub use head::{Kind, Revision};
+pub use number::{decimal_float_text, float_text, parse_float, parse_integer};
+pub use pattern::matches;
+pub use reply::Reply;
+
+use exec::{Exec, ReadOnly, Stop};
+use head::Head;
+
+/// First byte of every key of this machine.
+pub(crate) const SPACE: u8 = 0x30;
+
+/// Number of databases, as Redis has by default.
+pub const DATABASE_COUNT: u8 = 16;
+
+/// Longest value of a string, in bytes.
+pub const STRING_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Longest key, member, field or name, in bytes: the store's limit less what stands around one.
+pub const KEY_BYTES_MAX: usize = 60 * 1024;
+
+const _: () = assert!(KEY_BYTES_MAX + 1024 < proteus_store::KEY_BYTES_MAX);
 
 /// The machine: Redis keys.
 #[derive(Debug, Clone, Copy)]
 pub struct Cache;
 
-/// Whether a SET applies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SetCondition {
-    /// Always.
-    Always,
-    /// Only if the key is absent (NX).
-    IfAbsent,
-    /// Only if the key is present (XX).
-    IfPresent,
+/// A command in a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// The database.
+    pub db: u8,
+    /// What a command that chooses at random draws from; drawn by whoever proposes.
+    pub seed: u64,
+    /// Who asks, so that a client need not be told of its own changes; 0 for nobody.
+    pub origin: u64,
+    /// The command's name, then its arguments.
+    pub arguments: Vec<Bytes>,
 }
 
-/// When a key expires after a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Expiry {
-    /// Never.
-    Never,
-    /// As it was before (KEEPTTL).
-    Keep,
-    /// This many milliseconds after the commit.
-    InMs(u64),
-    /// At this Unix time in milliseconds.
-    AtMs(u64),
-}
-
-/// Whether an EXPIRE applies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ExpireCondition {
-    /// Always.
-    Always,
-    /// Only if the key has no expiry (NX).
-    IfNone,
-    /// Only if the key has one (XX).
-    IfSome,
-    /// Only if the new one is later (GT); a key without expiry counts as never.
-    IfLater,
-    /// Only if the new one is earlier (LT).
-    IfEarlier,
+impl Call {
+    /// A command in the first database that chooses nothing at random.
+    pub fn new<A: AsRef<[u8]>>(arguments: &[A]) -> Call {
+        let arguments = arguments.iter().map(|part| Bytes::copy_from_slice(part.as_ref()));
+        Call { db: 0, seed: 0, origin: 0, arguments: arguments.collect() }
+    }
 }
 
 /// A predicate on current state.
@@ -67,6 +81,8 @@ pub enum ExpireCondition {
 pub enum Check {
     /// The key has not changed since it had this revision (WATCH).
     Unchanged {
+        /// The database.
+        db: u8,
         /// The key.
         key: Bytes,
         /// What [`revision`] said.
@@ -74,187 +90,56 @@ pub enum Check {
     },
 }
 
-/// A change. Its reply is what the Redis command of the same name answers.
+/// A change, or a read in the order of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
-    /// SET and its relatives.
-    Set {
-        /// The key.
-        key: Bytes,
-        /// The new value.
-        value: Bytes,
-        /// Whether it applies.
-        condition: SetCondition,
-        /// When it expires.
-        expiry: Expiry,
-        /// Answer with the old value.
-        get: bool,
-    },
-    /// MSET, and MSETNX if `only_if_all_absent`.
-    SetMany {
-        /// Keys and values.
-        pairs: Vec<(Bytes, Bytes)>,
-        /// Set none if any is present.
-        only_if_all_absent: bool,
-    },
-    /// APPEND.
-    Append {
-        /// The key.
-        key: Bytes,
-        /// Bytes to add.
-        value: Bytes,
-    },
-    /// INCRBY, DECRBY.
-    Increment {
-        /// The key.
-        key: Bytes,
-        /// Added to the number under it.
-        by: i64,
-    },
-    /// DEL, UNLINK, GETDEL (which asks for the value).
-    Delete {
-        /// The keys.
-        keys: Vec<Bytes>,
-    },
-    /// GETDEL.
-    GetDelete {
-        /// The key.
-        key: Bytes,
-    },
-    /// EXPIRE and its relatives; [`Expiry::Never`] is PERSIST.
-    SetExpiry {
-        /// The key.
-        key: Bytes,
-        /// When it shall expire.
-        expiry: Expiry,
-        /// Whether it applies.
-        condition: ExpireCondition,
-    },
-    /// HSET; HMSET answers OK instead.
-    HashSet {
-        /// The key.
-        key: Bytes,
-        /// Fields and values.
-        fields: Vec<(Bytes, Bytes)>,
-        /// Leave a field that is present (HSETNX).
-        only_absent: bool,
-    },
-    /// HDEL.
-    HashDelete {
-        /// The key.
-        key: Bytes,
-        /// The fields.
-        fields: Vec<Bytes>,
-    },
-    /// HINCRBY.
-    HashIncrement {
-        /// The key.
-        key: Bytes,
-        /// The field.
-        field: Bytes,
-        /// Added to the number under it.
-        by: i64,
-    },
-    /// The op, but an error is a refusal of the whole minitransaction, as SQL's transactions want.
-    OrRefuse(Box<Op>),
-    /// FLUSHDB, FLUSHALL.
-    Clear,
-    /// A read in the order of the log, as inside EXEC.
-    Query(Query),
+    /// A command; an error is its reply.
+    Command(Call),
+    /// A command whose error refuses the whole minitransaction, as SQL's transactions want.
+    OrRefuse(Call),
     /// Removes a key whose time has come; the leader's timer proposes it.
     Expire {
+        /// The database.
+        db: u8,
         /// The key.
         key: Bytes,
         /// The time it was to expire; if that has changed, nothing happens.
         expire_at_ms: u64,
     },
+    /// Removes fields of a hash whose time has come; the leader's timer proposes it.
+    ExpireFields {
+        /// The database.
+        db: u8,
+        /// The key.
+        key: Bytes,
+    },
+    /// Removes some elements of a large collection that is gone; the leader's timer proposes it.
+    Reclaim {
+        /// The collection's id.
+        id: u64,
+    },
+    /// Removes a key to make room; the leader proposes it.
+    Evict {
+        /// The database.
+        db: u8,
+        /// The key.
+        key: Bytes,
+    },
 }
 
-/// A read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Query {
-    /// GET.
-    Get(Bytes),
-    /// MGET: nil for what is absent or no string.
-    GetMany(Vec<Bytes>),
-    /// STRLEN.
-    Length(Bytes),
-    /// EXISTS: how many, counting repeats.
-    Exists(Vec<Bytes>),
-    /// TYPE.
-    Type(Bytes),
-    /// PTTL: -2 absent, -1 without expiry.
-    TimeToLiveMs(Bytes),
-    /// EXPIRETIME family: Unix time in milliseconds, -2 absent, -1 without expiry.
-    ExpireAtMs(Bytes),
-    /// HGET.
-    HashGet(Bytes, Bytes),
-    /// HMGET.
-    HashGetMany(Bytes, Vec<Bytes>),
-    /// HGETALL.
-    HashGetAll(Bytes),
-    /// HKEYS.
-    HashKeys(Bytes),
-    /// HVALS.
-    HashValues(Bytes),
-    /// HLEN.
-    HashLength(Bytes),
-    /// HEXISTS.
-    HashExists(Bytes, Bytes),
-    /// DBSIZE.
-    KeyCount,
+impl Op {
+    /// A command in the first database.
+    pub fn command<A: AsRef<[u8]>>(arguments: &[A]) -> Op {
+        Op::Command(Call::new(arguments))
+    }
 }
 
-/// What an op or query answers. An error is an answer: in EXEC it undoes nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
-    /// "OK".
-    Done,
-    /// No value.
-    Nil,
-    /// A number.
-    Integer(i64),
-    /// A value.
-    Bulk(Bytes),
-    /// A type's name.
-    Status(&'static str),
-    /// Values, some absent.
-    Array(Vec<Option<Bytes>>),
-    /// Fields and values, in order of the fields.
-    Map(Vec<(Bytes, Bytes)>),
-    /// The command could not be carried out and changed nothing.
-    Error(CommandError),
-}
-
-/// Why a command could not be carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum CommandError {
-    /// The key holds another type.
-    #[error("the key holds a value of another type")]
-    WrongType,
-    /// The value is no 64-bit number.
-    #[error("the value is not a 64-bit integer")]
-    NotAnInteger,
-    /// The hash field's value is no 64-bit number.
-    #[error("the hash field's value is not a 64-bit integer")]
-    HashValueNotAnInteger,
-    /// The sum does not fit in 64 bits.
-    #[error("the sum does not fit in 64 bits")]
-    Overflow,
-    /// The string would exceed its limit.
-    #[error("the string would be too long")]
-    TooLong,
-}
-
-/// Longest string value, in bytes.
-pub const STRING_BYTES_MAX: usize = 32 * 1024 * 1024;
-
-/// Why a check refused.
+/// Why a check or an op refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The command could not be carried out; of [`Op::OrRefuse`].
     #[error("{0}")]
-    Command(CommandError),
+    Command(String),
     /// A watched key has changed.
     #[error("the key {} has changed since it was watched", .key.escape_ascii())]
     Changed {
@@ -263,35 +148,198 @@ pub enum Refusal {
     },
 }
 
+/// Classes of events, as `notify-keyspace-events` selects them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are Redis' own")]
+pub enum Class {
+    Generic,
+    String,
+    List,
+    Set,
+    Hash,
+    SortedSet,
+    Stream,
+    Expired,
+    Evicted,
+    New,
+}
+
 /// What followers of the feed learn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// The key has a new value or expiry.
-    KeyWritten {
+    /// Something happened to a key.
+    Key {
+        /// Its database.
+        db: u8,
         /// The key.
         key: Bytes,
+        /// Of which class the event is.
+        class: Class,
+        /// What happened, in Redis' word.
+        event: &'static str,
+        /// Whose command did it; 0 for nobody's.
+        origin: u64,
     },
-    /// The key is gone.
-    KeyRemoved {
-        /// The key.
-        key: Bytes,
-        /// Because its time had come.
-        expired: bool,
+    /// All keys of a database are gone.
+    Cleared {
+        /// The database.
+        db: u8,
     },
-    /// All keys are gone.
-    Cleared,
+    /// A message was published.
+    Published {
+        /// To this channel.
+        channel: Bytes,
+        /// The message.
+        message: Bytes,
+        /// By SPUBLISH.
+        is_sharded: bool,
+    },
 }
 
 /// The revision of `key` at `now_ms`: what [`Check::Unchanged`] compares with.
 ///
 /// # Errors
 /// If the store fails.
-pub fn revision(state: &dyn Read, now_ms: u64, key: &[u8]) -> Result<Revision, StoreError> {
-    Ok(entry::load(state, now_ms, key)?.map_or(Revision::ABSENT, |entry| entry.revision))
+pub fn revision(state: &dyn Read, now_ms: u64, db: u8, key: &[u8]) -> Result<Revision, StoreError> {
+    if key.len() > KEY_BYTES_MAX {
+        return Ok(Revision::ABSENT);
+    }
+    let place = layout::head(db, key);
+    let Some(bytes) = state.get(&place)? else { return Ok(Revision::ABSENT) };
+    let head = Head::decode(&place, &bytes)?;
+    Ok(if head.is_expired(now_ms) { Revision::ABSENT } else { head.revision })
+}
+
+/// Answers a command that only reads.
+///
+/// # Errors
+/// If the store fails; any other error is an answer.
+pub fn answer(view: View<'_>, call: &Call) -> Result<Reply, StoreError> {
+    let mut access = ReadOnly(view);
+    let mut exec = Exec::new(&mut access, call.db, call.seed);
+    settle(commands::run_reader(&mut exec, &call.arguments))
+}
+
+/// A key's type and how many elements it has, if it is there; what those who wait for one ask.
+///
+/// # Errors
+/// If the store fails.
+pub fn kind_and_count(
+    view: View<'_>,
+    db: u8,
+    key: &[u8],
+) -> Result<Option<(Kind, u64)>, StoreError> {
+    let mut access = ReadOnly(view);
+    let exec = Exec::new(&mut access, db, 0);
+    let Some(head) = exec.head(key)? else { return Ok(None) };
+    let count = match head.kind {
+        Kind::String => 1,
+        kind => match exec.collection(key, kind) {
+            Ok(held) => held.map_or(0, |held| held.count),
+            Err(Stop::Fault(fault)) => return Err(fault),
+            Err(Stop::Error(_)) => 0,
+        },
+    };
+    Ok(Some((head.kind, count)))
+}
+
+/// The arguments of an XREAD that is about to wait, with `$` and `+` replaced by the ids that they mean
+/// now; other arguments as they are.
+///
+/// # Errors
+/// If the store fails.
+pub fn resolve_read(view: View<'_>, call: &Call) -> Result<Vec<Bytes>, StoreError> {
+    let mut access = ReadOnly(view);
+    let exec = Exec::new(&mut access, call.db, 0);
+    match commands::resolve_read(&exec, &call.arguments) {
+        Ok(resolved) => Ok(resolved),
+        Err(Stop::Fault(fault)) => Err(fault),
+        Err(Stop::Error(_)) => Ok(call.arguments.clone()),
+    }
+}
+
+/// As [`answer`], of a command that would write, had it something to write to: for those that find
+/// nothing, and are asked for their error.
+///
+/// # Errors
+/// If the store fails.
+pub fn rehearse(view: View<'_>, call: &Call) -> Result<Reply, StoreError> {
+    let mut access = ReadOnly(view);
+    let mut exec = Exec::new(&mut access, call.db, call.seed);
+    settle(commands::run(&mut exec, &call.arguments))
+}
+
+/// Bytes that a key and its value take in memory, if it is there.
+///
+/// # Errors
+/// If the store fails.
+pub fn size_of(view: View<'_>, db: u8, key: &[u8]) -> Result<Option<usize>, StoreError> {
+    /// What an entry costs beside its bytes: its share of tables, and handles.
+    const ENTRY_BYTES: usize = 56;
+    let mut access = ReadOnly(view);
+    let exec = Exec::new(&mut access, db, 0);
+    let Some(head) = exec.head(key)? else { return Ok(None) };
+    let mut bytes = ENTRY_BYTES + key.len() + head.body.len();
+    if head.kind != Kind::String
+        && let Ok(Some(held)) = exec.collection(key, head.kind)
+        && held.spread_id().is_some()
+    {
+        for (place, value) in held.all(&exec, b"")? {
+            bytes += ENTRY_BYTES + place.len() + value.len();
+        }
+    }
+    Ok(Some(bytes))
+}
+
+/// The hash slot of a key, by Redis Cluster's rule.
+pub fn hash_slot(key: &[u8]) -> u16 {
+    proteus_types::Slot::of_key(key).number()
+}
+
+/// Keys of the first database in a hash slot, at most `count_max`.
+///
+/// # Errors
+/// If the store fails.
+pub fn keys_in_slot(view: View<'_>, slot: u16, count_max: usize) -> Result<Vec<Bytes>, StoreError> {
+    let mut access = ReadOnly(view);
+    let exec = Exec::new(&mut access, 0, 0);
+    let mut found = Vec::new();
+    let (start, end) = (u64::from(slot) << 32, (u64::from(slot) + 1) << 32);
+    if count_max > 0 {
+        exec.scan_keys(start, end, &mut |key, _| {
+            if found.len() < count_max {
+                found.push(Bytes::copy_from_slice(key));
+            }
+            if found.len() >= count_max {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+    }
+    Ok(found)
+}
+
+/// How many keys each database has, and how many of them expire.
+///
+/// # Errors
+/// If the store fails.
+pub fn database_counts(view: View<'_>) -> Result<Vec<(u64, u64)>, StoreError> {
+    let mut access = ReadOnly(view);
+    let exec = Exec::new(&mut access, 0, 0);
+    (0..DATABASE_COUNT).map(|db| exec.counts(db)).collect()
+}
+
+fn settle(result: exec::Result) -> Result<Reply, StoreError> {
+    match result {
+        Ok(reply) => Ok(reply),
+        Err(Stop::Error(text)) => Ok(Reply::Error(text)),
+        Err(Stop::Fault(fault)) => Err(fault),
+    }
 }
 
 impl Machine for Cache {
-    const SPACE: u8 = 0x30;
+    const SPACE: u8 = SPACE;
     type Check = Check;
     type Op = Op;
     type Reply = Reply;
@@ -299,9 +347,9 @@ impl Machine for Cache {
     type Change = Change;
 
     fn check(ctx: &mut Ctx<'_, Change>, check: &Check) -> Result<(), Abort<Refusal>> {
-        let Check::Unchanged { key, revision: expected } = check;
+        let Check::Unchanged { db, key, revision: expected } = check;
         let now_ms = ctx.now_ms();
-        if revision(ctx.read(), now_ms, key)? == *expected {
+        if revision(ctx.read(), now_ms, *db, key)? == *expected {
             Ok(())
         } else {
             Err(Abort::Refused(Refusal::Changed { key: key.clone() }))
@@ -309,16 +357,92 @@ impl Machine for Cache {
     }
 
     fn apply(ctx: &mut Ctx<'_, Change>, op: &Op) -> Result<Reply, Abort<Refusal>> {
-        match (op, apply::apply(ctx, op)?) {
-            (Op::OrRefuse(_), Reply::Error(error)) => Err(Abort::Refused(Refusal::Command(error))),
-            (_, reply) => Ok(reply),
+        let run = |ctx: &mut Ctx<'_, Change>, call: &Call| {
+            let mut exec = Exec::new(ctx, call.db.min(DATABASE_COUNT - 1), call.seed);
+            exec.origin = call.origin;
+            settle(commands::run(&mut exec, &call.arguments))
+        };
+        match op {
+            Op::Command(call) => Ok(run(ctx, call)?),
+            Op::OrRefuse(call) => match run(ctx, call)? {
+                Reply::Error(text) => Err(Abort::Refused(Refusal::Command(text.into_owned()))),
+                reply => Ok(reply),
+            },
+            Op::Expire { db, key, expire_at_ms } => Ok(expire(ctx, *db, key, *expire_at_ms)?),
+            Op::ExpireFields { db, key } => {
+                let mut exec = Exec::new(ctx, *db, 0);
+                Ok(settle(commands::expire_fields(&mut exec, key))?)
+            }
+            Op::Reclaim { id } => {
+                let mut exec = Exec::new(ctx, 0, 0);
+                if !exec.reclaim(*id)? {
+                    ctx.delete(layout::garbage(*id));
+                }
+                Ok(Reply::OK)
+            }
+            Op::Evict { db, key } => {
+                let mut exec = Exec::new(ctx, *db, 0);
+                if exec.remove(key)? {
+                    exec.notify(Class::Evicted, "evicted", key);
+                }
+                Ok(Reply::OK)
+            }
         }
     }
 
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Op>, StoreError> {
-        let due = entry::due(view.state, view.now_ms, count_max)?;
-        Ok(due.into_iter().map(|(key, expire_at_ms)| Op::Expire { key, expire_at_ms }).collect())
+        let mut ops = Vec::new();
+        let mut timed = |kind: u8, make: &dyn Fn(u64, u8, Bytes) -> Op| {
+            let start = [SPACE, kind];
+            let end = layout::timed_until(kind, view.now_ms.saturating_add(1));
+            let mut count = 0;
+            view.state.scan(&start, &end, Direction::Ascending, &mut |place, _| {
+                if count == count_max {
+                    return ControlFlow::Break(());
+                }
+                if let Some((at_ms, db, key)) = layout::split_timed(place) {
+                    ops.push(make(at_ms, db, Bytes::copy_from_slice(key)));
+                    count += 1;
+                }
+                ControlFlow::Continue(())
+            })
+        };
+        timed(layout::KIND_EXPIRY, &|expire_at_ms, db, key| Op::Expire { db, key, expire_at_ms })?;
+        timed(layout::KIND_FIELD_EXPIRY, &|_, db, key| Op::ExpireFields { db, key })?;
+        let mut count = 0;
+        view.state.scan_prefix(&[SPACE, layout::KIND_GARBAGE], &mut |place, _| {
+            if let Some((id, _)) = place.get(2..).and_then(proteus_machine::key::take_u64) {
+                ops.push(Op::Reclaim { id });
+            }
+            count += 1;
+            if count >= count_max.min(16) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        Ok(ops)
     }
+}
+
+fn expire(
+    ctx: &mut Ctx<'_, Change>,
+    db: u8,
+    key: &Bytes,
+    expire_at_ms: u64,
+) -> Result<Reply, StoreError> {
+    let now_ms = ctx.now_ms();
+    let mut exec = Exec::new(ctx, db, 0);
+    let before = exec.before(key)?;
+    let is_due = before
+        .stored
+        .as_ref()
+        .is_some_and(|head| head.expire_at_ms == Some(expire_at_ms) && expire_at_ms <= now_ms);
+    if is_due {
+        // Says that it expired, since it was not there to be seen any more.
+        exec.remove_known(key, &before, false)?;
+    }
+    Ok(Reply::OK)
 }
 
 #[cfg(test)]

@@ -1,222 +1,279 @@
-use std::collections::BTreeMap;
+//! The machine driven directly.
 
-use proptest::prelude::*;
 use proteus_machine::Position;
 use proteus_store::LayeredStore;
 use proteus_types::{CommitTs, LogIndex};
 
 use super::*;
 
-struct World {
+/// A machine over a store in memory, its time moved by hand.
+struct Bench {
     store: LayeredStore,
-    ts: CommitTs,
+    now: CommitTs,
+    changes: Vec<Change>,
 }
 
-impl World {
-    fn new() -> World {
-        World { store: LayeredStore::in_memory(), ts: CommitTs::from_physical_ms(1_000) }
+impl Bench {
+    fn new() -> Bench {
+        let now = CommitTs::from_physical_ms(1_000_000);
+        Bench { store: LayeredStore::in_memory(), now, changes: Vec::new() }
     }
 
-    fn advance_ms(&mut self, by_ms: u64) {
-        self.ts = CommitTs::from_physical_ms(self.ts.physical_ms() + by_ms);
+    fn apply(&mut self, op: &Op) -> Result<Reply, Abort<Refusal>> {
+        self.now = self.now.plus(1);
+        let position = Position { index: LogIndex(1), commit_ts: self.now };
+        let changes = &mut self.changes;
+        let mut emit = |change| changes.push(change);
+        Cache::apply(&mut Ctx::new(&mut self.store, position, &mut emit), op)
     }
 
-    fn apply(&mut self, op: &Op) -> Reply {
-        self.ts = self.ts.plus(1);
-        let position = Position { index: LogIndex(1), commit_ts: self.ts };
-        let mut emit = |_| {};
-        Cache::apply(&mut Ctx::new(&mut self.store, position, &mut emit), op).unwrap()
+    fn run(&mut self, line: &str) -> Reply {
+        let words: Vec<&str> = line.split(' ').collect();
+        self.apply(&Op::command(&words)).unwrap()
     }
 
-    fn ask(&self, query: &Query) -> Reply {
-        answer(&self.store, self.ts.physical_ms(), query).unwrap()
+    fn view(&self) -> View<'_> {
+        View { state: &self.store, now_ms: self.now.physical_ms(), applied_ts: self.now }
+    }
+
+    fn read(&self, line: &str) -> Reply {
+        let words: Vec<&str> = line.split(' ').collect();
+        answer(self.view(), &Call::new(&words)).unwrap()
+    }
+
+    fn pass_ms(&mut self, ms: u64) {
+        self.now = CommitTs::from_physical_ms(self.now.physical_ms() + ms);
+    }
+
+    /// Applies what is due until nothing is.
+    fn settle(&mut self) {
+        loop {
+            let due = Cache::due(self.view(), 10).unwrap();
+            if due.is_empty() {
+                return;
+            }
+            for op in due {
+                self.apply(&op).unwrap();
+            }
+        }
+    }
+
+    fn key_count(&self) -> usize {
+        let mut count = 0;
+        let all = |_: &[u8], _: &Bytes| {
+            count += 1;
+            ControlFlow::Continue(())
+        };
+        self.store.scan_prefix(&[SPACE], &mut { all }).unwrap();
+        count
     }
 }
 
-fn b(text: &str) -> Bytes {
-    Bytes::copy_from_slice(text.as_bytes())
-}
-
-fn set(key: &str, value: &str, expiry: Expiry) -> Op {
-    let condition = SetCondition::Always;
-    Op::Set { key: b(key), value: b(value), condition, expiry, get: false }
+#[test]
+fn a_key_that_expired_is_invisible_at_once_and_its_bytes_go_when_due() {
+    let mut bench = Bench::new();
+    bench.run("RPUSH k a b c");
+    assert_eq!(bench.run("PEXPIRE k 100"), Reply::Integer(1));
+    bench.pass_ms(100);
+    assert_eq!(bench.read("EXISTS k"), Reply::Integer(0));
+    assert_eq!(bench.read("LRANGE k 0 -1"), Reply::Array(Vec::new()));
+    bench.settle();
+    assert_eq!(bench.key_count(), 0);
+    let expired = bench.changes.iter().any(|change| {
+        matches!(change, Change::Key { class: Class::Expired, event: "expired", .. })
+    });
+    assert!(expired);
 }
 
 #[test]
-fn an_expired_key_is_absent_at_once_and_removed_when_due() {
-    let mut world = World::new();
-    world.apply(&set("k", "v", Expiry::InMs(100)));
-    assert_eq!(world.ask(&Query::TimeToLiveMs(b("k"))), Reply::Integer(100));
-    world.advance_ms(100);
-    assert_eq!(world.ask(&Query::Get(b("k"))), Reply::Nil);
-    assert_eq!(world.ask(&Query::KeyCount), Reply::Integer(1));
-    let view = View { state: &world.store, now_ms: world.ts.physical_ms(), applied_ts: world.ts };
-    let due = Cache::due(view, 10).unwrap();
-    assert_eq!(due, vec![Op::Expire { key: b("k"), expire_at_ms: 1_100 }]);
-    world.apply(&due[0]);
-    assert_eq!(world.ask(&Query::KeyCount), Reply::Integer(0));
+fn fields_expire_by_themselves() {
+    let mut bench = Bench::new();
+    bench.run("HSET h a 1 b 2");
+    let set = Reply::Array(vec![Reply::Integer(1), Reply::Integer(-2)]);
+    assert_eq!(bench.run("HPEXPIRE h 50 FIELDS 2 a x"), set);
+    bench.pass_ms(60);
+    assert_eq!(bench.read("HGET h a"), Reply::Nil);
+    bench.settle();
+    assert_eq!(bench.read("HLEN h"), Reply::Integer(1));
+    bench.run("HPEXPIRE h 50 FIELDS 1 b");
+    bench.pass_ms(60);
+    bench.settle();
+    assert_eq!(bench.read("EXISTS h"), Reply::Integer(0));
+    assert_eq!(bench.key_count(), 0);
 }
 
 #[test]
-fn an_expiry_that_was_changed_meanwhile_removes_nothing() {
-    let mut world = World::new();
-    world.apply(&set("k", "v", Expiry::InMs(100)));
-    world.apply(&set("k", "w", Expiry::Never));
-    world.advance_ms(200);
-    world.apply(&Op::Expire { key: b("k"), expire_at_ms: 1_100 });
-    assert_eq!(world.ask(&Query::Get(b("k"))), Reply::Bulk(b("w")));
+fn a_collection_that_outgrows_its_head_answers_as_before_and_leaves_nothing() {
+    let mut bench = Bench::new();
+    for number in 0..2000 {
+        bench.run(&format!("ZADD z {number} m{number}"));
+        bench.run(&format!("RPUSH l {number}"));
+        bench.run(&format!("SADD s m{number}"));
+        bench.run(&format!("HSET h f{number} {number}"));
+    }
+    assert_eq!(bench.read("ZRANK z m1500"), Reply::Integer(1500));
+    assert_eq!(bench.read("LINDEX l -1"), Reply::Bulk("1999".into()));
+    assert_eq!(bench.read("SCARD s"), Reply::Integer(2000));
+    assert_eq!(bench.read("HGET h f77"), Reply::Bulk("77".into()));
+    bench.run("RENAME z z2");
+    assert_eq!(bench.read("ZCARD z2"), Reply::Integer(2000));
+    bench.run("COPY z2 z3");
+    bench.run("ZREM z2 m5");
+    assert_eq!(bench.read("ZSCORE z3 m5"), Reply::Double(5.0));
+    bench.run("DEL z2 z3 l s h");
+    bench.settle();
+    // The id of the next collection.
+    assert_eq!(bench.key_count(), 1);
 }
 
 #[test]
-fn fields_of_an_expired_hash_do_not_return() {
-    let mut world = World::new();
-    let fields = |name: &str| vec![(b(name), b("1"))];
-    world.apply(&Op::HashSet { key: b("h"), fields: fields("old"), only_absent: false });
-    let condition = ExpireCondition::Always;
-    world.apply(&Op::SetExpiry { key: b("h"), expiry: Expiry::InMs(10), condition });
-    world.advance_ms(10);
-    world.apply(&Op::HashSet { key: b("h"), fields: fields("new"), only_absent: false });
-    assert_eq!(world.ask(&Query::HashGetAll(b("h"))), Reply::Map(fields("new")));
-    assert_eq!(world.ask(&Query::TimeToLiveMs(b("h"))), Reply::Integer(-1));
+fn a_scan_meets_all_that_stays_while_others_come_and_go() {
+    let mut bench = Bench::new();
+    for number in 0..500 {
+        bench.run(&format!("SET stays{number} x"));
+    }
+    let mut cursor = "0".to_owned();
+    let mut seen = std::collections::BTreeSet::new();
+    for round in 0.. {
+        bench.run(&format!("SET comes{round} x"));
+        bench.run(&format!("DEL comes{}", round / 2));
+        let Reply::Array(page) = bench.read(&format!("SCAN {cursor} COUNT 7")) else {
+            panic!("no page")
+        };
+        let [Reply::Bulk(next), Reply::Array(keys)] = &page[..] else { panic!("no page") };
+        for key in keys {
+            let Reply::Bulk(key) = key else { panic!("no key") };
+            seen.insert(key.clone());
+        }
+        cursor = String::from_utf8(next.to_vec()).unwrap();
+        if cursor == "0" {
+            break;
+        }
+    }
+    assert_eq!(seen.iter().filter(|key| key.starts_with(b"stays")).count(), 500);
 }
 
 #[test]
-fn wrong_types_and_bad_numbers_are_answers() {
-    let mut world = World::new();
-    world.apply(&set("s", "01", Expiry::Never));
-    assert_eq!(
-        world.apply(&Op::Increment { key: b("s"), by: 1 }),
-        Reply::Error(CommandError::NotAnInteger)
-    );
-    world.apply(&set("s", &i64::MAX.to_string(), Expiry::Never));
-    assert_eq!(
-        world.apply(&Op::Increment { key: b("s"), by: 1 }),
-        Reply::Error(CommandError::Overflow)
-    );
-    assert_eq!(world.ask(&Query::HashGet(b("s"), b("f"))), Reply::Error(CommandError::WrongType));
+fn an_error_is_a_reply_or_a_refusal_as_asked() {
+    let mut bench = Bench::new();
+    bench.run("SET k text");
+    assert!(bench.run("INCR k").is_error());
+    let refused = bench.apply(&Op::OrRefuse(Call::new(&["INCR", "k"])));
+    assert!(matches!(refused, Err(Abort::Refused(Refusal::Command(_)))), "{refused:?}");
 }
 
 #[test]
-fn watch_sees_change_deletion_and_return() {
-    let mut world = World::new();
-    let now = |world: &World| revision(&world.store, world.ts.physical_ms(), b"k").unwrap();
-    let absent = now(&world);
-    world.apply(&set("k", "v", Expiry::Never));
-    let first = now(&world);
-    assert_ne!(absent, first);
-    world.apply(&Op::Delete { keys: vec![b("k")] });
-    assert_eq!(now(&world), Revision::ABSENT);
-    world.apply(&set("k", "v", Expiry::Never));
-    assert_ne!(now(&world), first, "the same value again is a change");
+fn the_revision_of_a_key_changes_with_every_write() {
+    let mut bench = Bench::new();
+    let revision =
+        |bench: &Bench| revision(&bench.store, bench.now.physical_ms(), 0, b"k").unwrap();
+    assert_eq!(revision(&bench), Revision::ABSENT);
+    let mut last = Revision::ABSENT;
+    for line in ["HSET k f 1", "HSET k f 1", "EXPIRE k 100", "HDEL k g f", "HSET k f 1"] {
+        bench.run(line);
+        assert_ne!(revision(&bench), last, "{line}");
+        last = revision(&bench);
+    }
 }
 
-fn key() -> impl Strategy<Value = Bytes> {
-    prop_oneof![Just(b("a")), Just(b("b")), Just(b("a\0"))]
+#[test]
+fn choosing_depends_on_the_seed_alone() {
+    let mut bench = Bench::new();
+    for number in 0..50 {
+        bench.run(&format!("SADD s {number}"));
+    }
+    let choose = |seed| {
+        let call = Call { seed, ..Call::new(&["SRANDMEMBER", "s", "5"]) };
+        answer(bench.view(), &call).unwrap()
+    };
+    assert_eq!(choose(1), choose(1));
+    assert_ne!(choose(1), choose(2));
 }
 
-fn op() -> impl Strategy<Value = Op> {
-    let small = -3i64..3;
-    prop_oneof![
-        (key(), small.clone()).prop_map(|(key, n)| Op::Set {
-            key,
-            value: Bytes::from(n.to_string()),
-            condition: SetCondition::Always,
-            expiry: Expiry::Never,
-            get: false
-        }),
-        (key(), small.clone()).prop_map(|(key, by)| Op::Increment { key, by }),
-        key().prop_map(|key| Op::Delete { keys: vec![key] }),
-        (key(), key(), small.clone()).prop_map(|(key, field, n)| Op::HashSet {
-            key,
-            fields: vec![(field, Bytes::from(n.to_string()))],
-            only_absent: false
-        }),
-        (key(), key()).prop_map(|(key, field)| Op::HashDelete { key, fields: vec![field] }),
-        (key(), key(), small).prop_map(|(key, field, by)| Op::HashIncrement { key, field, by }),
+/// Whatever the arguments: a command neither panics nor, if it only reads, changes anything.
+#[test]
+fn fuzz_arguments() {
+    let mut bench = Bench::new();
+    for line in
+        ["SET a 1", "HSET b f 1", "RPUSH c 1 2", "SADD d 1 x", "ZADD e 1 a 2 b", "XADD f 1-1 a b"]
+    {
+        bench.run(line);
+    }
+    let words: Vec<Vec<u8>> = [
+        "a",
+        "b",
+        "c",
+        "d",
+        "e",
+        "f",
+        "0",
+        "-1",
+        "1",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "inf",
+        "nan",
+        "COUNT",
+        "LIMIT",
+        "STREAMS",
+        "GROUP",
+        "*",
+        "-",
+        "+",
+        "1-1",
+        "BYSCORE",
+        "WITHSCORES",
+        "u8",
+        "#1",
+        "FIELDS",
+        "STORE",
+        "",
+        "GET",
+        "SET",
+        "u64",
+        "i64",
     ]
-}
-
-#[derive(Clone, PartialEq, Debug)]
-enum Model {
-    String(i64),
-    Hash(BTreeMap<Bytes, i64>),
-}
-
-fn number(value: &Bytes) -> i64 {
-    std::str::from_utf8(value).unwrap().parse().unwrap()
-}
-
-fn model_apply(model: &mut BTreeMap<Bytes, Model>, op: &Op) {
-    match op {
-        Op::Set { key, value, .. } => {
-            model.insert(key.clone(), Model::String(number(value)));
+    .iter()
+    .map(|word| word.as_bytes().to_vec())
+    .collect();
+    let mut random = random::Random::new(7);
+    for _ in 0..40_000 {
+        let table = commands::table();
+        let command = &table[random.below(table.len() as u64) as usize];
+        if command.name.starts_with("flush") {
+            continue;
         }
-        Op::Increment { key, by } => match model.entry(key.clone()).or_insert(Model::String(0)) {
-            Model::String(value) => *value += by,
-            Model::Hash(_) => {}
-        },
-        Op::Delete { keys } => {
-            model.remove(&keys[0]);
+        let mut arguments = vec![Bytes::from_static(command.name.as_bytes())];
+        for _ in 0..random.below(7) {
+            let word = &words[random.below(words.len() as u64) as usize];
+            arguments.push(Bytes::copy_from_slice(word));
         }
-        Op::HashSet { key, fields, .. } => {
-            if let Model::Hash(hash) =
-                model.entry(key.clone()).or_insert(Model::Hash(BTreeMap::new()))
-            {
-                hash.insert(fields[0].0.clone(), number(&fields[0].1));
-            }
-        }
-        Op::HashIncrement { key, field, by } => {
-            if let Model::Hash(hash) =
-                model.entry(key.clone()).or_insert(Model::Hash(BTreeMap::new()))
-            {
-                *hash.entry(field.clone()).or_insert(0) += by;
-            }
-        }
-        Op::HashDelete { key, fields } => {
-            if let Some(Model::Hash(hash)) = model.get_mut(key) {
-                hash.remove(&fields[0]);
-                if hash.is_empty() {
-                    model.remove(key);
-                }
-            }
-        }
-        other => panic!("not in the strategy: {other:?}"),
+        let _ = command.key_places(&arguments);
+        let call = Call { db: 0, seed: random.next(), origin: 0, arguments };
+        bench.apply(&Op::Command(call)).unwrap();
     }
 }
 
-proptest! {
-    /// The machine agrees with maps, and leaves nothing behind when every key is deleted.
-    #[test]
-    fn agrees_with_a_model(ops in prop::collection::vec(op(), 1..60)) {
-        let mut world = World::new();
-        let mut model = BTreeMap::new();
-        for op in &ops {
-            world.apply(op);
-            model_apply(&mut model, op);
-            prop_assert_eq!(world.ask(&Query::KeyCount), Reply::Integer(model.len() as i64));
-            for (key, expected) in &model {
-                match expected {
-                    Model::String(value) => {
-                        let value = Bytes::from(value.to_string());
-                        prop_assert_eq!(world.ask(&Query::Get(key.clone())), Reply::Bulk(value));
-                    }
-                    Model::Hash(hash) => {
-                        let fields = hash.iter().map(|(f, n)| (f.clone(), Bytes::from(n.to_string()))).collect();
-                        prop_assert_eq!(world.ask(&Query::HashGetAll(key.clone())), Reply::Map(fields));
-                        let count = Reply::Integer(hash.len() as i64);
-                        prop_assert_eq!(world.ask(&Query::HashLength(key.clone())), count);
-                    }
-                }
-            }
-        }
-        for key in [b("a"), b("b"), b("a\0")] {
-            world.apply(&Op::Delete { keys: vec![key] });
-        }
-        let mut left = Vec::new();
-        world.store.scan_prefix(&[Cache::SPACE], &mut |key, _| {
-            left.push(key.to_vec());
-            std::ops::ControlFlow::Continue(())
-        }).unwrap();
-        prop_assert!(left.len() <= 1, "only the count of keys remains: {:?}", left);
+#[test]
+fn what_the_store_could_not_hold_is_refused() {
+    let mut bench = Bench::new();
+    let long = "x".repeat(KEY_BYTES_MAX + 1);
+    for line in [
+        "SET {} v",
+        "SADD s {}",
+        "HSET h {} v",
+        "ZADD z 1 {}",
+        "XGROUP CREATE x {} 0 MKSTREAM",
+        "RENAME a {}",
+        "HDEL h {}",
+        "EVALSHA {} 0",
+    ] {
+        assert!(bench.run(&line.replace("{}", &long)).is_error(), "{line}");
+    }
+    for line in ["GET {}", "EXISTS {}"] {
+        assert!(bench.read(&line.replace("{}", &long)).is_error(), "{line}");
+    }
+    for line in ["SET k {}", "HSET h f {}", "RPUSH l {}", "XADD x * f {}"] {
+        assert!(!bench.run(&line.replace("{}", &long)).is_error(), "{line}");
     }
 }

@@ -402,7 +402,7 @@ fn check_format(directory: &Path) -> Result<(), NodeError> {
 #[cfg(test)]
 mod tests {
     use proteus_env::SystemClock;
-    use proteus_kernel_api::cache::{Expiry, Op, Query, Reply, SetCondition, answer};
+    use proteus_kernel_api::cache::{Call, Op, Reply, answer};
 
     use super::*;
 
@@ -442,19 +442,13 @@ mod tests {
     async fn commits_are_there_after_a_clean_stop_and_start() {
         let directory = tempfile::tempdir().unwrap();
         let node = start(directory.path()).await.unwrap();
-        let op = Op::Set {
-            key: "k".into(),
-            value: "v".into(),
-            condition: SetCondition::Always,
-            expiry: Expiry::Never,
-            get: false,
-        };
+        let op = Op::command(&["SET", "k", "v"]);
         node.kernel().commit(Minitransaction::of(op)).await.unwrap();
         node.shutdown().await;
         let node = start(directory.path()).await.unwrap();
-        let query = Query::Get("k".into());
+        let call = Call::new(&["GET", "k"]);
         let kernel = node.kernel();
-        let found = kernel.read(|view| answer(view.state, view.now_ms, &query)).unwrap();
+        let found = kernel.read(|view| answer(view, &call)).unwrap();
         assert_eq!(found, Reply::Bulk("v".into()));
         node.shutdown().await;
     }

@@ -244,7 +244,7 @@ mod tests {
     /// decodes encodes to bytes that decode to the same.
     #[test]
     fn fuzz_commands() {
-        let minitransaction = Minitransaction::of(cache::Op::Delete { keys: vec!["k".into()] })
+        let minitransaction = Minitransaction::of(cache::Op::command(&["DEL", "k"]))
             .op(table::Op::ReserveTableId)
             .op(topic::Op::AllocateProducerId);
         let mut encoded = Vec::new();

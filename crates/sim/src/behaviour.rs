@@ -350,15 +350,15 @@ fn nothing_is_overdue(
 ) -> Result<Result<(), String>, StoreError> {
     let now_ms = ts.physical_ms();
     let mut live = 0;
-    for key in keys_of_cache(store)? {
-        let query = cache::Query::Exists(vec![key]);
-        if cache::answer(store, now_ms, &query)? == cache::Reply::Integer(1) {
+    for (db, key) in keys_of_cache(store)? {
+        if cache::revision(store, now_ms, db, &key)? != cache::Revision::ABSENT {
             live += 1;
         }
     }
-    let counted = cache::answer(store, now_ms, &cache::Query::KeyCount)?;
-    if counted != cache::Reply::Integer(live) {
-        return Ok(Err(format!("{counted:?} keys are counted, {live} have not expired")));
+    let counts = cache::database_counts(view(store, ts))?;
+    let counted: u64 = counts.iter().map(|(keys, _)| keys).sum();
+    if counted != live {
+        return Ok(Err(format!("{counted} keys are counted, {live} have not expired")));
     }
     for path in paths(store)? {
         let Some(node) = tree::node(store, &path)? else { continue };
@@ -378,12 +378,13 @@ fn nothing_is_overdue(
     Ok(Ok(()))
 }
 
-/// Keys of the cache, expired or not: the rest of each key of its first kind.
-fn keys_of_cache(store: &LayeredStore) -> Result<Vec<Bytes>, StoreError> {
+/// Databases and keys of the cache, expired or not: from the places of its first kind, which are a
+/// database, six bytes that the key determines, and the key.
+fn keys_of_cache(store: &LayeredStore) -> Result<Vec<(u8, Bytes)>, StoreError> {
     let prefix = [<cache::Cache as proteus_machine::Machine>::SPACE, 1];
     let found = bytewise(store)?;
     let keys = found.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(&prefix));
-    Ok(keys.map(|(key, _)| Bytes::copy_from_slice(&key[prefix.len()..])).collect())
+    Ok(keys.map(|(key, _)| (key[2], Bytes::copy_from_slice(&key[9..]))).collect())
 }
 
 /// Znodes that are in every tree.
@@ -406,7 +407,10 @@ fn paths(store: &LayeredStore) -> Result<Vec<String>, StoreError> {
 
 /// Commands that delete everything that is there.
 fn deletions(store: &LayeredStore) -> Result<Vec<Minitransaction>, StoreError> {
-    let mut commands = vec![Minitransaction::of(cache::Op::Clear)];
+    let mut commands = vec![
+        Minitransaction::of(cache::Op::command(&["FLUSHALL"])),
+        Minitransaction::of(cache::Op::command(&["SCRIPT", "FLUSH"])),
+    ];
     for path in paths(store)? {
         let by = tree::Credentials::TRUSTED;
         commands.push(Minitransaction::of(tree::Op::Delete { path, version: None, by }));

@@ -19,6 +19,104 @@ const NAMES: u64 = 4;
 /// Id of the first table that a catalog creates.
 pub const FIRST_TABLE: u32 = 16384;
 
+/// Commands of the cache. K stands for a key, F for a field or member, V for a value, N for a small
+/// number, S for a score, T for milliseconds, I for an id in a stream, G for a group.
+const CACHE_COMMANDS: &[&str] = &[
+    "APPEND K V",
+    "BITFIELD K SET u8 3 N INCRBY i5 9 N",
+    "BITOP XOR K K K",
+    "COPY K K",
+    "COPY K K DB 1 REPLACE",
+    "DECRBY K N",
+    "DEL K K",
+    "EXPIRE K N",
+    "FLUSHALL",
+    "FLUSHDB",
+    "GEOADD K N N F",
+    "GETDEL K",
+    "GETEX K PX T",
+    "GETSET K V",
+    "HDEL K F F F",
+    "HGETALL K",
+    "HINCRBY K F N",
+    "HINCRBYFLOAT K F 1.5",
+    "HPERSIST K FIELDS 2 F F",
+    "HPEXPIRE K T FIELDS 2 F F",
+    "HPEXPIREAT K 1 FIELDS 1 F",
+    "HSET K F V F V F V F V",
+    "HSETNX K F V",
+    "INCRBY K N",
+    "INCRBYFLOAT K 0.1",
+    "LINSERT K BEFORE V V",
+    "LMOVE K K LEFT RIGHT",
+    "LMPOP 2 K K LEFT COUNT 3",
+    "LPOP K",
+    "LPUSH K V V V V V V",
+    "LREM K N V",
+    "LSET K N V",
+    "LTRIM K N N",
+    "MGET K K",
+    "MOVE K 1",
+    "MSET K V K V",
+    "MSETNX K V K V",
+    "PERSIST K",
+    "PEXPIRE K T",
+    "PEXPIREAT K T",
+    "PFADD K F F F",
+    "PFMERGE K K",
+    "PSETEX K T V",
+    "RENAME K K",
+    "RENAMENX K K",
+    "RPOP K N",
+    "RPOPLPUSH K K",
+    "RPUSH K V V V V V V V",
+    "SADD K F F F F F F",
+    "SDIFFSTORE K K K",
+    "SET K V",
+    "SET K V",
+    "SET K V PX T",
+    "SET K V XX KEEPTTL",
+    "SET K V NX GET",
+    "SETBIT K 40 1",
+    "SETRANGE K 5 V",
+    "SINTERSTORE K K K",
+    "SMOVE K K F",
+    "SORT K ALPHA STORE K",
+    "SPOP K",
+    "SPOP K 3",
+    "SREM K F F",
+    "SUNIONSTORE K K K",
+    "SWAPDB 0 1",
+    "XACK K G I I",
+    "XADD K * F V",
+    "XADD K I F V",
+    "XADD K MAXLEN 3 * F V F V",
+    "XAUTOCLAIM K G F 0 0 COUNT 3",
+    "XCLAIM K G F 0 I I FORCE",
+    "XDEL K I I",
+    "XGROUP CREATE K G 0 MKSTREAM",
+    "XGROUP CREATECONSUMER K G F",
+    "XGROUP DELCONSUMER K G F",
+    "XGROUP DESTROY K G",
+    "XGROUP SETID K G $",
+    "XREADGROUP GROUP G F COUNT 3 STREAMS K >",
+    "XREADGROUP GROUP G F STREAMS K 0",
+    "XTRIM K MAXLEN 2",
+    "ZADD K S F S F S F S F",
+    "ZADD K GT CH S F",
+    "ZINCRBY K N F",
+    "ZMPOP 1 K MAX COUNT 2",
+    "ZPOPMIN K",
+    "ZRANGESTORE K K 0 N",
+    "ZREM K F F",
+    "ZREMRANGEBYRANK K 0 N",
+    "ZREMRANGEBYSCORE K N inf",
+    "ZUNIONSTORE K 2 K K",
+    "PUBLISH F V",
+    "BLPOP K K 0",
+    "BZPOPMAX K 0",
+];
+
 /// Draws commands.
 #[derive(Debug)]
 pub struct Generator {
@@ -170,11 +268,11 @@ impl Generator {
             3 => {
                 let key = self.key();
                 let revision = if is_true {
-                    cache::revision(view.state, view.now_ms, &key)?
+                    cache::revision(view.state, view.now_ms, 0, &key)?
                 } else {
                     cache::Revision::ABSENT
                 };
-                cache::Check::Unchanged { key, revision }.into()
+                cache::Check::Unchanged { db: 0, key, revision }.into()
             }
             4 => table::Check::TableUnchanged { table: self.table() }.into(),
             _ => {
@@ -512,61 +610,54 @@ impl Generator {
         ])
     }
 
-    fn expiry(&mut self) -> cache::Expiry {
-        match self.random.below(4) {
-            0 => cache::Expiry::Never,
-            1 => cache::Expiry::Keep,
-            2 => cache::Expiry::AtMs(self.random.below(1 << 42)),
-            _ => cache::Expiry::InMs(self.random.below(20_000)),
+    fn cache_op(&mut self) -> cache::Op {
+        if self.random.chance(5) {
+            let key = self.key();
+            return match self.random.below(4) {
+                0 => cache::Op::Expire { db: 0, key, expire_at_ms: self.random.below(1 << 41) },
+                1 => cache::Op::ExpireFields { db: 0, key },
+                2 => cache::Op::Reclaim { id: self.random.below(1 << 20) + (1 << 40) },
+                _ => cache::Op::Evict { db: 0, key },
+            };
         }
+        let mut template = self.random.pick(CACHE_COMMANDS);
+        if !self.clears && (template.starts_with("FLUSH") || template.starts_with("SWAPDB")) {
+            template = "DEL K K";
+        }
+        let arguments = if self.random.chance(3) {
+            self.script()
+        } else {
+            template.split(' ').map(|word| self.cache_argument(word)).collect()
+        };
+        let db = if self.random.chance(90) { 0 } else { 1 };
+        let call = cache::Call { db, seed: self.random.number(), origin: 0, arguments };
+        if self.random.chance(5) { cache::Op::OrRefuse(call) } else { cache::Op::Command(call) }
     }
 
-    fn cache_op(&mut self) -> cache::Op {
-        let (key, field) = (self.key(), self.key());
-        let by = self.random.below(7) as i64 - 3;
-        match self.random.below(20) {
-            0..=4 => cache::Op::Set {
-                key,
-                value: if self.random.chance(50) { by.to_string().into() } else { self.bytes(30) },
-                condition: self.random.pick(&[
-                    cache::SetCondition::Always,
-                    cache::SetCondition::IfAbsent,
-                    cache::SetCondition::IfPresent,
-                ]),
-                expiry: self.expiry(),
-                get: self.random.chance(20),
-            },
-            5 => cache::Op::SetMany {
-                pairs: vec![(key, self.bytes(5)), (field, self.bytes(5))],
-                only_if_all_absent: self.random.chance(50),
-            },
-            6 => cache::Op::Append { key, value: self.bytes(9) },
-            7 => cache::Op::Increment { key, by },
-            8 => cache::Op::OrRefuse(Box::new(cache::Op::Increment { key, by })),
-            9 => cache::Op::Delete { keys: vec![key, field] },
-            10 => cache::Op::GetDelete { key },
-            11..=12 => cache::Op::SetExpiry {
-                key,
-                expiry: self.expiry(),
-                condition: self.random.pick(&[
-                    cache::ExpireCondition::Always,
-                    cache::ExpireCondition::IfNone,
-                    cache::ExpireCondition::IfSome,
-                    cache::ExpireCondition::IfLater,
-                    cache::ExpireCondition::IfEarlier,
-                ]),
-            },
-            13..=14 => cache::Op::HashSet {
-                key,
-                fields: vec![(field, self.bytes(5)), (self.key(), Bytes::from_static(b"1"))],
-                only_absent: self.random.chance(30),
-            },
-            15 => cache::Op::HashDelete { key, fields: vec![field, self.key()] },
-            16 => cache::Op::HashIncrement { key, field, by },
-            17 if self.clears && self.random.chance(20) => cache::Op::Clear,
-            17 => cache::Op::Query(cache::Query::HashGetAll(key)),
-            18 => cache::Op::Query(cache::Query::GetMany(vec![key, field])),
-            _ => cache::Op::Expire { key, expire_at_ms: self.random.below(1 << 41) },
+    /// A script that reads and writes by what it finds, by its seed and by the order of a table.
+    fn script(&mut self) -> Vec<Bytes> {
+        let text = "local t = {} for i = 1, 20 do t['k' .. math.random(99)] = i end              local n = 0 for k, v in pairs(t) do n = n * 31 % 65536 + v + #k end              if redis.call('EXISTS', KEYS[1]) == 1 then redis.pcall('APPEND', KEYS[1], n) else              redis.call('SET', KEYS[1], n .. redis.call('TIME')[1]) end return {n, KEYS[1]}";
+        [&b"EVAL"[..], text.as_bytes(), b"1", &self.key()]
+            .into_iter()
+            .map(Bytes::copy_from_slice)
+            .collect()
+    }
+
+    /// What a word of a template stands for.
+    fn cache_argument(&mut self, word: &str) -> Bytes {
+        match word {
+            "K" => self.key(),
+            "F" if self.random.chance(20) => self.key(),
+            "F" => format!("f{}", self.random.below(200)).into(),
+            "V" if self.random.chance(50) => (self.random.below(9) as i64 - 4).to_string().into(),
+            "V" if self.random.chance(5) => self.bytes(300),
+            "V" => self.bytes(30),
+            "N" => (self.random.below(7) as i64 - 3).to_string().into(),
+            "S" => self.random.pick(&["0", "1.5", "-2", "inf", "-inf", "3e10"]).into(),
+            "T" => self.random.below(20_000).to_string().into(),
+            "I" => format!("{}-{}", self.random.below(5), self.random.below(5)).into(),
+            "G" => self.group().into(),
+            word => Bytes::copy_from_slice(word.as_bytes()),
         }
     }
 

@@ -51,10 +51,9 @@ pub fn ops(id: CommitId) -> Vec<Op> {
     let record =
         topic::batch::NewRecord { key: None, value: Some(text.clone()), headers: Vec::new() };
     let batch = topic::batch::frame_batch(&[record], 0).unwrap_or_default();
-    let key = Bytes::from_static(COUNT_KEY);
     let row = vec![table::Value::Int(id.cast_signed())];
     vec![
-        Op::Cache(cache::Op::OrRefuse(Box::new(cache::Op::Increment { key, by: 1 }))),
+        Op::Cache(cache::Op::OrRefuse(cache::Call::new(&[b"INCR", COUNT_KEY]))),
         Op::Topic(topic::Op::Append { topic_id: TOPIC, partition: 0, batch }),
         Op::Table(table::Op::PutRow {
             table: TABLE,
@@ -91,11 +90,7 @@ fn read_all(view: View<'_>) -> Result<Result<Option<Vec<CommitId>>, String>, Sto
             Err(format!("the ledger was created in part: {present:?}"))
         });
     };
-    let count = match cache::answer(
-        view.state,
-        view.now_ms,
-        &cache::Query::Get(Bytes::from_static(COUNT_KEY)),
-    )? {
+    let count = match cache::answer(view, &cache::Call::new(&[b"GET", COUNT_KEY]))? {
         cache::Reply::Bulk(text) => parse(&text),
         _ => 0,
     };

@@ -20,8 +20,8 @@ async fn create_topic(kernel: &dyn Kernel, name: &str) {
 }
 
 fn hash_get(kernel: &dyn Kernel, key: &str, field: &str) -> cache::Reply {
-    let query = cache::Query::HashGet(Bytes::from(key.to_owned()), Bytes::from(field.to_owned()));
-    kernel.read(|view| cache::answer(view.state, view.now_ms, &query)).unwrap()
+    let call = cache::Call::new(&["HGET", key, field]);
+    kernel.read(|view| cache::answer(view, &call)).unwrap()
 }
 
 fn has_node(kernel: &dyn Kernel, path: &str) -> bool {

@@ -4,7 +4,7 @@
 //! whole transaction here.
 
 use bytes::Bytes;
-use proteus_kernel_api::cache::{ExpireCondition, Expiry, Op, SetCondition};
+use proteus_kernel_api::cache::{Call, Op};
 
 use super::{Arguments, Calls, Function, Procedure};
 use crate::error::SqlError;
@@ -26,9 +26,14 @@ pub(super) fn procedures() -> Vec<Box<dyn Procedure>> {
     all.into_iter().map(|function| -> Box<dyn Procedure> { Box::new(function) }).collect()
 }
 
-fn add(calls: &mut Calls<'_>, name: &str, key: &Bytes, op: Op) {
-    let what = format!("{name}('{}')", key.escape_ascii());
-    calls.cross_face.op(Op::OrRefuse(Box::new(op)), what);
+/// Adds the command `word` to the transaction.
+fn add(calls: &mut Calls<'_>, word: &'static str, arguments: Vec<Bytes>) {
+    let key = arguments.first().map(|key| key.escape_ascii().to_string()).unwrap_or_default();
+    let what = format!("redis.{word}('{key}')");
+    let mut all = vec![Bytes::from_static(word.as_bytes())];
+    all.extend(arguments);
+    let call = Call { db: 0, seed: 0, origin: 0, arguments: all };
+    calls.cross_face.op(Op::OrRefuse(call), what);
 }
 
 fn bytes(arguments: &mut Arguments<'_>) -> Result<Bytes, SqlError> {
@@ -44,53 +49,55 @@ fn several(arguments: &mut Arguments<'_>) -> Result<Vec<Bytes>, SqlError> {
     Ok(all)
 }
 
+fn number(number: i64) -> Bytes {
+    Bytes::from(number.to_string())
+}
+
 fn set(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlError> {
-    let (key, value) = (bytes(arguments)?, bytes(arguments)?);
-    let (condition, expiry) = (SetCondition::Always, Expiry::Never);
-    add(calls, "redis.set", &key.clone(), Op::Set { key, value, condition, expiry, get: false });
+    let all = vec![bytes(arguments)?, bytes(arguments)?];
+    add(calls, "set", all);
     Ok(())
 }
 
 fn hset(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlError> {
-    let key = bytes(arguments)?;
-    let mut fields = vec![(bytes(arguments)?, bytes(arguments)?)];
+    let mut all = vec![bytes(arguments)?, bytes(arguments)?, bytes(arguments)?];
     while !arguments.is_empty() {
-        fields.push((bytes(arguments)?, bytes(arguments)?));
+        all.extend([bytes(arguments)?, bytes(arguments)?]);
     }
-    add(calls, "redis.hset", &key.clone(), Op::HashSet { key, fields, only_absent: false });
+    add(calls, "hset", all);
     Ok(())
 }
 
 fn hincrby(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlError> {
-    let (key, field, by) = (bytes(arguments)?, bytes(arguments)?, arguments.int()?);
-    add(calls, "redis.hincrby", &key.clone(), Op::HashIncrement { key, field, by });
+    let all = vec![bytes(arguments)?, bytes(arguments)?, number(arguments.int()?)];
+    add(calls, "hincrby", all);
     Ok(())
 }
 
 fn incrby(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlError> {
-    let (key, by) = (bytes(arguments)?, arguments.int()?);
-    add(calls, "redis.incrby", &key.clone(), Op::Increment { key, by });
+    let all = vec![bytes(arguments)?, number(arguments.int()?)];
+    add(calls, "incrby", all);
     Ok(())
 }
 
 fn del(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlError> {
     let keys = several(arguments)?;
-    let first = keys.first().cloned().unwrap_or_default();
-    add(calls, "redis.del", &first, Op::Delete { keys });
+    add(calls, "del", keys);
     Ok(())
 }
 
 fn hdel(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlError> {
-    let (key, fields) = (bytes(arguments)?, several(arguments)?);
-    add(calls, "redis.hdel", &key.clone(), Op::HashDelete { key, fields });
+    let mut all = vec![bytes(arguments)?];
+    all.extend(several(arguments)?);
+    add(calls, "hdel", all);
     Ok(())
 }
 
 fn expire(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlError> {
     let (key, in_ms) = (bytes(arguments)?, arguments.int()?);
-    let in_ms =
-        u64::try_from(in_ms).map_err(|_| arguments.mismatch("milliseconds are negative"))?;
-    let (expiry, condition) = (Expiry::InMs(in_ms), ExpireCondition::Always);
-    add(calls, "redis.expire", &key.clone(), Op::SetExpiry { key, expiry, condition });
+    if in_ms < 0 {
+        return Err(arguments.mismatch("milliseconds are negative"));
+    }
+    add(calls, "pexpire", vec![key, number(in_ms)]);
     Ok(())
 }

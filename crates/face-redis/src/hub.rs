@@ -1,0 +1,367 @@
+//! What connections share: who is there, who listens to what, who holds which keys.
+//!
+//! The hub is told of every commit, in their order and before any reader can see it; so a message or an
+//! invalidation is queued before the data that caused it can be read.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use proteus_kernel_api::Change as AnyChange;
+use proteus_kernel_api::cache::{Change, Class, matches};
+use proteus_kernel_api::{Commit, Listener};
+
+use crate::blocked::Blocked;
+use crate::client::{Client, Push};
+
+/// Which of the three kinds of subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subscription {
+    Channel,
+    Pattern,
+    Shard,
+}
+
+/// Subscribers by what they listen to, then by client.
+type Subscribers = BTreeMap<Bytes, BTreeMap<u64, Arc<Client>>>;
+
+#[derive(Default)]
+struct Subscriptions {
+    channels: Subscribers,
+    patterns: Subscribers,
+    sharded: Subscribers,
+}
+
+impl Subscriptions {
+    fn of(&mut self, kind: Subscription) -> &mut Subscribers {
+        match kind {
+            Subscription::Channel => &mut self.channels,
+            Subscription::Pattern => &mut self.patterns,
+            Subscription::Shard => &mut self.sharded,
+        }
+    }
+}
+
+/// Most keys that the server remembers for tracking clients, as tracking-table-max-keys; beyond it,
+/// clients are told that some have changed.
+const TRACKED_KEYS_MAX: usize = 1_000_000;
+
+/// Clients that keep copies of what they read.
+#[derive(Default)]
+struct Tracking {
+    /// Clients by key that they may hold.
+    keys: HashMap<Bytes, BTreeSet<u64>>,
+    /// Clients that want to know of all keys with a prefix.
+    prefixes: BTreeMap<(Bytes, u64), ()>,
+}
+
+/// Bits of `notify-keyspace-events`.
+pub(crate) const KEYSPACE: u32 = 1;
+pub(crate) const KEYEVENT: u32 = 1 << 1;
+
+/// The bit of a class of events, by its letter.
+pub(crate) fn event_bits(letter: u8) -> Option<u32> {
+    let at = b"KEg$lshzxetdnm".iter().position(|other| *other == letter)?;
+    Some(1 << at)
+}
+
+/// The classes that `A` stands for.
+pub(crate) const ALL_CLASSES: &[u8] = b"g$lshzxetd";
+
+fn class_bits(class: Class) -> u32 {
+    let letter = match class {
+        Class::Generic => b'g',
+        Class::String => b'$',
+        Class::List => b'l',
+        Class::Set => b's',
+        Class::Hash => b'h',
+        Class::SortedSet => b'z',
+        Class::Stream => b't',
+        Class::Expired => b'x',
+        Class::Evicted => b'e',
+        Class::New => b'n',
+    };
+    event_bits(letter).unwrap_or(0)
+}
+
+/// What all connections of a face share.
+pub(crate) struct Hub {
+    clients: Mutex<BTreeMap<u64, Arc<Client>>>,
+    subscriptions: Mutex<Subscriptions>,
+    has_subscribers: AtomicBool,
+    tracking: Mutex<Tracking>,
+    is_tracking: AtomicBool,
+    /// Which events are announced on channels.
+    pub(crate) events: AtomicU32,
+    pub(crate) blocked: Blocked,
+    has_monitors: AtomicBool,
+    pub(crate) commands: AtomicU64,
+    pub(crate) connections: AtomicU64,
+}
+
+impl Hub {
+    pub(crate) fn new() -> Hub {
+        Hub {
+            clients: Mutex::default(),
+            subscriptions: Mutex::default(),
+            has_subscribers: AtomicBool::new(false),
+            tracking: Mutex::default(),
+            is_tracking: AtomicBool::new(false),
+            events: AtomicU32::new(0),
+            blocked: Blocked::default(),
+            has_monitors: AtomicBool::new(false),
+            commands: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn join(&self, client: &Arc<Client>) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        self.clients.lock().insert(client.id, client.clone());
+    }
+
+    /// Forgets a connection and all that it listened to.
+    pub(crate) fn leave(&self, client: &Client, subscribed: &[(Subscription, Bytes)]) {
+        for (kind, name) in subscribed {
+            self.unsubscribe(client, *kind, name);
+        }
+        self.clients.lock().remove(&client.id);
+        if client.about.lock().is_tracking {
+            self.stop_tracking(client.id);
+        }
+        if client.about.lock().is_monitor {
+            let any = self.clients.lock().values().any(|client| client.about.lock().is_monitor);
+            self.has_monitors.store(any, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn clients(&self) -> Vec<Arc<Client>> {
+        self.clients.lock().values().cloned().collect()
+    }
+
+    pub(crate) fn client(&self, id: u64) -> Option<Arc<Client>> {
+        self.clients.lock().get(&id).cloned()
+    }
+
+    pub(crate) fn monitor(&self, client: &Client) {
+        client.about.lock().is_monitor = true;
+        self.has_monitors.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_monitors(&self) -> bool {
+        self.has_monitors.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn show_monitors(&self, line: &Bytes) {
+        for client in self.clients.lock().values() {
+            if client.about.lock().is_monitor {
+                client.push(Push::Monitor(line.clone()));
+            }
+        }
+    }
+
+    pub(crate) fn subscribe(&self, client: &Arc<Client>, kind: Subscription, name: &Bytes) {
+        let mut all = self.subscriptions.lock();
+        all.of(kind).entry(name.clone()).or_default().insert(client.id, client.clone());
+        self.has_subscribers.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn unsubscribe(&self, client: &Client, kind: Subscription, name: &Bytes) {
+        let mut all = self.subscriptions.lock();
+        let subscribers = all.of(kind);
+        if let Some(of_name) = subscribers.get_mut(name) {
+            of_name.remove(&client.id);
+            if of_name.is_empty() {
+                subscribers.remove(name);
+            }
+        }
+        let is_empty = all.channels.is_empty() && all.patterns.is_empty() && all.sharded.is_empty();
+        self.has_subscribers.store(!is_empty, Ordering::Release);
+    }
+
+    /// How many clients a message to the channel reaches here.
+    pub(crate) fn receivers(&self, channel: &[u8], is_sharded: bool) -> i64 {
+        if !self.has_subscribers.load(Ordering::Acquire) {
+            return 0;
+        }
+        let all = self.subscriptions.lock();
+        let count = if is_sharded {
+            all.sharded.get(channel).map_or(0, BTreeMap::len)
+        } else {
+            let direct = all.channels.get(channel).map_or(0, BTreeMap::len);
+            let fitting = all.patterns.iter().filter(|(pattern, _)| matches(pattern, channel));
+            direct + fitting.map(|(_, clients)| clients.len()).sum::<usize>()
+        };
+        i64::try_from(count).unwrap_or(i64::MAX)
+    }
+
+    /// Channels with subscribers that fit a pattern.
+    pub(crate) fn channels(&self, kind: Subscription, pattern: Option<&Bytes>) -> Vec<Bytes> {
+        let mut all = self.subscriptions.lock();
+        let fits = |name: &&Bytes| pattern.is_none_or(|pattern| matches(pattern, name));
+        all.of(kind).keys().filter(fits).cloned().collect()
+    }
+
+    pub(crate) fn subscriber_count(&self, kind: Subscription, name: &[u8]) -> usize {
+        self.subscriptions.lock().of(kind).get(name).map_or(0, BTreeMap::len)
+    }
+
+    pub(crate) fn pattern_count(&self) -> usize {
+        self.subscriptions.lock().patterns.len()
+    }
+
+    fn deliver(&self, channel: &Bytes, message: &Bytes, is_sharded: bool) {
+        if !self.has_subscribers.load(Ordering::Acquire) {
+            return;
+        }
+        let all = self.subscriptions.lock();
+        if is_sharded {
+            for client in all.sharded.get(channel).into_iter().flat_map(BTreeMap::values) {
+                let (channel, message) = (channel.clone(), message.clone());
+                client.push(Push::ShardMessage { channel, message });
+            }
+            return;
+        }
+        for client in all.channels.get(channel).into_iter().flat_map(BTreeMap::values) {
+            client.push(Push::Message { channel: channel.clone(), message: message.clone() });
+        }
+        for (pattern, clients) in &all.patterns {
+            if matches(pattern, channel) {
+                for client in clients.values() {
+                    client.push(Push::PatternMessage {
+                        pattern: pattern.clone(),
+                        channel: channel.clone(),
+                        message: message.clone(),
+                    });
+                }
+            }
+        }
+    }
+
+    fn announce(&self, db: u8, class: Class, event: &'static str, key: &Bytes) {
+        let events = self.events.load(Ordering::Relaxed);
+        // What no client of Redis knows stays inside.
+        if events & class_bits(class) == 0 || matches!(event, "xack" | "swapdb") {
+            return;
+        }
+        if events & KEYSPACE != 0 {
+            let channel = [format!("__keyspace@{db}__:").as_bytes(), key].concat();
+            self.deliver(&Bytes::from(channel), &Bytes::from_static(event.as_bytes()), false);
+        }
+        if events & KEYEVENT != 0 {
+            let channel = format!("__keyevent@{db}__:{event}");
+            self.deliver(&Bytes::from(channel), key, false);
+        }
+    }
+
+    /// Lets a client know of all keys that begin with one of the prefixes.
+    pub(crate) fn track_prefixes(&self, client: u64, prefixes: &[Bytes]) {
+        let mut tracking = self.tracking.lock();
+        for prefix in prefixes {
+            tracking.prefixes.insert((prefix.clone(), client), ());
+        }
+        self.is_tracking.store(true, Ordering::Release);
+    }
+
+    /// Notes that a client is about to read keys. Before the read, so that no change falls between.
+    pub(crate) fn track_keys(&self, client: u64, keys: impl Iterator<Item = Bytes>) {
+        let mut tracking = self.tracking.lock();
+        for key in keys {
+            tracking.keys.entry(key).or_default().insert(client);
+        }
+        self.is_tracking.store(true, Ordering::Release);
+        while tracking.keys.len() > TRACKED_KEYS_MAX {
+            let Some(key) = tracking.keys.keys().next().cloned() else { break };
+            let holders = tracking.keys.remove(&key).unwrap_or_default();
+            for holder in holders {
+                self.invalidate(holder, Some(vec![key.clone()]), 0);
+            }
+        }
+    }
+
+    pub(crate) fn stop_tracking(&self, client: u64) {
+        let mut tracking = self.tracking.lock();
+        tracking.prefixes.retain(|(_, other), _| *other != client);
+        tracking.keys.retain(|_, holders| {
+            holders.remove(&client);
+            !holders.is_empty()
+        });
+        let is_used = !tracking.prefixes.is_empty() || !tracking.keys.is_empty();
+        self.is_tracking.store(is_used, Ordering::Release);
+    }
+
+    /// Tells a client, or whom it has named instead, that keys have changed.
+    fn invalidate(&self, client: u64, keys: Option<Vec<Bytes>>, origin: u64) {
+        let Some(client) = self.client(client) else { return };
+        if origin != 0 && client.origin.load(Ordering::Relaxed) == origin {
+            return;
+        }
+        let redirect = client.about.lock().redirect;
+        match redirect {
+            None => client.push(Push::Invalidate(keys)),
+            Some(id) => match self.client(id) {
+                None => client.push(Push::RedirectBroken(id)),
+                Some(other) if other.about.lock().is_resp3 => other.push(Push::Invalidate(keys)),
+                Some(other) => other.push(Push::RedirectedInvalidate(keys)),
+            },
+        }
+    }
+
+    fn note_change(&self, key: &Bytes, origin: u64) {
+        let mut tracking = self.tracking.lock();
+        let holders = tracking.keys.remove(key).unwrap_or_default();
+        let fitting = tracking.prefixes.keys().filter(|(prefix, _)| key.starts_with(prefix));
+        let told: BTreeSet<u64> = fitting.map(|(_, client)| *client).chain(holders).collect();
+        drop(tracking);
+        for client in told {
+            self.invalidate(client, Some(vec![key.clone()]), origin);
+        }
+    }
+
+    fn note_cleared(&self) {
+        let mut tracking = self.tracking.lock();
+        let mut told: BTreeSet<u64> = tracking.prefixes.keys().map(|(_, client)| *client).collect();
+        told.extend(tracking.keys.values().flatten());
+        tracking.keys.clear();
+        drop(tracking);
+        for client in told {
+            self.invalidate(client, None, 0);
+        }
+    }
+}
+
+impl Listener for Hub {
+    fn on_commit(&self, commit: &Commit) {
+        let is_tracking = self.is_tracking.load(Ordering::Acquire);
+        let announces = self.events.load(Ordering::Relaxed) != 0
+            && self.has_subscribers.load(Ordering::Acquire);
+        let mut last: Option<(&Bytes, u8)> = None;
+        for change in &commit.changes {
+            let AnyChange::Cache(change) = change else { continue };
+            match change {
+                Change::Key { db, key, class, event, origin } => {
+                    if last != Some((key, *db)) {
+                        self.blocked.note(*db, key);
+                        if is_tracking {
+                            self.note_change(key, *origin);
+                        }
+                        last = Some((key, *db));
+                    }
+                    if announces {
+                        self.announce(*db, *class, event, key);
+                    }
+                }
+                Change::Cleared { .. } => {
+                    if is_tracking {
+                        self.note_cleared();
+                    }
+                }
+                Change::Published { channel, message, is_sharded } => {
+                    self.deliver(channel, message, *is_sharded);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! One connection: what it has negotiated, queued and watched, and carrying out what it sends.
+
+mod clients;
+mod connection;
+mod messages;
+mod server;
+mod tracking;
+mod transactions;
+mod waiting;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+use proteus_face::{Connection, ConnectionError};
+use proteus_kernel_api::cache::commands::{Flags, Group, unknown_command};
+use proteus_kernel_api::cache::{Call, Op, Reply, answer};
+use proteus_kernel_api::{Minitransaction, Outcome};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::RedisFace;
+use crate::blocked::reply_of;
+use crate::client::{Client, Push};
+use crate::codec::{self, Limits};
+use crate::errors::{NOAUTH, of_kernel, wrong_arity};
+use crate::hub::Subscription;
+use crate::reply::{Resp, encode, encode_push};
+use crate::table::{self, Found, OwnCommand};
+use tracking::TrackingMode;
+use transactions::{Element, Queue, Watched};
+
+/// Bytes asked of the socket at once.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Buffers larger than this are given back once they are empty.
+const BUFFER_KEPT_BYTES_MAX: usize = 64 * 1024;
+
+/// Commands carried out together; a deeper pipeline is answered in pieces.
+const BATCH_COMMANDS_MAX: usize = 1024;
+
+/// Replies are written before the next command once they have grown to this, in bytes.
+const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+
+pub(crate) async fn serve(
+    face: Arc<RedisFace>,
+    connection: Connection,
+) -> Result<(), ConnectionError> {
+    let now_ms = face.clock.wall_ms();
+    let client = Client::new(connection.connection_id, connection.peer, connection.local, now_ms);
+    let client = Arc::new(client);
+    face.serve_waiting();
+    face.hub.join(&client);
+    let mut session = Session::new(face, connection, client);
+    let result = session.run().await;
+    session.face.hub.leave(&session.client, &session.subscribed);
+    result
+}
+
+/// Whether replies are sent, as CLIENT REPLY says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ReplyMode {
+    On,
+    Off,
+    /// Not this reply, nor the next.
+    SkipNext,
+    /// Not this one.
+    Skip,
+}
+
+struct Session {
+    face: Arc<RedisFace>,
+    connection: Connection,
+    client: Arc<Client>,
+    output: BytesMut,
+    resp: Resp,
+    db: u8,
+    user: String,
+    is_admitted: bool,
+    transaction: Option<Queue>,
+    watched: Vec<Watched>,
+    subscribed: Vec<(Subscription, Bytes)>,
+    tracking: TrackingMode,
+    reply_mode: ReplyMode,
+    batch: Batch,
+    is_closing: bool,
+}
+
+/// Commands waiting for one proposal, and replies waiting behind them.
+#[derive(Default)]
+struct Batch {
+    minitransactions: Vec<Minitransaction>,
+    slots: Vec<(Option<Found>, bool, Slot)>,
+}
+
+enum Slot {
+    /// Already known.
+    Ready(Reply),
+    /// The reply of the next minitransaction's only op.
+    One,
+    /// A message: its reply is how many received it.
+    Published { channel: Bytes, is_sharded: bool },
+    /// An EXEC: one element per queued command.
+    Exec(Vec<Element>),
+}
+
+impl Session {
+    fn new(face: Arc<RedisFace>, connection: Connection, client: Arc<Client>) -> Session {
+        let is_admitted = face.accounts.is_open();
+        let user = "default".to_owned();
+        client.about.lock().user.clone_from(&user);
+        Session {
+            face,
+            connection,
+            client,
+            output: BytesMut::new(),
+            resp: Resp::Two,
+            db: 0,
+            user,
+            is_admitted,
+            transaction: None,
+            watched: Vec::new(),
+            subscribed: Vec::new(),
+            tracking: TrackingMode::default(),
+            reply_mode: ReplyMode::On,
+            batch: Batch::default(),
+            is_closing: false,
+        }
+    }
+
+    async fn run(&mut self) -> Result<(), ConnectionError> {
+        let mut input = BytesMut::with_capacity(READ_BYTES);
+        loop {
+            let malformed = self.carry_out(&mut input).await;
+            if let Err(malformed) = &malformed {
+                self.encode(&Reply::Error(format!("ERR {malformed}").into()));
+            }
+            self.take_pushes();
+            self.write_output().await?;
+            malformed.map_err(|malformed| ConnectionError::Malformed(malformed.0))?;
+            if self.is_closing || self.client.is_killed() {
+                self.connection.stream.shutdown().await?;
+                return Ok(());
+            }
+            if input.is_empty() && input.capacity() > BUFFER_KEPT_BYTES_MAX {
+                input = BytesMut::new();
+            }
+            input.reserve(READ_BYTES);
+            let client = self.client.clone();
+            let read_bytes = tokio::select! {
+                read = self.connection.stream.read_buf(&mut input) => read?,
+                () = client.wake.notified() => continue,
+                () = self.connection.shutdown.requested() => return Ok(()),
+            };
+            if read_bytes == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Encodes what the server sends of its own accord.
+    fn take_pushes(&mut self) {
+        for push in self.client.take_pushes() {
+            match push {
+                Push::Monitor(line) => {
+                    self.encode(&Reply::Status(String::from_utf8_lossy(&line).into_owned().into()))
+                }
+                // Without RESP3 there is no way to tell; such a client has redirected.
+                Push::Invalidate(_) | Push::RedirectBroken(_) if self.resp == Resp::Two => {}
+                push => encode_push(&push.parts(), self.resp, &mut self.output),
+            }
+        }
+    }
+
+    async fn write_output(&mut self) -> Result<(), ConnectionError> {
+        if !self.output.is_empty() {
+            self.connection.stream.write_all(&self.output).await?;
+            self.output.clear();
+            if self.output.capacity() > BUFFER_KEPT_BYTES_MAX {
+                self.output = BytesMut::new();
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out every whole command in `input`.
+    async fn carry_out(&mut self, input: &mut BytesMut) -> Result<(), codec::Malformed> {
+        let started = self.face.clock.elapsed();
+        let mut count = 0;
+        let mut last = None;
+        while !self.is_closing && !self.client.is_killed() {
+            let limits = if self.is_admitted { Limits::ADMITTED } else { Limits::UNAUTHENTICATED };
+            let arguments = match codec::decode(input, limits) {
+                Ok(Some(arguments)) => arguments,
+                Ok(None) => break,
+                Err(malformed) => {
+                    self.settle().await;
+                    return Err(malformed);
+                }
+            };
+            if arguments.is_empty() {
+                continue;
+            }
+            last = self.request(arguments, input).await.or(last);
+            count += 1;
+            if self.batch.slots.len() >= BATCH_COMMANDS_MAX || self.output.len() > OUTPUT_BYTES_MAX
+            {
+                self.settle().await;
+                // A failed write shows again, and is reported, at the next read.
+                if self.write_output().await.is_err() {
+                    self.is_closing = true;
+                }
+            }
+        }
+        self.settle().await;
+        if count > 0 {
+            let took = self.face.clock.elapsed().saturating_sub(started);
+            self.face.batches.observe(took, false);
+            self.face.hub.commands.fetch_add(count, Ordering::Relaxed);
+            let mut about = self.client.about.lock();
+            about.last_ms = self.face.clock.wall_ms();
+            if let Some(last) = last {
+                last.clone_into(&mut about.last_command);
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out one command; says its name.
+    async fn request(
+        &mut self,
+        arguments: Vec<Bytes>,
+        input: &mut BytesMut,
+    ) -> Option<&'static str> {
+        match self.reply_mode {
+            ReplyMode::SkipNext => self.reply_mode = ReplyMode::Skip,
+            ReplyMode::Skip => self.reply_mode = ReplyMode::On,
+            ReplyMode::On | ReplyMode::Off => {}
+        }
+        let name = arguments.first().map(|name| &name[..]).unwrap_or_default();
+        let Some(found) = table::find(name) else {
+            let error = if self.is_admitted {
+                Reply::Error(unknown_command(&arguments).into())
+            } else {
+                NOAUTH
+            };
+            self.spoil();
+            self.answer(None, error);
+            return None;
+        };
+        if !found.takes(arguments.len()) {
+            self.spoil();
+            let error = if self.is_admitted { wrong_arity(found.name()) } else { NOAUTH };
+            self.answer(Some(found), error);
+            return Some(found.name());
+        }
+        if !self.is_admitted && !found.flags().has(Flags::NO_AUTH) {
+            self.spoil();
+            self.answer(Some(found), NOAUTH);
+            return Some(found.name());
+        }
+        if self.resp == Resp::Two
+            && !self.subscribed.is_empty()
+            && !may_come_while_subscribed(found)
+        {
+            let error = format!(
+                "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+                found.name()
+            );
+            self.answer(Some(found), Reply::Error(error.into()));
+            return Some(found.name());
+        }
+        if self.face.hub.has_monitors() && !found.flags().has(Flags::ADMIN) {
+            self.show_monitors(&arguments);
+        }
+        if self.transaction.is_some() && !is_about_transaction(found) {
+            self.queue(found, arguments);
+            return Some(found.name());
+        }
+        let is_write = match found {
+            Found::Data(command) => command.is_write(),
+            // What a transaction holds is not looked at: it waits like a write.
+            Found::Own(own) => own.command == OwnCommand::Exec,
+        };
+        if (is_write || matches!(found, Found::Data(_))) && self.face.pause_left(is_write).is_some()
+        {
+            self.settle().await;
+            self.wait_while_paused(is_write).await;
+        }
+        match found {
+            Found::Own(own) => self.own_command(own.command, found, arguments).await,
+            Found::Data(command) if command.flags.has(Flags::BLOCKING) => {
+                self.settle().await;
+                let reply = self.blocking(command, arguments, input).await;
+                self.answer(Some(found), reply);
+            }
+            Found::Data(command) => {
+                let call = self.call(command.flags, arguments);
+                self.before_data(command, &call.arguments);
+                if command.is_write() || !self.batch.minitransactions.is_empty() {
+                    let slot = publish_slot(found, &call.arguments).unwrap_or(Slot::One);
+                    let silent = self.is_silent();
+                    self.batch.minitransactions.push(Minitransaction::of(Op::Command(call)));
+                    self.batch.slots.push((Some(found), silent, slot));
+                } else {
+                    let reply = self.face.kernel.read(|view| answer(view, &call));
+                    self.answer(Some(found), reply.unwrap_or_else(|error| of_kernel(&error)));
+                }
+            }
+        }
+        Some(found.name())
+    }
+
+    fn call(&self, flags: Flags, arguments: Vec<Bytes>) -> Call {
+        let seed = if flags.has(Flags::RANDOM) { proteus_env::random::random_u64() } else { 0 };
+        let origin = self.client.origin.load(Ordering::Relaxed);
+        Call { db: self.db, seed, origin, arguments }
+    }
+
+    fn is_silent(&self) -> bool {
+        self.reply_mode != ReplyMode::On
+    }
+
+    /// Answers, behind whatever waits.
+    fn answer(&mut self, found: Option<Found>, reply: Reply) {
+        let is_silent = self.is_silent();
+        if self.batch.slots.is_empty() {
+            self.finish(found, is_silent, &reply);
+        } else {
+            self.batch.slots.push((found, is_silent, Slot::Ready(reply)));
+        }
+    }
+
+    fn finish(&mut self, found: Option<Found>, is_silent: bool, reply: &Reply) {
+        if let Some(found) = found {
+            self.face.count(found, reply.is_error());
+        }
+        if !is_silent {
+            self.encode(reply);
+        }
+    }
+
+    fn encode(&mut self, reply: &Reply) {
+        encode(reply, self.resp, &mut self.output);
+    }
+
+    /// Commits the proposal under way and answers all that wait.
+    async fn settle(&mut self) {
+        if self.batch.slots.is_empty() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.batch);
+        let result = if batch.minitransactions.is_empty() {
+            Ok(Vec::new())
+        } else {
+            self.face.kernel.propose(batch.minitransactions).await
+        };
+        let mut outcomes = match result {
+            Ok(outcomes) => Ok(outcomes.into_iter()),
+            Err(error) => Err(of_kernel(&error)),
+        };
+        for (found, is_silent, slot) in batch.slots {
+            let reply = match slot {
+                Slot::Ready(reply) => reply,
+                Slot::One => next_outcome(&mut outcomes).map_or_else(|error| error, reply_of),
+                Slot::Published { channel, is_sharded } => match next_outcome(&mut outcomes) {
+                    Ok(_) => Reply::Integer(self.face.hub.receivers(&channel, is_sharded)),
+                    Err(error) => error,
+                },
+                Slot::Exec(elements) => match next_outcome(&mut outcomes) {
+                    Ok(outcome) => self.exec_reply(outcome, elements).await,
+                    Err(error) => error,
+                },
+            };
+            self.finish(found, is_silent, &reply);
+        }
+    }
+
+    async fn own_command(&mut self, own: OwnCommand, found: Found, arguments: Vec<Bytes>) {
+        let reply = match own {
+            OwnCommand::Multi | OwnCommand::Discard | OwnCommand::Unwatch => {
+                self.about_transaction(own)
+            }
+            OwnCommand::Exec => return self.exec(found),
+            OwnCommand::Ping if self.resp == Resp::Three || self.subscribed.is_empty() => {
+                server::ping(&arguments)
+            }
+            own => {
+                // It may depend on what the commands before it do, or change how replies look.
+                self.settle().await;
+                match self.alone(own, &arguments).await {
+                    Some(reply) => reply,
+                    None => return,
+                }
+            }
+        };
+        self.answer(Some(found), reply);
+    }
+
+    /// Carries out a command that no other waits for; `None` if it has answered by itself.
+    async fn alone(&mut self, own: OwnCommand, arguments: &[Bytes]) -> Option<Reply> {
+        Some(match own {
+            OwnCommand::SubScribe
+            | OwnCommand::PsubScribe
+            | OwnCommand::SsubScribe
+            | OwnCommand::UnsubScribe
+            | OwnCommand::PunsubScribe
+            | OwnCommand::SunsubScribe => {
+                self.change_subscriptions(own, arguments);
+                return None;
+            }
+            OwnCommand::Auth | OwnCommand::Hello | OwnCommand::Select => {
+                self.about_connection(own, arguments)
+            }
+            OwnCommand::Client => return self.client_command(arguments).await,
+            OwnCommand::Quit => {
+                self.is_closing = true;
+                Reply::OK
+            }
+            OwnCommand::Reset => self.reset(),
+            OwnCommand::Watch if self.transaction.is_some() => crate::errors::WATCH_IN_MULTI,
+            OwnCommand::Watch => self.watch(arguments),
+            OwnCommand::PubSub => self.pubsub(arguments),
+            OwnCommand::Monitor => {
+                self.face.hub.monitor(&self.client);
+                Reply::OK
+            }
+            OwnCommand::Ping => messages::subscribed_ping(arguments),
+            own => self.about_server(own, arguments).await,
+        })
+    }
+}
+
+fn publish_slot(found: Found, arguments: &[Bytes]) -> Option<Slot> {
+    if found.group() != Group::PubSub {
+        return None;
+    }
+    let channel = arguments.get(1)?.clone();
+    Some(Slot::Published { channel, is_sharded: found.name() == "spublish" })
+}
+
+fn is_about_transaction(found: Found) -> bool {
+    let Found::Own(own) = found else { return false };
+    matches!(
+        own.command,
+        OwnCommand::Multi
+            | OwnCommand::Exec
+            | OwnCommand::Discard
+            | OwnCommand::Watch
+            | OwnCommand::Quit
+            | OwnCommand::Reset
+    )
+}
+
+fn may_come_while_subscribed(found: Found) -> bool {
+    let Found::Own(own) = found else { return false };
+    matches!(
+        own.command,
+        OwnCommand::SubScribe
+            | OwnCommand::PsubScribe
+            | OwnCommand::SsubScribe
+            | OwnCommand::UnsubScribe
+            | OwnCommand::PunsubScribe
+            | OwnCommand::SunsubScribe
+            | OwnCommand::Ping
+            | OwnCommand::Quit
+            | OwnCommand::Reset
+    )
+}
+
+fn next_outcome(
+    outcomes: &mut Result<std::vec::IntoIter<Outcome>, Reply>,
+) -> Result<Outcome, Reply> {
+    match outcomes {
+        Ok(outcomes) => {
+            outcomes.next().ok_or(Reply::error("ERR the node answered without an outcome"))
+        }
+        Err(error) => Err(error.clone()),
+    }
+}

@@ -1,0 +1,209 @@
+//! MULTI, EXEC, WATCH.
+
+use bytes::Bytes;
+use proteus_kernel_api::cache::commands::{Flags, Group};
+use proteus_kernel_api::cache::{Check, Op, Reply, Revision, revision};
+use proteus_kernel_api::{Minitransaction, Outcome};
+
+use super::waiting::nothing_for;
+use super::{Session, Slot};
+use crate::errors::{
+    DISCARD_WITHOUT_MULTI, EXEC_WITHOUT_MULTI, EXECABORT, NESTED_MULTI, of_kernel,
+};
+use crate::table::{Found, OwnCommand};
+
+/// Commands that a MULTI may queue.
+const QUEUE_COMMANDS_MAX: usize = 1 << 20;
+
+/// What MULTI has queued.
+#[derive(Default)]
+pub(super) struct Queue {
+    requests: Vec<(Found, Vec<Bytes>)>,
+    /// A command was refused while queueing, so EXEC will be too.
+    is_spoilt: bool,
+}
+
+/// A key and its revision when it was watched.
+pub(super) struct Watched {
+    db: u8,
+    key: Bytes,
+    revision: Revision,
+}
+
+/// An element of EXEC's array.
+pub(super) enum Element {
+    /// The reply of the next op.
+    Op(Found),
+    /// A message: its reply is how many received it.
+    Published {
+        channel: Bytes,
+        is_sharded: bool,
+    },
+    /// A command of the face's own, carried out once the others have happened.
+    Own(OwnCommand, Vec<Bytes>),
+    Ready(Reply),
+}
+
+impl Session {
+    pub(super) fn spoil(&mut self) {
+        if let Some(queue) = &mut self.transaction {
+            queue.is_spoilt = true;
+        }
+    }
+
+    pub(super) fn queue(&mut self, found: Found, arguments: Vec<Bytes>) {
+        let Some(queue) = &mut self.transaction else { return };
+        let reply = if queue.requests.len() >= QUEUE_COMMANDS_MAX {
+            queue.is_spoilt = true;
+            Reply::error("ERR MULTI has queued as many commands as it may")
+        } else if found.flags().has(Flags::NO_MULTI) {
+            queue.is_spoilt = true;
+            Reply::error("ERR Command not allowed inside a transaction")
+        } else {
+            queue.requests.push((found, arguments));
+            Reply::status("QUEUED")
+        };
+        self.client.about.lock().queued += 1;
+        self.answer(Some(found), reply);
+    }
+
+    pub(super) fn about_transaction(&mut self, own: OwnCommand) -> Reply {
+        match own {
+            OwnCommand::Multi if self.transaction.is_some() => NESTED_MULTI,
+            OwnCommand::Multi => {
+                self.transaction = Some(Queue::default());
+                self.client.about.lock().queued = 0;
+                Reply::OK
+            }
+            OwnCommand::Discard if self.transaction.is_none() => DISCARD_WITHOUT_MULTI,
+            own => {
+                if own == OwnCommand::Discard {
+                    self.transaction = None;
+                }
+                self.forget_watched();
+                Reply::OK
+            }
+        }
+    }
+
+    pub(super) fn forget_watched(&mut self) {
+        self.watched.clear();
+        let mut about = self.client.about.lock();
+        about.watched = 0;
+        about.queued = -1;
+    }
+
+    pub(super) fn watch(&mut self, arguments: &[Bytes]) -> Reply {
+        let db = self.db;
+        let keys = arguments.get(1..).unwrap_or_default();
+        let read = self.face.kernel.read(|view| {
+            keys.iter()
+                .map(|key| {
+                    let revision = revision(view.state, view.now_ms, db, key)?;
+                    Ok(Watched { db, key: key.clone(), revision })
+                })
+                .collect::<Result<Vec<_>, _>>()
+        });
+        match read {
+            Ok(watched) => {
+                for new in watched {
+                    // The first time counts: what changed since then must be noticed.
+                    let is_known =
+                        self.watched.iter().any(|old| old.db == new.db && old.key == new.key);
+                    if !is_known {
+                        self.watched.push(new);
+                    }
+                }
+                self.client.about.lock().watched = self.watched.len();
+                Reply::OK
+            }
+            Err(error) => of_kernel(&error),
+        }
+    }
+
+    pub(super) fn exec(&mut self, found: Found) {
+        let Some(queue) = self.transaction.take() else {
+            return self.answer(Some(found), EXEC_WITHOUT_MULTI);
+        };
+        let watched = std::mem::take(&mut self.watched);
+        self.forget_watched();
+        if queue.is_spoilt {
+            return self.answer(Some(found), EXECABORT);
+        }
+        let mut minitransaction = Minitransaction::default();
+        for Watched { db, key, revision } in watched {
+            minitransaction = minitransaction.check(Check::Unchanged { db, key, revision });
+        }
+        let mut elements = Vec::with_capacity(queue.requests.len());
+        for (found, arguments) in queue.requests {
+            match found {
+                // What follows goes to the other database.
+                Found::Own(own) if own.command == OwnCommand::Select => {
+                    elements.push(Element::Ready(self.select(&arguments)));
+                }
+                Found::Own(own) => elements.push(Element::Own(own.command, arguments)),
+                Found::Data(command) => {
+                    let call = self.call(command.flags, arguments);
+                    self.before_data(command, &call.arguments);
+                    elements.push(if command.group == Group::PubSub {
+                        let channel = call.arguments.get(1).cloned().unwrap_or_default();
+                        Element::Published { channel, is_sharded: command.name == "spublish" }
+                    } else {
+                        Element::Op(found)
+                    });
+                    minitransaction = minitransaction.op(Op::Command(call));
+                }
+            }
+        }
+        let is_silent = self.is_silent();
+        self.batch.minitransactions.push(minitransaction);
+        self.batch.slots.push((Some(found), is_silent, Slot::Exec(elements)));
+    }
+
+    pub(super) async fn exec_reply(&mut self, outcome: Outcome, elements: Vec<Element>) -> Reply {
+        let replies = match outcome {
+            Outcome::Committed { replies, .. } => replies,
+            // A watched key has changed.
+            Outcome::CheckFailed { .. } => return Reply::NilArray,
+            Outcome::Refused { refusal, .. } => {
+                return Reply::Error(format!("ERR {refusal}").into());
+            }
+        };
+        let mut replies = replies.into_iter();
+        let mut next = || match replies.next() {
+            Some(proteus_kernel_api::Reply::Cache(reply)) => reply,
+            _ => Reply::Nil,
+        };
+        let mut answers = Vec::with_capacity(elements.len());
+        for element in elements {
+            answers.push(match element {
+                Element::Ready(reply) => reply,
+                Element::Op(found) => match next() {
+                    // Inside a transaction nothing waits.
+                    Reply::Blocked => nothing_for(found.name()),
+                    reply => reply,
+                },
+                Element::Published { channel, is_sharded } => {
+                    next();
+                    Reply::Integer(self.face.hub.receivers(&channel, is_sharded))
+                }
+                Element::Own(own, arguments) => {
+                    // Boxed, since carrying out a command may carry out an EXEC.
+                    match Box::pin(self.alone_in_exec(own, &arguments)).await {
+                        Some(reply) => reply,
+                        None => Reply::Nil,
+                    }
+                }
+            });
+        }
+        Reply::Array(answers)
+    }
+
+    async fn alone_in_exec(&mut self, own: OwnCommand, arguments: &[Bytes]) -> Option<Reply> {
+        match own {
+            OwnCommand::Unwatch => Some(Reply::OK),
+            OwnCommand::Ping => Some(super::server::ping(arguments)),
+            own => self.alone(own, arguments).await,
+        }
+    }
+}
