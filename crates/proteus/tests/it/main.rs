@@ -8,3 +8,4 @@ mod full_disk;
 mod garbage;
 mod node;
 mod start;
+mod zk;
