@@ -21,6 +21,7 @@ mod handshake;
 mod keeper;
 mod outbox;
 mod reads;
+mod sasl;
 mod session;
 mod sessions;
 mod stats;

@@ -27,10 +27,11 @@ use crate::Shared;
 use crate::auth::{self, Access};
 use crate::codec::kinds::AUTH;
 use crate::codec::reply::{self, EventType};
-use crate::codec::{Decoded, Request, RequestHeader, take_frame};
+use crate::codec::{Decoded, Output, Request, RequestHeader, take_frame};
 use crate::errors::{self, Answer, ErrorCode};
 use crate::outbox::{Closing, Outbox};
 use crate::reads::{self, WatchSink};
+use crate::sasl::{Sasl, Step};
 use crate::sessions::LiveSession;
 use crate::stats::ConnectionRecord;
 use crate::translate::{self, Client, Plan, WriteShape};
@@ -94,6 +95,7 @@ struct Conversation<'a> {
     connection_id: u64,
     session: Arc<LiveSession>,
     access: Access,
+    sasl: Sasl,
     outbox: Arc<Outbox>,
     record: Arc<ConnectionRecord>,
     received: BytesMut,
@@ -120,6 +122,7 @@ pub(crate) async fn run(
         connection_id: connection.connection_id,
         session: established.session,
         access: established.access,
+        sasl: Sasl::default(),
         outbox: established.outbox,
         record: established.record,
         received: established.received,
@@ -263,10 +266,7 @@ impl Conversation<'_> {
         let plan = match request {
             None => Plan::Refuse(ErrorCode::UNIMPLEMENTED),
             Some(Request::Auth { scheme, secret }) => self.authenticate(&scheme, &secret),
-            Some(Request::Sasl { .. }) => {
-                self.is_ending = true;
-                Plan::Refuse(ErrorCode::AUTH_FAILED)
-            }
+            Some(Request::Sasl { token }) => self.authenticate_sasl(&token),
             Some(Request::CloseSession) => {
                 self.is_ending = true;
                 // What the session's end tells this connection, its own reply tells.
@@ -312,6 +312,27 @@ impl Conversation<'_> {
         } else {
             self.is_ending = true;
             Plan::Refuse(ErrorCode::AUTH_FAILED)
+        }
+    }
+
+    /// A wrong answer ends the connection, as in ZooKeeper.
+    fn authenticate_sasl(&mut self, token: &[u8]) -> Plan {
+        let step = self.sasl.step(token, &self.shared.accounts);
+        let answer = match step {
+            Some(Step::Challenge(challenge)) => Some(challenge),
+            Some(Step::Done { user, proof }) => self.access.add("sasl", user).then(|| {
+                self.is_admitted = true;
+                self.outbox.set_credentials(self.access.credentials().clone());
+                proof
+            }),
+            None => None,
+        };
+        match answer {
+            Some(answer) => Plan::Sasl(answer),
+            None => {
+                self.is_ending = true;
+                Plan::Refuse(ErrorCode::AUTH_FAILED)
+            }
         }
     }
 
@@ -476,6 +497,10 @@ fn answer_front(
         Plan::Refuse(code) => {
             reply::error(into, waiting.xid, last_zxid, *code);
             Ok(*code)
+        }
+        Plan::Sasl(token) => {
+            reply::ok(into, waiting.xid, last_zxid, |into| into.buffer(Some(token)));
+            Ok(ErrorCode::OK)
         }
         Plan::RefuseMulti { op_index, op_count, code } => {
             let place = (*op_index, *op_count);

@@ -18,6 +18,8 @@ pub(crate) enum Plan {
     Read(Request),
     /// Nothing: the answer is an error.
     Refuse(ErrorCode),
+    /// Nothing: the answer is a step of SASL.
+    Sasl(Vec<u8>),
     /// Nothing: one op of a `multi` is refused, by index, out of so many.
     RefuseMulti {
         /// Which op.

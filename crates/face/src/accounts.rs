@@ -25,6 +25,11 @@ impl Accounts {
         self.passwords.is_empty()
     }
 
+    /// The password of `user`, for mechanisms that prove it without sending it.
+    pub fn password(&self, user: &str) -> Option<&str> {
+        self.passwords.get(user).map(String::as_str)
+    }
+
     /// Admits `user` with `password`. Takes the same time wherever the first wrong byte stands.
     ///
     /// # Errors
