@@ -83,7 +83,12 @@ async fn run(shared: Weak<Shared>) {
 }
 
 async fn expire(shared: &Shared, now: Duration) {
-    let expired = shared.sessions.expire(now);
+    let (local, expired): (Vec<SessionId>, Vec<SessionId>) =
+        shared.sessions.expire(now).into_iter().partition(|id| {
+            shared.sessions.get(*id).is_some_and(|session| session.local_password().is_some())
+        });
+    // Nobody else knows of them, and they own nothing.
+    local.into_iter().for_each(|id| shared.sessions.on_closed(id));
     for ids in expired.chunks(PAGE_COUNT_MAX) {
         debug!(count = ids.len(), "sessions expired");
         let close =

@@ -17,8 +17,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
-use proteus_kernel_api::tree::Zxid;
 use proteus_kernel_api::tree::acl::SUPER;
+use proteus_kernel_api::tree::{self, Zxid};
 use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal, View};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::debug;
@@ -271,7 +271,13 @@ impl Conversation<'_> {
                 self.is_ending = true;
                 // What the session's end tells this connection, its own reply tells.
                 self.session.detach(self.connection_id);
-                self.plan(Request::CloseSession)
+                match self.session.local_password() {
+                    Some(_) => {
+                        self.shared.sessions.on_closed(self.session.id);
+                        Plan::Read(Request::Ping)
+                    }
+                    None => self.plan(Request::CloseSession),
+                }
             }
             Some(request) if self.is_admitted || request == Request::Ping => self.plan(request),
             Some(_) => Plan::Refuse(ErrorCode::NO_AUTH),
@@ -281,7 +287,12 @@ impl Conversation<'_> {
     }
 
     fn plan(&self, request: Request) -> Plan {
-        translate::plan(request, Client { session: self.session.id, access: &self.access })
+        translate::plan(request, self.client())
+    }
+
+    fn client(&self) -> Client<'_> {
+        let is_local = self.session.local_password().is_some();
+        Client { session: self.session.id, is_local, access: &self.access }
     }
 
     fn wait(&mut self, header: RequestHeader, bytes: usize, plan: Plan) {
@@ -361,6 +372,16 @@ impl Conversation<'_> {
             let Waiting { xid, code, bytes, since, plan } = waiting;
             match plan {
                 Plan::Write(minitransaction, shape) => {
+                    if let Some(upgrade) = self.upgrade(&minitransaction) {
+                        minitransactions.push(upgrade);
+                        writes.push(Proposed {
+                            xid,
+                            code,
+                            bytes: 0,
+                            since,
+                            shape: WriteShape::Upgrade,
+                        });
+                    }
                     minitransactions.push(minitransaction);
                     writes.push(Proposed { xid, code, bytes, since, shape });
                 }
@@ -378,6 +399,15 @@ impl Conversation<'_> {
         true
     }
 
+    /// Stores a local session before it owns something. Twice does no harm: the second is refused.
+    fn upgrade(&self, minitransaction: &Minitransaction) -> Option<Minitransaction> {
+        let password = self.session.local_password()?;
+        translate::creates_ephemerals(minitransaction).then(|| {
+            let (session, timeout_ms) = (self.session.id, self.session.timeout_ms());
+            Minitransaction::of(tree::Op::CreateSession { session, password, timeout_ms })
+        })
+    }
+
     /// Answers the oldest batch.
     fn answer_batch(&mut self, outcomes: Outcomes) {
         let Some(batch) = self.in_flight.pop_front() else {
@@ -393,6 +423,9 @@ impl Conversation<'_> {
             Err(error) => return self.answer_failed_batch(batch.writes, &error),
         };
         for (write, outcome) in batch.writes.into_iter().zip(outcomes) {
+            if write.shape == WriteShape::Upgrade {
+                continue;
+            }
             let mut told = ErrorCode::OK;
             let last_zxid = &mut self.last_zxid;
             self.outbox.push(|into| {
@@ -412,7 +445,7 @@ impl Conversation<'_> {
                 self.failure = Some(ConnectionError::Io(error));
             }
             Answer::Reply(code) => {
-                for write in writes {
+                for write in writes.into_iter().filter(|write| write.shape != WriteShape::Upgrade) {
                     self.outbox.push(|into| reply::error(into, write.xid, self.last_zxid, code));
                     self.answered(write.code, write.xid, write.bytes, write.since, code);
                 }
@@ -431,7 +464,11 @@ impl Conversation<'_> {
         let mut watching = Watching {
             shared: self.shared,
             connection_id: self.connection_id,
-            client: Client { session: self.session.id, access: &self.access },
+            client: Client {
+                session: self.session.id,
+                is_local: self.session.local_password().is_some(),
+                access: &self.access,
+            },
             outbox: &self.outbox,
             refused: None,
         };
@@ -490,7 +527,7 @@ fn answer_front(
 ) -> Result<ErrorCode, KernelError> {
     match &waiting.plan {
         Plan::Read(request) => {
-            let Client { session, access } = watching.client;
+            let Client { session, access, .. } = watching.client;
             let read = reads::Read { xid: waiting.xid, session, access, request };
             reads::answer(into, &read, view, watching)
         }

@@ -2,14 +2,18 @@
 //!
 //! That a session exists is durable; when its client was last heard is not. After a restart every
 //! stored session gets its full timeout again, as ZooKeeper's new leader gives it.
+//!
+//! A *local* session is not stored: it is cheap to open, ends with this process, and is stored (is
+//! *upgraded*) when it first creates an ephemeral.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use proteus_kernel_api::tree::SessionId;
+use proteus_kernel_api::tree::{SessionId, SessionPassword};
 
 use crate::outbox::{Closing, Outbox};
 
@@ -21,6 +25,8 @@ pub(crate) struct LiveSession {
     heard_ms: AtomicU64,
     /// Its end has been proposed; it can no longer be resumed.
     is_ending: AtomicBool,
+    /// The password of a local session; a stored one's is in the store.
+    local: Mutex<Option<SessionPassword>>,
     holder: Mutex<Option<Holder>>,
 }
 
@@ -31,6 +37,17 @@ struct Holder {
 }
 
 impl LiveSession {
+    fn new(id: SessionId, timeout_ms: u32, local: Option<SessionPassword>) -> Arc<LiveSession> {
+        Arc::new(LiveSession {
+            id,
+            timeout_ms: AtomicU32::new(timeout_ms),
+            heard_ms: AtomicU64::new(0),
+            is_ending: AtomicBool::new(false),
+            local: Mutex::new(local),
+            holder: Mutex::new(None),
+        })
+    }
+
     /// Notes that the client was heard.
     pub(crate) fn hear(&self, now: Duration) {
         self.heard_ms.fetch_max(millis(now), Ordering::Relaxed);
@@ -38,6 +55,16 @@ impl LiveSession {
 
     pub(crate) fn timeout_ms(&self) -> u32 {
         self.timeout_ms.load(Ordering::Relaxed)
+    }
+
+    /// The password, if the session is local.
+    pub(crate) fn local_password(&self) -> Option<SessionPassword> {
+        *self.local.lock()
+    }
+
+    /// Gives a local session another timeout, as a client that resumes it may ask.
+    pub(crate) fn set_timeout(&self, timeout_ms: u32) {
+        self.timeout_ms.store(timeout_ms, Ordering::Relaxed);
     }
 
     /// Moves the session to a connection and closes the one that held it. False if it is ending.
@@ -69,20 +96,31 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// Learns of a session, or of its new timeout; its time starts now.
+    /// Learns of a stored session, or of its new timeout; its time starts now.
     pub(crate) fn on_opened(&self, id: SessionId, timeout_ms: u32, now: Duration) {
         let mut live = self.live.lock();
-        let session = live.entry(id).or_insert_with(|| {
-            Arc::new(LiveSession {
-                id,
-                timeout_ms: AtomicU32::new(timeout_ms),
-                heard_ms: AtomicU64::new(0),
-                is_ending: AtomicBool::new(false),
-                holder: Mutex::new(None),
-            })
-        });
+        let session = live.entry(id).or_insert_with(|| LiveSession::new(id, timeout_ms, None));
         session.timeout_ms.store(timeout_ms, Ordering::Relaxed);
+        *session.local.lock() = None;
         session.hear(now);
+    }
+
+    /// Opens a local session; `None` if the id is taken.
+    pub(crate) fn open_local(
+        &self,
+        id: SessionId,
+        password: SessionPassword,
+        timeout_ms: u32,
+        now: Duration,
+    ) -> Option<Arc<LiveSession>> {
+        match self.live.lock().entry(id) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(vacant) => {
+                let session = LiveSession::new(id, timeout_ms, Some(password));
+                session.hear(now);
+                Some(vacant.insert(session).clone())
+            }
+        }
     }
 
     /// Forgets a session that has ended and closes its connection.
@@ -203,6 +241,17 @@ mod tests {
         session.detach(1);
         sessions.on_closed(ID);
         assert_eq!(second.closing(), Some(Closing::SessionEnded));
+    }
+
+    #[test]
+    fn a_local_session_is_stored_from_its_upgrade_on() {
+        let sessions = Sessions::default();
+        let session = sessions.open_local(ID, [7; 16], 4_000, at(0)).expect("a free id");
+        assert!(sessions.open_local(ID, [8; 16], 4_000, at(0)).is_none());
+        assert_eq!(session.local_password(), Some([7; 16]));
+        assert_eq!(sessions.expire(at(3_999)), []);
+        sessions.on_opened(ID, 5_000, at(10));
+        assert_eq!((session.local_password(), session.timeout_ms()), (None, 5_000));
     }
 
     #[test]
