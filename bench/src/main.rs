@@ -43,6 +43,9 @@ struct Cli {
 /// How to measure.
 #[derive(Args, Clone)]
 struct Options {
+    /// Measure a ZooKeeper server that is running, such as a profiled one, instead of starting ours
+    #[arg(long, global = true, value_name = "IP:PORT")]
+    zookeeper_at: Option<std::net::SocketAddr>,
     /// Times each side is measured, in turns; the tables show medians
     #[arg(long, global = true, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,

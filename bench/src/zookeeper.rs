@@ -30,12 +30,19 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 const OPEN_TRIES: usize = 10;
 
 pub(crate) async fn run(options: &Options, proteus: &Path) -> Result<()> {
-    let ours = Proteus::start(proteus, options.temporary()?, Durability::Flushed)?;
+    let ours = match options.zookeeper_at {
+        Some(_) => None,
+        None => Some(Proteus::start(proteus, options.temporary()?, Durability::Flushed)?),
+    };
     let peer = start_zookeeper(options.temporary()?)?;
     if peer.is_none() {
         println!("ZooKeeper is not installed (package zookeeper): our figures alone\n");
     }
-    let ours_at = ours.face(ZOOKEEPER);
+    let ours_at = match (&ours, options.zookeeper_at) {
+        (Some(ours), _) => ours.face(ZOOKEEPER),
+        (None, Some(address)) => address,
+        (None, None) => return Err("there is no server to measure".to_owned()),
+    };
     let peer_at = peer.as_ref().map(|(peer, _)| peer.address);
     // A virtual machine that has just started compiles first; that is not what is compared.
     for address in [Some(ours_at), peer_at].into_iter().flatten() {
@@ -77,7 +84,9 @@ pub(crate) async fn run(options: &Options, proteus: &Path) -> Result<()> {
     }
     table.end();
     if options.wants("idle") {
-        idle("proteus", ours_at, &ours.server).await?;
+        if let Some(ours) = &ours {
+            idle("proteus", ours_at, &ours.server).await?;
+        }
         if let Some((server, _)) = &peer {
             idle("zookeeper", server.address, server).await?;
         }

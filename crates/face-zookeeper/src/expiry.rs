@@ -10,6 +10,7 @@ use proteus_kernel_api::{KernelError, Minitransaction, Op};
 use tracing::{debug, info, warn};
 
 use crate::Shared;
+use crate::sessions::Whose;
 
 /// How often to look. A session outlives its timeout by at most this and a commit.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -84,9 +85,10 @@ async fn run(shared: Weak<Shared>) {
                 shared.sessions.renew(now);
             }
             led = true;
-            expire(&shared, now).await;
+            expire(&shared, Whose::All, now).await;
         } else {
             led = false;
+            expire(&shared, Whose::LocalOnly, now).await;
             if now.saturating_sub(reported_at) >= REPORT_INTERVAL {
                 report(&shared, reported_at).await;
                 reported_at = now;
@@ -108,8 +110,13 @@ async fn report(shared: &Shared, since: Duration) {
     }
 }
 
-async fn expire(shared: &Shared, now: Duration) {
-    let expired = shared.sessions.expire(now);
+async fn expire(shared: &Shared, whose: Whose, now: Duration) {
+    let (local, expired): (Vec<SessionId>, Vec<SessionId>) =
+        shared.sessions.expire(whose, now).into_iter().partition(|id| {
+            shared.sessions.get(*id).is_some_and(|session| session.local_password().is_some())
+        });
+    // Nobody else knows of them, and they own nothing.
+    local.into_iter().for_each(|id| shared.sessions.on_closed(id));
     for ids in expired.chunks(PAGE_COUNT_MAX) {
         debug!(count = ids.len(), "sessions expired");
         let close =

@@ -184,6 +184,13 @@ async fn create(shared: &Shared, timeout_ms: u32) -> Result<Attachable, Connecti
         // Positive and never 0, which means "no session" to clients.
         let id = SessionId((random::random_u64() >> 1).max(1).cast_signed());
         let password: SessionPassword = random::random_bytes();
+        if shared.options.has_local_sessions {
+            let now = shared.clock.elapsed();
+            if let Some(session) = shared.sessions.open_local(id, password, timeout_ms, now) {
+                return Ok((session, password));
+            }
+            continue;
+        }
         let op = tree::Op::CreateSession { session: id, password, timeout_ms };
         let outcome = shared.kernel.commit(Minitransaction::of(Op::Tree(op))).await;
         match outcome.map_err(unavailable)? {
@@ -212,6 +219,15 @@ async fn resume(
     password: &[u8],
     timeout_ms: u32,
 ) -> Result<Option<Attachable>, ConnectionError> {
+    if let Some(live) = shared.sessions.get(id)
+        && let Some(own) = live.local_password()
+    {
+        if !is_same(&own, password) {
+            return Ok(None);
+        }
+        live.set_timeout(timeout_ms);
+        return Ok(Some((live, own)));
+    }
     let stored = shared.kernel.read(|view| tree::session(view.state, id)).map_err(unavailable)?;
     let (Some(stored), Some(live)) = (stored, shared.sessions.get(id)) else {
         return Ok(None);

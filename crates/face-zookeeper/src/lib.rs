@@ -21,6 +21,7 @@ mod handshake;
 mod keeper;
 mod outbox;
 mod reads;
+mod sasl;
 mod session;
 mod sessions;
 mod stats;
@@ -61,6 +62,9 @@ pub struct ZookeeperOptions {
     pub super_digest: Option<String>,
     /// Four-letter words that are carried out.
     pub words: WordWhitelist,
+    /// Whether a session is stored only once it creates an ephemeral: ZooKeeper's
+    /// `localSessionsEnabled` with `localSessionsUpgradingEnabled`.
+    pub has_local_sessions: bool,
 }
 
 /// ZooKeeper's default tick, in milliseconds.
@@ -74,6 +78,7 @@ impl Default for ZookeeperOptions {
             session_timeout_ms_max: 20 * TICK_MS,
             super_digest: None,
             words: WordWhitelist::default(),
+            has_local_sessions: false,
         }
     }
 }

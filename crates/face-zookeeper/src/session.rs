@@ -17,8 +17,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
-use proteus_kernel_api::tree::Zxid;
 use proteus_kernel_api::tree::acl::SUPER;
+use proteus_kernel_api::tree::{self, Zxid};
 use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal, ReadGate, View};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::debug;
@@ -27,10 +27,11 @@ use crate::Shared;
 use crate::auth::{self, Access};
 use crate::codec::kinds::AUTH;
 use crate::codec::reply::{self, EventType};
-use crate::codec::{Decoded, Request, RequestHeader, take_frame};
+use crate::codec::{Decoded, Output, Request, RequestHeader, take_frame};
 use crate::errors::{self, Answer, ErrorCode};
 use crate::outbox::{Closing, Outbox};
 use crate::reads::{self, WatchSink};
+use crate::sasl::{Sasl, Step};
 use crate::sessions::LiveSession;
 use crate::stats::ConnectionRecord;
 use crate::translate::{self, Client, Plan, WriteShape};
@@ -94,6 +95,7 @@ struct Conversation<'a> {
     connection_id: u64,
     session: Arc<LiveSession>,
     access: Access,
+    sasl: Sasl,
     outbox: Arc<Outbox>,
     record: Arc<ConnectionRecord>,
     received: BytesMut,
@@ -121,6 +123,7 @@ pub(crate) async fn run(
         connection_id: connection.connection_id,
         session: established.session,
         access: established.access,
+        sasl: Sasl::default(),
         outbox: established.outbox,
         record: established.record,
         received: established.received,
@@ -266,15 +269,18 @@ impl Conversation<'_> {
         let plan = match request {
             None => Plan::Refuse(ErrorCode::UNIMPLEMENTED),
             Some(Request::Auth { scheme, secret }) => self.authenticate(&scheme, &secret),
-            Some(Request::Sasl { .. }) => {
-                self.is_ending = true;
-                Plan::Refuse(ErrorCode::AUTH_FAILED)
-            }
+            Some(Request::Sasl { token }) => self.authenticate_sasl(&token),
             Some(Request::CloseSession) => {
                 self.is_ending = true;
                 // What the session's end tells this connection, its own reply tells.
                 self.session.detach(self.connection_id);
-                self.plan(Request::CloseSession)
+                match self.session.local_password() {
+                    Some(_) => {
+                        self.shared.sessions.on_closed(self.session.id);
+                        Plan::Read(Request::Ping)
+                    }
+                    None => self.plan(Request::CloseSession),
+                }
             }
             Some(request) if self.is_admitted || request == Request::Ping => self.plan(request),
             Some(_) => Plan::Refuse(ErrorCode::NO_AUTH),
@@ -284,7 +290,12 @@ impl Conversation<'_> {
     }
 
     fn plan(&self, request: Request) -> Plan {
-        translate::plan(request, Client { session: self.session.id, access: &self.access })
+        translate::plan(request, self.client())
+    }
+
+    fn client(&self) -> Client<'_> {
+        let is_local = self.session.local_password().is_some();
+        Client { session: self.session.id, is_local, access: &self.access }
     }
 
     fn wait(&mut self, header: RequestHeader, bytes: usize, plan: Plan) {
@@ -318,6 +329,27 @@ impl Conversation<'_> {
         }
     }
 
+    /// A wrong answer ends the connection, as in ZooKeeper.
+    fn authenticate_sasl(&mut self, token: &[u8]) -> Plan {
+        let step = self.sasl.step(token, &self.shared.accounts);
+        let answer = match step {
+            Some(Step::Challenge(challenge)) => Some(challenge),
+            Some(Step::Done { user, proof }) => self.access.add("sasl", user).then(|| {
+                self.is_admitted = true;
+                self.outbox.set_credentials(self.access.credentials().clone());
+                proof
+            }),
+            None => None,
+        };
+        match answer {
+            Some(answer) => Plan::Sasl(answer),
+            None => {
+                self.is_ending = true;
+                Plan::Refuse(ErrorCode::AUTH_FAILED)
+            }
+        }
+    }
+
     /// A digest proves nothing but itself: ACLs name the hash. With accounts it must be one's own.
     fn authenticate_digest(&mut self, secret: &[u8]) -> bool {
         let accounts = &self.shared.accounts;
@@ -343,6 +375,16 @@ impl Conversation<'_> {
             let Waiting { xid, code, bytes, since, plan } = waiting;
             match plan {
                 Plan::Write(minitransaction, shape) => {
+                    if let Some(upgrade) = self.upgrade(&minitransaction) {
+                        minitransactions.push(upgrade);
+                        writes.push(Proposed {
+                            xid,
+                            code,
+                            bytes: 0,
+                            since,
+                            shape: WriteShape::Upgrade,
+                        });
+                    }
                     minitransactions.push(minitransaction);
                     writes.push(Proposed { xid, code, bytes, since, shape });
                 }
@@ -360,6 +402,15 @@ impl Conversation<'_> {
         true
     }
 
+    /// Stores a local session before it owns something. Twice does no harm: the second is refused.
+    fn upgrade(&self, minitransaction: &Minitransaction) -> Option<Minitransaction> {
+        let password = self.session.local_password()?;
+        translate::creates_ephemerals(minitransaction).then(|| {
+            let (session, timeout_ms) = (self.session.id, self.session.timeout_ms());
+            Minitransaction::of(tree::Op::CreateSession { session, password, timeout_ms })
+        })
+    }
+
     /// Answers the oldest batch.
     fn answer_batch(&mut self, outcomes: Outcomes) {
         let Some(batch) = self.in_flight.pop_front() else {
@@ -375,6 +426,9 @@ impl Conversation<'_> {
             Err(error) => return self.answer_failed_batch(batch.writes, &error),
         };
         for (write, outcome) in batch.writes.into_iter().zip(outcomes) {
+            if write.shape == WriteShape::Upgrade {
+                continue;
+            }
             let mut told = ErrorCode::OK;
             let last_zxid = &mut self.last_zxid;
             self.outbox.push(|into| {
@@ -394,7 +448,7 @@ impl Conversation<'_> {
                 self.failure = Some(ConnectionError::Io(error));
             }
             Answer::Reply(code) => {
-                for write in writes {
+                for write in writes.into_iter().filter(|write| write.shape != WriteShape::Upgrade) {
                     self.outbox.push(|into| reply::error(into, write.xid, self.last_zxid, code));
                     self.answered(write.code, write.xid, write.bytes, write.since, code);
                 }
@@ -421,7 +475,11 @@ impl Conversation<'_> {
         let mut watching = Watching {
             shared: self.shared,
             connection_id: self.connection_id,
-            client: Client { session: self.session.id, access: &self.access },
+            client: Client {
+                session: self.session.id,
+                is_local: self.session.local_password().is_some(),
+                access: &self.access,
+            },
             outbox: &self.outbox,
             refused: None,
         };
@@ -480,13 +538,17 @@ fn answer_front(
 ) -> Result<ErrorCode, KernelError> {
     match &waiting.plan {
         Plan::Read(request) => {
-            let Client { session, access } = watching.client;
+            let Client { session, access, .. } = watching.client;
             let read = reads::Read { xid: waiting.xid, session, access, request };
             reads::answer(into, &read, view, watching)
         }
         Plan::Refuse(code) => {
             reply::error(into, waiting.xid, last_zxid, *code);
             Ok(*code)
+        }
+        Plan::Sasl(token) => {
+            reply::ok(into, waiting.xid, last_zxid, |into| into.buffer(Some(token)));
+            Ok(ErrorCode::OK)
         }
         Plan::RefuseMulti { op_index, op_count, code } => {
             let place = (*op_index, *op_count);

@@ -5,14 +5,18 @@
 //!
 //! In a cluster the leader ends silent sessions. The other nodes tell it through the log, now and then
 //! and for many sessions at once, whom they heard; that is told to everybody and stored nowhere.
+//!
+//! A *local* session is not stored: it is cheap to open, ends with this process, and is stored (is
+//! *upgraded*) when it first creates an ephemeral.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use proteus_kernel_api::tree::SessionId;
+use proteus_kernel_api::tree::{SessionId, SessionPassword};
 
 use crate::outbox::{Closing, Outbox};
 
@@ -24,6 +28,8 @@ pub(crate) struct LiveSession {
     heard_ms: AtomicU64,
     /// Its end has been proposed; it can no longer be resumed.
     is_ending: AtomicBool,
+    /// The password of a local session; a stored one's is in the store.
+    local: Mutex<Option<SessionPassword>>,
     holder: Mutex<Option<Holder>>,
 }
 
@@ -34,6 +40,17 @@ struct Holder {
 }
 
 impl LiveSession {
+    fn new(id: SessionId, timeout_ms: u32, local: Option<SessionPassword>) -> Arc<LiveSession> {
+        Arc::new(LiveSession {
+            id,
+            timeout_ms: AtomicU32::new(timeout_ms),
+            heard_ms: AtomicU64::new(0),
+            is_ending: AtomicBool::new(false),
+            local: Mutex::new(local),
+            holder: Mutex::new(None),
+        })
+    }
+
     /// Notes that the client was heard.
     pub(crate) fn hear(&self, now: Duration) {
         self.heard_ms.fetch_max(millis(now), Ordering::Relaxed);
@@ -41,6 +58,16 @@ impl LiveSession {
 
     pub(crate) fn timeout_ms(&self) -> u32 {
         self.timeout_ms.load(Ordering::Relaxed)
+    }
+
+    /// The password, if the session is local.
+    pub(crate) fn local_password(&self) -> Option<SessionPassword> {
+        *self.local.lock()
+    }
+
+    /// Gives a local session another timeout, as a client that resumes it may ask.
+    pub(crate) fn set_timeout(&self, timeout_ms: u32) {
+        self.timeout_ms.store(timeout_ms, Ordering::Relaxed);
     }
 
     /// Moves the session to a connection and closes the one that held it. False if it is ending.
@@ -65,6 +92,15 @@ impl LiveSession {
     }
 }
 
+/// Which sessions a node may end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// All, as the leader.
+    All,
+    /// Those that no other node knows of.
+    LocalOnly,
+}
+
 /// All sessions.
 #[derive(Default)]
 pub(crate) struct Sessions {
@@ -74,20 +110,31 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// Learns of a session, or of its new timeout; its time starts now.
+    /// Learns of a stored session, or of its new timeout; its time starts now.
     pub(crate) fn on_opened(&self, id: SessionId, timeout_ms: u32, now: Duration) {
         let mut live = self.live.lock();
-        let session = live.entry(id).or_insert_with(|| {
-            Arc::new(LiveSession {
-                id,
-                timeout_ms: AtomicU32::new(timeout_ms),
-                heard_ms: AtomicU64::new(0),
-                is_ending: AtomicBool::new(false),
-                holder: Mutex::new(None),
-            })
-        });
+        let session = live.entry(id).or_insert_with(|| LiveSession::new(id, timeout_ms, None));
         session.timeout_ms.store(timeout_ms, Ordering::Relaxed);
+        *session.local.lock() = None;
         session.hear(now);
+    }
+
+    /// Opens a local session; `None` if the id is taken.
+    pub(crate) fn open_local(
+        &self,
+        id: SessionId,
+        password: SessionPassword,
+        timeout_ms: u32,
+        now: Duration,
+    ) -> Option<Arc<LiveSession>> {
+        match self.live.lock().entry(id) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(vacant) => {
+                let session = LiveSession::new(id, timeout_ms, Some(password));
+                session.hear(now);
+                Some(vacant.insert(session).clone())
+            }
+        }
     }
 
     /// Forgets a session that has ended and closes its connection.
@@ -148,7 +195,8 @@ impl Sessions {
     /// Sessions held here whose clients were heard since `since`.
     pub(crate) fn heard_since(&self, since: Duration) -> Vec<SessionId> {
         let is_heard = |session: &&Arc<LiveSession>| {
-            session.heard_ms.load(Ordering::Relaxed) >= millis(since)
+            session.local_password().is_none()
+                && session.heard_ms.load(Ordering::Relaxed) >= millis(since)
                 && session.holder.lock().is_some()
         };
         let mut heard: Vec<SessionId> =
@@ -167,10 +215,13 @@ impl Sessions {
     }
 
     /// Sessions not heard for their timeout; each is told once, until [`Sessions::spare`].
-    pub(crate) fn expire(&self, now: Duration) -> Vec<SessionId> {
+    pub(crate) fn expire(&self, whose: Whose, now: Duration) -> Vec<SessionId> {
         let now_ms = millis(now);
         let mut expired: Vec<SessionId> = Vec::new();
         for session in self.live.lock().values() {
+            if whose == Whose::LocalOnly && session.local_password().is_none() {
+                continue;
+            }
             let _holder = session.holder.lock();
             let heard_ms = session.heard_ms.load(Ordering::Relaxed);
             let end_ms = heard_ms.saturating_add(u64::from(session.timeout_ms()));
@@ -225,13 +276,13 @@ mod tests {
     fn a_silent_session_expires_once_at_its_timeout() {
         let sessions = Sessions::default();
         sessions.on_opened(ID, 4_000, at(100));
-        assert_eq!(sessions.expire(at(4_099)), []);
+        assert_eq!(sessions.expire(Whose::All, at(4_099)), []);
         sessions.get(ID).expect("opened").hear(at(200));
-        assert_eq!(sessions.expire(at(4_100)), []);
-        assert_eq!(sessions.expire(at(4_200)), [ID]);
-        assert_eq!(sessions.expire(at(9_000)), []);
+        assert_eq!(sessions.expire(Whose::All, at(4_100)), []);
+        assert_eq!(sessions.expire(Whose::All, at(4_200)), [ID]);
+        assert_eq!(sessions.expire(Whose::All, at(9_000)), []);
         sessions.spare(&[ID]);
-        assert_eq!(sessions.expire(at(9_000)), [ID]);
+        assert_eq!(sessions.expire(Whose::All, at(9_000)), [ID]);
         sessions.on_closed(ID);
         assert_eq!(sessions.count(), 0);
     }
@@ -241,8 +292,8 @@ mod tests {
         let sessions = Sessions::default();
         sessions.on_opened(ID, 4_000, at(0));
         sessions.extend(at(60_000), at(60_500));
-        assert_eq!(sessions.expire(at(63_999)), []);
-        assert_eq!(sessions.expire(at(64_000)), [ID]);
+        assert_eq!(sessions.expire(Whose::All, at(63_999)), []);
+        assert_eq!(sessions.expire(Whose::All, at(64_000)), [ID]);
     }
 
     #[test]
@@ -250,8 +301,8 @@ mod tests {
         let sessions = Sessions::default();
         sessions.on_opened(ID, 4_000, at(59_000));
         sessions.extend(at(60_000), at(60_000));
-        assert_eq!(sessions.expire(at(63_999)), []);
-        assert_eq!(sessions.expire(at(64_000)), [ID]);
+        assert_eq!(sessions.expire(Whose::All, at(63_999)), []);
+        assert_eq!(sessions.expire(Whose::All, at(64_000)), [ID]);
     }
 
     #[test]
@@ -269,11 +320,22 @@ mod tests {
     }
 
     #[test]
+    fn a_local_session_is_stored_from_its_upgrade_on() {
+        let sessions = Sessions::default();
+        let session = sessions.open_local(ID, [7; 16], 4_000, at(0)).expect("a free id");
+        assert!(sessions.open_local(ID, [8; 16], 4_000, at(0)).is_none());
+        assert_eq!(session.local_password(), Some([7; 16]));
+        assert_eq!(sessions.expire(Whose::All, at(3_999)), []);
+        sessions.on_opened(ID, 5_000, at(10));
+        assert_eq!((session.local_password(), session.timeout_ms()), (None, 5_000));
+    }
+
+    #[test]
     fn an_expired_session_cannot_be_resumed() {
         let sessions = Sessions::default();
         sessions.on_opened(ID, 4_000, at(0));
         let session = sessions.get(ID).expect("opened");
-        assert_eq!(sessions.expire(at(4_000)), [ID]);
+        assert_eq!(sessions.expire(Whose::All, at(4_000)), [ID]);
         assert!(!session.attach(1, &outbox()));
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use proteus_kernel_api::tree::{self, Credentials, NewNode, NodeKind, SessionId, Zxid};
-use proteus_kernel_api::{Minitransaction, Outcome, Reply};
+use proteus_kernel_api::{Minitransaction, Op, Outcome, Reply};
 
 use crate::auth::Access;
 use crate::codec::kinds::{CREATE, CREATE_CONTAINER, CREATE_IF_NOT_EXISTS, CREATE_TTL, CREATE2};
@@ -18,6 +18,8 @@ pub(crate) enum Plan {
     Read(Request),
     /// Nothing: the answer is an error.
     Refuse(ErrorCode),
+    /// Nothing: the answer is a step of SASL.
+    Sasl(Vec<u8>),
     /// Nothing: one op of a `multi` is refused, by index, out of so many.
     RefuseMulti {
         /// Which op.
@@ -45,19 +47,23 @@ pub(crate) enum WriteShape {
     Multi(Vec<i32>),
     /// Nothing but the header, and then the connection ends.
     Close,
+    /// No reply: the session is stored on behalf of the write after it.
+    Upgrade,
 }
 
 /// Who asks, and for which session.
 #[derive(Clone, Copy)]
 pub(crate) struct Client<'a> {
     pub(crate) session: SessionId,
+    /// A local session is not in the state, so that its writes are held against nothing there.
+    pub(crate) is_local: bool,
     pub(crate) access: &'a Access,
 }
 
 /// Decides what to do about `request` of `client`.
 pub(crate) fn plan(request: Request, client: Client<'_>) -> Plan {
     let by = || client.access.credentials().clone();
-    let write = |op: tree::Op, shape| Plan::Write(fenced(client.session).op(op), shape);
+    let write = |op: tree::Op, shape| Plan::Write(fenced(client).op(op), shape);
     match request {
         Request::Create(create) => {
             let shape = WriteShape::Create { with_stat: has_stat(create.code) };
@@ -115,7 +121,7 @@ pub(crate) fn plan(request: Request, client: Client<'_>) -> Plan {
 fn plan_multi(ops: Vec<MultiOp>, client: Client<'_>) -> Plan {
     let by = || client.access.credentials().clone();
     let op_count = ops.len();
-    let mut minitransaction = fenced(client.session);
+    let mut minitransaction = fenced(client);
     let mut codes = Vec::with_capacity(op_count);
     let mut refused = None;
     for (op_index, op) in ops.into_iter().enumerate() {
@@ -149,8 +155,21 @@ fn plan_multi(ops: Vec<MultiOp>, client: Client<'_>) -> Plan {
 }
 
 /// A write happens only while its session lives.
-fn fenced(session: SessionId) -> Minitransaction {
-    Minitransaction::default().check(tree::Check::SessionAlive { session })
+fn fenced(client: Client<'_>) -> Minitransaction {
+    match client {
+        Client { is_local: true, .. } => Minitransaction::default(),
+        Client { session, .. } => {
+            Minitransaction::default().check(tree::Check::SessionAlive { session })
+        }
+    }
+}
+
+/// Whether a session must be stored for this: it would own what is created.
+pub(crate) fn creates_ephemerals(minitransaction: &Minitransaction) -> bool {
+    minitransaction.ops.iter().any(|op| {
+        matches!(op, Op::Tree(tree::Op::Create(new_node))
+            if matches!(new_node.kind, NodeKind::Ephemeral(_)))
+    })
 }
 
 fn expected(version: i32) -> Option<i32> {
@@ -236,7 +255,7 @@ pub(crate) fn answer_write(
                 WriteShape::Create { with_stat } => {
                     replies.iter().for_each(|result| write_result(into, result, *with_stat));
                 }
-                WriteShape::Stat | WriteShape::Empty | WriteShape::Close => {
+                WriteShape::Stat | WriteShape::Empty | WriteShape::Close | WriteShape::Upgrade => {
                     replies.iter().for_each(|result| write_result(into, result, true));
                 }
             });

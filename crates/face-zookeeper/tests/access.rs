@@ -110,6 +110,22 @@ async fn an_account_is_an_identity() {
 }
 
 #[tokio::test]
+async fn an_account_is_proven_without_sending_its_password() {
+    let passwords = BTreeMap::from([("ann".to_owned(), "secret".to_owned())]);
+    let served = serve_with(memory_kernel(), Accounts::new(passwords));
+    let cluster = served.address.to_string();
+    let sasl = |password: &'static str| zk::SaslOptions::digest_md5("ann", password);
+    let connector = zk::Client::connector().with_sasl(sasl("secret"));
+    let ann = connector.connect(&cluster).await.expect("the right password");
+    let guarded = zk::CreateMode::Persistent.with_acls(zk::Acls::creator_all());
+    ann.create("/a", b"", &guarded).await.expect("free");
+    let (acl, _) = ann.get_acl("/a").await.expect("its own");
+    assert_eq!((acl[0].scheme(), acl[0].id()), ("sasl", "ann"));
+    let connector = zk::Client::connector().with_sasl(sasl("wrong")).with_fail_eagerly();
+    assert!(connector.connect(&cluster).await.is_err());
+}
+
+#[tokio::test]
 async fn one_op_of_a_multi_that_is_not_permitted_fails_all() {
     let served = serve();
     let (mut raw, _) = Raw::connect(served.address, &fresh(6_000)).await;

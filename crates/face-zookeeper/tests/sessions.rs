@@ -9,9 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use proteus_env::ManualClock;
 use proteus_face::Accounts;
+use proteus_face_zookeeper::ZookeeperOptions;
 use proteus_face_zookeeper::codec::{ConnectRequest, Request};
+use proteus_kernel_api::tree;
 use proteus_testkit::memory_kernel;
-use served::{PATIENCE, Raw, connect, create, fresh, get, open, serve, serve_at, serve_with};
+use served::{
+    PATIENCE, Raw, connect, create, fresh, get, open, serve, serve_at, serve_options, serve_with,
+};
 use zookeeper_client as zk;
 
 #[tokio::test]
@@ -85,6 +89,49 @@ async fn pings_keep_a_session_alive_and_silence_ends_it() {
     };
     let (_raw, answer) = Raw::connect(served.address, &resume).await;
     assert_eq!((answer.session_id, answer.timeout_ms), (0, 0));
+}
+
+#[tokio::test]
+async fn a_local_session_is_stored_when_it_creates_an_ephemeral() {
+    let kernel = memory_kernel();
+    let options = ZookeeperOptions { has_local_sessions: true, ..ZookeeperOptions::default() };
+    let served = serve_options(kernel.clone(), options);
+    let stored = || {
+        let read = kernel.read(|view| tree::sessions(view.state, None, 10));
+        read.expect("a kernel in memory").len()
+    };
+    let (mut raw, greeted) = Raw::connect(served.address, &fresh(6_000)).await;
+    assert_eq!(raw.ask(create("/a", 0)).await.error, 0);
+    assert_eq!(raw.ask(get("/a", true)).await.error, 0);
+    assert_eq!(stored(), 0);
+    let resume = |password: &Bytes| ConnectRequest {
+        session_id: greeted.session_id,
+        password: password.clone(),
+        ..fresh(8_000)
+    };
+    let (_refused, answer) =
+        Raw::connect(served.address, &resume(&Bytes::from_static(&[9; 16]))).await;
+    assert_eq!(answer.session_id, 0);
+    let (mut raw, answer) = Raw::connect(served.address, &resume(&greeted.password)).await;
+    assert_eq!((answer.session_id, answer.timeout_ms), (greeted.session_id, 8_000));
+
+    // In one pipeline, so that the second meets a session that is being stored.
+    raw.request(1, &[create("/e", 1), create("/f", 1), create("/g", 0), get("/e", false)]).await;
+    for xid in 1..=4 {
+        let reply = raw.reply().await;
+        assert_eq!((reply.xid, reply.error), (xid, 0));
+    }
+    assert_eq!(stored(), 1);
+    let (mut raw, answer) = Raw::connect(served.address, &resume(&greeted.password)).await;
+    assert_eq!(answer.session_id, greeted.session_id, "it is stored with its password");
+    assert_eq!(raw.ask(Request::CloseSession).await.error, 0);
+    assert_eq!(stored(), 0);
+
+    let (mut local, greeted) = Raw::connect(served.address, &fresh(6_000)).await;
+    assert_eq!(local.ask(get("/e", false)).await.error, -101, "ephemerals go with their session");
+    assert_eq!(local.ask(Request::CloseSession).await.error, 0);
+    let (_raw, answer) = Raw::connect(served.address, &resume(&greeted.password)).await;
+    assert_eq!(answer.session_id, 0, "a closed session cannot be resumed");
 }
 
 /// Moves the clock in steps, while the observer keeps its own session by asking.

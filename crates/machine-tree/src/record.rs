@@ -13,8 +13,8 @@
 //! Every value begins with a version byte; an "empty" value is that byte alone. Data stands apart
 //! from the node record, so that creating a child does not rewrite its parent's data.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use proteus_machine::key::KeyBuilder;
+use bytes::Bytes;
+use proteus_machine::key::{KeyBuilder, push_string};
 use proteus_store::{Read, StoreError};
 use proteus_types::CommitTs;
 use serde::de::DeserializeOwned;
@@ -33,6 +33,9 @@ const EPHEMERAL: u8 = 5;
 const DUE: u8 = 6;
 const TOTALS: u8 = 7;
 const QUOTA: u8 = 8;
+
+/// Bytes that nearly every record takes: all but those with long ACLs.
+const RECORD_BYTES_USUAL: usize = 160;
 
 /// Version of every value's format.
 const VERSION: u8 = 1;
@@ -151,12 +154,20 @@ pub(crate) fn built_in_children(path: &str) -> Option<&'static [&'static str]> {
     BUILT_IN.iter().find(|(name, _)| *name == path).map(|(_, children)| *children)
 }
 
+/// A key of one kind and a path, in one piece of memory of exactly its size.
+fn path_key(kind: u8, path: &str) -> Bytes {
+    let mut key = Vec::with_capacity(2 + path.len());
+    key.extend_from_slice(&[SPACE, kind]);
+    key.extend_from_slice(path.as_bytes());
+    Bytes::from(key)
+}
+
 pub(crate) fn node_key(path: &str) -> Bytes {
-    KeyBuilder::new(SPACE, NODE).raw(path.as_bytes()).build()
+    path_key(NODE, path)
 }
 
 pub(crate) fn data_key(path: &str) -> Bytes {
-    KeyBuilder::new(SPACE, DATA).raw(path.as_bytes()).build()
+    path_key(DATA, path)
 }
 
 /// What the keys of all children of `parent` begin with.
@@ -165,7 +176,12 @@ pub(crate) fn children_prefix(parent: &str) -> Vec<u8> {
 }
 
 pub(crate) fn child_key(parent: &str, name: &str) -> Bytes {
-    KeyBuilder::new(SPACE, CHILD).string(parent.as_bytes()).raw(name.as_bytes()).build()
+    let mut key = Vec::with_capacity(4 + parent.len() + name.len());
+    key.extend_from_slice(&[SPACE, CHILD]);
+    // Paths hold no zero bytes, so that nothing is escaped and the size is exact.
+    push_string(&mut key, parent.as_bytes());
+    key.extend_from_slice(name.as_bytes());
+    Bytes::from(key)
 }
 
 pub(crate) fn sessions_prefix() -> Vec<u8> {
@@ -194,7 +210,7 @@ pub(crate) fn due_key(due_ms: u64, path: &str) -> Bytes {
 }
 
 pub(crate) fn quota_key(path: &str) -> Bytes {
-    KeyBuilder::new(SPACE, QUOTA).raw(path.as_bytes()).build()
+    path_key(QUOTA, path)
 }
 
 fn totals_key() -> Bytes {
@@ -207,26 +223,35 @@ pub(crate) fn marker() -> Bytes {
 }
 
 pub(crate) fn encode(value: &impl Serialize) -> Bytes {
+    // Nearly every record fits; one copy into memory of its size is less than growing there.
+    let mut buffer = [0; RECORD_BYTES_USUAL];
+    buffer[0] = VERSION;
+    if let Some(rest) = buffer.get_mut(1..)
+        && let Ok(encoded) = postcard::to_slice(value, rest)
+    {
+        let length = 1 + encoded.len();
+        return Bytes::copy_from_slice(&buffer[..length]);
+    }
     // Encoding plain data into a growing buffer has no way to fail.
     Bytes::from(postcard::to_extend(value, vec![VERSION]).expect("plain data encodes"))
 }
 
 pub(crate) fn encode_data(data: &[u8]) -> Bytes {
-    let mut value = BytesMut::with_capacity(1 + data.len());
-    value.put_u8(VERSION);
-    value.put_slice(data);
-    value.freeze()
+    let mut value = Vec::with_capacity(1 + data.len());
+    value.push(VERSION);
+    value.extend_from_slice(data);
+    Bytes::from(value)
 }
 
 fn decode<T: DeserializeOwned>(key: &[u8], value: &Bytes) -> Result<T, StoreError> {
-    let encoded = strip_version(key, value)?;
-    postcard::from_bytes(&encoded).map_err(|error| StoreError::corrupt(key, error.to_string()))
+    let encoded = without_version(key, value)?;
+    postcard::from_bytes(encoded).map_err(|error| StoreError::corrupt(key, error.to_string()))
 }
 
-fn strip_version(key: &[u8], value: &Bytes) -> Result<Bytes, StoreError> {
-    match value.first() {
-        Some(&VERSION) => Ok(value.slice(1..)),
-        Some(version) => Err(StoreError::corrupt(
+fn without_version<'a>(key: &[u8], value: &'a Bytes) -> Result<&'a [u8], StoreError> {
+    match value.split_first() {
+        Some((&VERSION, encoded)) => Ok(encoded),
+        Some((version, _)) => Err(StoreError::corrupt(
             key,
             format!("format version {version}, but this binary reads {VERSION}"),
         )),
@@ -249,7 +274,7 @@ pub(crate) fn node(read: &dyn Read, path: &str) -> Result<Option<NodeRecord>, St
 pub(crate) fn data(read: &dyn Read, path: &str) -> Result<Bytes, StoreError> {
     let key = data_key(path);
     match read.get(&key)? {
-        Some(value) => strip_version(&key, &value),
+        Some(value) => without_version(&key, &value).map(|data| value.slice_ref(data)),
         None => Err(StoreError::corrupt(&key, "the znode has data, but it is not here")),
     }
 }

@@ -172,6 +172,9 @@ struct Settings {
     /// Four-letter words that are carried out, or * [default: envi,isro,mntr,ruok,srvr,stat]
     #[arg(long, value_name = "WORDS")]
     zookeeper_words: Option<String>,
+    /// true: store a ZooKeeper session only once it creates an ephemeral [default: false]
+    #[arg(long, value_name = "BOOL")]
+    zookeeper_local_sessions: Option<String>,
     /// error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -205,6 +208,7 @@ impl Settings {
             ("zookeeper_frame_bytes_max", &self.zookeeper_frame_bytes_max),
             ("zookeeper_super_digest", &self.zookeeper_super_digest),
             ("zookeeper_words", &self.zookeeper_words),
+            ("zookeeper_local_sessions", &self.zookeeper_local_sessions),
             ("log_level", &self.log_level),
             ("log_format", &self.log_format),
         ];

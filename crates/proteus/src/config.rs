@@ -160,6 +160,12 @@ pub const KEYS: &[Key] = &[
         help: "Four-letter words that are carried out; 4lw.commands.whitelist",
     },
     Key {
+        name: "zookeeper_local_sessions",
+        default: "false",
+        accepts: "true or false",
+        help: "Store a ZooKeeper session only once it creates an ephemeral; localSessionsEnabled",
+    },
+    Key {
         name: "log_level",
         default: "info",
         accepts: "error, warn, info, debug or trace",
@@ -282,6 +288,8 @@ pub struct Config {
     pub zookeeper_super_digest: Option<String>,
     /// Four-letter words that the ZooKeeper face carries out.
     pub zookeeper_words: WordWhitelist,
+    /// Whether a ZooKeeper session is stored only once it creates an ephemeral.
+    pub zookeeper_local_sessions: bool,
     /// Log level.
     pub log_level: String,
     /// Whether logs are JSON.
@@ -398,6 +406,8 @@ impl Config {
                 None => value.is_empty().then_some(None),
             })?,
             zookeeper_words: reader.parse("zookeeper_words", WordWhitelist::parse)?,
+            zookeeper_local_sessions: reader
+                .parse("zookeeper_local_sessions", |value| value.parse().ok())?,
             log_level: reader.parse("log_level", |value| {
                 let levels = ["error", "warn", "info", "debug", "trace"];
                 levels.contains(&value).then(|| value.to_owned())

@@ -255,6 +255,7 @@ fn build_faces(
             frame_bytes_max: config.zookeeper_frame_bytes_max,
             super_digest: config.zookeeper_super_digest.clone(),
             words: config.zookeeper_words.clone(),
+            has_local_sessions: config.zookeeper_local_sessions,
             ..ZookeeperOptions::default()
         },
     );

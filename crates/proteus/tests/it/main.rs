@@ -10,3 +10,4 @@ mod garbage;
 mod node;
 mod start;
 mod topic;
+mod zk;
