@@ -45,6 +45,12 @@ pub async fn connect_to_host(address: &str) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// What this machine calls itself, if it says so.
+pub fn host_name() -> Option<String> {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    (!name.is_empty() && name != "(none)").then_some(name)
+}
+
 /// Has what was received so far acknowledged now rather than with the next data sent.
 ///
 /// A client that sends a request in pieces without switching Nagle's delay off waits for this

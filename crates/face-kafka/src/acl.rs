@@ -94,10 +94,14 @@ impl Listener for Authorizer {
     fn on_commit(&self, commit: &Commit) {
         let is_change = |change: &Change| *change == Change::Topic(topic::Change::AclsChanged);
         if commit.changes.iter().any(is_change) {
-            let mut rules = self.rules.write();
-            self.changes.fetch_add(1, Ordering::AcqRel);
-            *rules = None;
+            self.on_gap();
         }
+    }
+
+    fn on_gap(&self) {
+        let mut rules = self.rules.write();
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        *rules = None;
     }
 }
 

@@ -95,10 +95,14 @@ impl Listener for Meters {
     fn on_commit(&self, commit: &Commit) {
         let is_change = |change: &Change| *change == Change::Topic(topic::Change::QuotasChanged);
         if commit.changes.iter().any(is_change) {
-            let mut quotas = self.quotas.write();
-            self.changes.fetch_add(1, Ordering::AcqRel);
-            *quotas = None;
+            self.on_gap();
         }
+    }
+
+    fn on_gap(&self) {
+        let mut quotas = self.quotas.write();
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        *quotas = None;
     }
 }
 

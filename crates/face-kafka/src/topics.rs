@@ -115,4 +115,13 @@ impl Listener for Topics {
             }
         }
     }
+
+    fn on_gap(&self) {
+        self.ids.write().clear();
+        let mut settings = self.settings.write();
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        settings.clear();
+        drop(settings);
+        self.growing.wake_all();
+    }
 }

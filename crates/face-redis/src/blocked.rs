@@ -63,6 +63,13 @@ impl Blocked {
         }
     }
 
+    /// Any key may have been touched.
+    pub(crate) fn note_all(&self) {
+        let places: Vec<Place> = self.waiting.lock().keys().cloned().collect();
+        self.ready.lock().extend(places);
+        self.grown.notify_one();
+    }
+
     /// Whether somebody waits for one of the keys already.
     pub(crate) fn has_queue(&self, db: u8, keys: &[Bytes]) -> bool {
         if !self.has_waiters.load(Ordering::Acquire) {

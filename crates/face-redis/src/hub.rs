@@ -364,4 +364,12 @@ impl Listener for Hub {
             }
         }
     }
+
+    fn on_gap(&self) {
+        // Whatever a client keeps may have changed, and whatever it waits for may be there.
+        if self.is_tracking.load(Ordering::Acquire) {
+            self.note_cleared();
+        }
+        self.blocked.note_all();
+    }
 }

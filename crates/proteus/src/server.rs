@@ -200,7 +200,10 @@ fn cluster_options(config: &Config) -> Result<ClusterOptions, StartError> {
     let listen = SocketAddr::new(config.listen, PEER_PORT.saturating_add(config.port_offset));
     let advertised_host = match &config.advertise_host {
         Some(host) => host.clone(),
-        None if config.listen.is_unspecified() => IpAddr::from(Ipv4Addr::LOCALHOST).to_string(),
+        // Every address is listened on, so none of them is the one to tell.
+        None if config.listen.is_unspecified() => {
+            net::host_name().unwrap_or_else(|| IpAddr::from(Ipv4Addr::LOCALHOST).to_string())
+        }
         None => config.listen.to_string(),
     };
     Ok(ClusterOptions {

@@ -32,6 +32,10 @@ impl Listener for Cache {
             self.tables.write().clear();
         }
     }
+
+    fn on_gap(&self) {
+        self.tables.write().clear();
+    }
 }
 
 impl Catalog {

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use proteus_face::{Connection, ConnectionError};
 use proteus_kernel_api::cache::commands::{Flags, Group, unknown_command};
 use proteus_kernel_api::cache::{Call, Op, Reply, answer};
-use proteus_kernel_api::{Minitransaction, Outcome};
+use proteus_kernel_api::{KernelError, Minitransaction, Outcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::RedisFace;
@@ -83,6 +83,8 @@ struct Session {
     reply_mode: ReplyMode,
     batch: Batch,
     is_closing: bool,
+    /// A read may follow: this node has what was acknowledged anywhere before the last receipt.
+    is_current: bool,
 }
 
 /// Commands waiting for one proposal, and replies waiting behind them.
@@ -124,6 +126,7 @@ impl Session {
             reply_mode: ReplyMode::On,
             batch: Batch::default(),
             is_closing: false,
+            is_current: false,
         }
     }
 
@@ -187,6 +190,7 @@ impl Session {
         let started = self.face.clock.elapsed();
         let mut count = 0;
         let mut last = None;
+        self.is_current = false;
         while !self.is_closing && !self.client.is_killed() {
             let limits = if self.is_admitted { Limits::ADMITTED } else { Limits::UNAUTHENTICATED };
             let arguments = match codec::decode(input, limits) {
@@ -286,6 +290,13 @@ impl Session {
             self.settle().await;
             self.wait_while_paused(is_write).await;
         }
+        let is_read = matches!(found, Found::Data(command) if !command.is_write());
+        if (is_read || matches!(found, Found::Own(_)))
+            && let Err(error) = self.catch_up().await
+        {
+            self.answer(Some(found), of_kernel(&error));
+            return Some(found.name());
+        }
         match found {
             Found::Own(own) => self.own_command(own.command, found, arguments).await,
             Found::Data(command) if command.flags.has(Flags::BLOCKING) => {
@@ -308,6 +319,16 @@ impl Session {
             }
         }
         Some(found.name())
+    }
+
+    /// Before the first read of what one receipt brought: waits until this node has what was
+    /// acknowledged anywhere before.
+    async fn catch_up(&mut self) -> Result<(), KernelError> {
+        if !self.is_current {
+            self.face.kernel.pass_read_barrier().await?;
+            self.is_current = true;
+        }
+        Ok(())
     }
 
     fn call(&self, flags: Flags, arguments: Vec<Bytes>) -> Call {
