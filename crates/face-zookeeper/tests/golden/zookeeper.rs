@@ -15,6 +15,9 @@ const LIBRARIES: &str = "/usr/share/java";
 /// How often to look whether it has started.
 const STARTS_MAX: usize = 600;
 
+/// How long a server that listens may take to answer before it is asked again.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+
 pub struct Server {
     pub address: SocketAddr,
     process: Child,
@@ -56,7 +59,8 @@ impl Server {
             .ok()?;
         let mut server = Server { address, process, _directory: directory };
         for _ in 0..STARTS_MAX {
-            if is_serving(address).await {
+            let asked = task::timeout(ANSWER_PATIENCE, is_serving(address)).await;
+            if asked == Some(true) {
                 return Some(server);
             }
             if let Ok(Some(status)) = server.process.try_wait() {

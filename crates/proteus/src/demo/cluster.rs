@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use super::STEP_TIMEOUT;
+use crate::cluster::PEER_PORT;
 
 /// What a worker prints once it holds the lock.
 pub(crate) const HOLDS_LOCK: &str = "holds the lock";
@@ -57,8 +58,8 @@ impl Ports {
         SocketAddr::from((Ipv4Addr::LOCALHOST, port + self.offset))
     }
 
-    fn all(&self) -> [SocketAddr; 5] {
-        [ZOOKEEPER, KAFKA, REDIS, POSTGRES, HTTP].map(|port| self.address(port))
+    fn all(&self) -> [SocketAddr; 6] {
+        [ZOOKEEPER, KAFKA, REDIS, POSTGRES, HTTP, PEER_PORT].map(|port| self.address(port))
     }
 
     pub(crate) fn zookeeper(&self) -> SocketAddr {
