@@ -234,6 +234,11 @@ impl Group {
         Ok(())
     }
 
+    /// Whether the group has stopped; see [`Group::stopped`].
+    pub fn has_stopped(&self) -> bool {
+        self.shared.metrics.borrow_watched().running_state.is_err()
+    }
+
     /// Whether this node is the only voter.
     fn is_alone(&self) -> bool {
         let metrics = self.shared.metrics.borrow_watched();

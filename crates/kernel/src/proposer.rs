@@ -41,6 +41,9 @@ const FORWARD_RETRY: Duration = Duration::from_millis(10);
 /// How often a leader whose lease has run out looks whether it has been renewed.
 const LEASE_LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
+/// How often one who waits looks whether the group has stopped.
+const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How long the leader may take over one batch of another node.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -120,7 +123,8 @@ impl<M: ShardMachine> Proposer<M> {
         };
         while self.state.pending.in_flight() >= IN_FLIGHT_MAX {
             let Some(patience) = self.patience_left(since) else { return false };
-            task::timeout(patience, self.state.pending.changed.notified()).await;
+            task::timeout(patience.min(STOP_LOOK_INTERVAL), self.state.pending.changed.notified())
+                .await;
         }
         true
     }
@@ -188,8 +192,11 @@ impl<M: ShardMachine> Proposer<M> {
         }
     }
 
-    /// How much longer what was proposed at `since` may wait; `None` if it may not.
+    /// How much longer what was proposed at `since` may wait; `None` if it may not, or in vain.
     fn patience_left(&self, since: Duration) -> Option<Duration> {
+        if self.group.has_stopped() {
+            return None;
+        }
         let waited = self.clock.elapsed().saturating_sub(since);
         LEADER_PATIENCE.checked_sub(waited).filter(|left| !left.is_zero())
     }

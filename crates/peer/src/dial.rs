@@ -47,11 +47,14 @@ pub type Calling = Pin<Box<dyn Future<Output = Result<Bytes, CallError>> + Send>
 
 type Reply = oneshot::Sender<Result<Bytes, CallError>>;
 
+/// What one connection is asked to send, and who waits.
+type Requests = mpsc::Sender<(Bytes, Reply)>;
+
 /// Holds a connection to each node that was asked. Clones share them.
 #[derive(Clone)]
 pub struct Dialer {
     secret: Secret,
-    connections: Arc<Mutex<HashMap<String, mpsc::Sender<(Bytes, Reply)>>>>,
+    connections: Arc<Mutex<HashMap<String, Requests>>>,
     /// Those that were last found to be out of reach, so that it is said once.
     lost: Arc<Mutex<HashSet<String>>>,
 }

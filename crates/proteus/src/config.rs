@@ -595,8 +595,14 @@ mod tests {
 
     #[test]
     fn passwords_are_never_shown() {
-        let config = resolve(&[("users", "ann:secret")], &[], None).unwrap();
-        assert!(!config.render().contains("secret"));
+        for (key, value) in
+            [("users", "ann:hunter2"), ("cluster_secret", "hunter2 hunter2 hunter2")]
+        {
+            let config = resolve(&[(key, value)], &[], None).unwrap();
+            assert!(!config.render().contains("hunter2"));
+        }
+        let refused = resolve(&[("cluster_secret", "hunter2")], &[], None).unwrap_err().to_string();
+        assert!(!refused.contains("hunter2"));
         let refused = resolve(&[("users", "ann-secret")], &[], None).unwrap_err().to_string();
         assert!(!refused.contains("ann-secret"));
     }

@@ -35,7 +35,7 @@ const POWER_CUT: &str = "simulated power cut";
 const DISK_FULL: &str = "no storage space";
 
 /// Troubles in one run.
-const TROUBLES: u64 = 25;
+const TROUBLES: u64 = 15;
 
 /// Nothing takes this long, in simulated time, once all is well again.
 const PATIENCE: Duration = Duration::from_secs(120);

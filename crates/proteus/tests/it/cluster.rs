@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
+use zookeeper_client as zk;
 
 use crate::node::{NodeProcess, PATIENCE, command, runtime};
 
@@ -187,6 +188,51 @@ fn a_read_anywhere_sees_what_was_acknowledged_anywhere() {
             let found: i64 = connections[reader].get("k").await.unwrap();
             assert_eq!(found, number, "written on {writer}, read on {reader}");
         }
+    });
+}
+
+/// The session is opened and its ephemeral created while one node leads; when that is killed the client
+/// finds another, which knows the session, its ephemeral, and who watches what.
+#[test]
+fn a_zookeeper_session_outlives_the_node_that_led() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(directory.path());
+    let runtime = runtime();
+    let leader = cluster.leader();
+    let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
+    let hosts = |nodes: &[usize]| {
+        let hosts = nodes.iter().map(|node| cluster.nodes[*node].address(2181).to_string());
+        hosts.collect::<Vec<_>>().join(",")
+    };
+    // Connected to the node that will die, and knows of the others.
+    let all = hosts(&[leader, others[0], others[1]]);
+    let acls = zk::Acls::anyone_all();
+    let (client, watcher, witness) = runtime.block_on(async {
+        let connector = zk::Client::connector().with_session_timeout(Duration::from_secs(20));
+        let client = connector.connect(&all).await.unwrap();
+        client.create("/mine", b"", &zk::CreateMode::Ephemeral.with_acls(acls)).await.unwrap();
+        client.create("/seen", b"0", &zk::CreateMode::Persistent.with_acls(acls)).await.unwrap();
+        let (_, _, watcher) = client.get_and_watch_data("/seen").await.unwrap();
+        let witness = zk::Client::connect(&hosts(&others)).await.unwrap();
+        assert!(witness.check_stat("/mine").await.unwrap().is_some(), "seen on another node");
+        (client, watcher, witness)
+    });
+    let session = client.session_id();
+    cluster.nodes[leader].kill();
+    runtime.block_on(async {
+        let started = Instant::now();
+        loop {
+            match witness.set_data("/seen", b"1", None).await {
+                Ok(_) => break,
+                Err(_) => assert!(started.elapsed() < PATIENCE, "no writes although two live"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let event = tokio::time::timeout(PATIENCE, watcher.changed()).await;
+        assert_eq!(event.expect("the watch fires").event_type, zk::EventType::NodeDataChanged);
+        assert_eq!(client.get_data("/seen").await.unwrap().0, b"1");
+        assert_eq!(client.session_id(), session, "the same session");
+        assert!(witness.check_stat("/mine").await.unwrap().is_some(), "its ephemeral lives");
     });
 }
 
