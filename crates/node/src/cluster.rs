@@ -287,8 +287,8 @@ fn wanted_voters(status: &GroupStatus, leader: NodeId, options: UpkeepOptions) -
         silence(node).is_some_and(|silence| silence < SILENCE_MAX)
             && behind(status, *node).is_some_and(|behind| behind <= BEHIND_MAX)
     };
-    let mut ready = status.membership.members.keys().filter(|node| !voters.contains(node));
-    let mut ready: Vec<NodeId> = ready.by_ref().filter(|node| is_ready(node)).copied().collect();
+    let others = status.membership.members.keys().filter(|node| !voters.contains(node));
+    let mut ready: Vec<NodeId> = others.filter(|node| is_ready(node)).copied().collect();
     let dead: Vec<NodeId> = voters.iter().filter(|node| is_dead(node)).copied().collect();
     for node in dead {
         if let Some(heir) = ready.pop() {
@@ -296,17 +296,14 @@ fn wanted_voters(status: &GroupStatus, leader: NodeId, options: UpkeepOptions) -
             voters.insert(heir);
         }
     }
-    // Two voters are worse than one: both must live. So they come in pairs.
-    while voters.len() + 1 < options.voters_max
-        && ready.len() >= 2 - usize::from(voters.len() % 2 == 0)
-    {
-        let missing = 2 - usize::from(voters.len() % 2 == 0);
+    // Two voters are worse than one: both must live. So their number is made odd, and kept so.
+    loop {
+        let missing = if voters.len().is_multiple_of(2) { 1 } else { 2 };
+        if ready.len() < missing || voters.len() + missing > options.voters_max {
+            return voters;
+        }
         voters.extend(ready.drain(..missing));
     }
-    if voters.len() % 2 == 0 && voters.len() < options.voters_max {
-        voters.extend(ready.pop());
-    }
-    voters
 }
 
 #[cfg(test)]
