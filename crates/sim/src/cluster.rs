@@ -146,6 +146,7 @@ impl<M: Machine> World<M> {
         self.all_well().await?;
         self.recovers().await?;
         self.summary.acknowledged = self.history.acknowledged_count();
+        self.summary.gaps = self.history.gap_count();
         self.summary.traffic = self.network.traffic();
         Ok(())
     }

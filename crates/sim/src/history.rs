@@ -37,6 +37,8 @@ struct Seen {
     shown: Vec<CommitId>,
     /// What the feed announced, over all runs.
     announced: BTreeMap<CommitTs, Vec<Change>>,
+    /// Times that a replica took its state over from another.
+    gap_count: u64,
     /// What the feed announced last in this run.
     announced_last: CommitTs,
     /// What cannot be true, found where nobody could be told.
@@ -197,6 +199,11 @@ impl History {
         Ok(())
     }
 
+    /// How often a replica took its state over from another.
+    pub fn gap_count(&self) -> u64 {
+        self.0.lock().gap_count
+    }
+
     /// Notes what was found where nobody could be told.
     pub fn violated(&self, claim: String) {
         self.0.lock().violation.get_or_insert(claim);
@@ -219,6 +226,7 @@ impl ReplicaFeed {
 impl CommitSink<Change> for ReplicaFeed {
     fn on_gap(&self, applied_ts: CommitTs) {
         *self.announced_last.lock() = applied_ts;
+        self.history.0.lock().gap_count += 1;
     }
 
     fn on_commit(&self, commit: Committed<Change>) {

@@ -26,6 +26,7 @@ fn a_cluster_keeps_its_claims_in_trouble() {
     // Runs in which nothing happened prove nothing.
     assert!(seeds < 50 || total.acknowledged as u64 > 50 * seeds, "{total:?}");
     assert!(seeds < 50 || total.crashes > seeds, "{total:?}");
+    assert!(seeds < 50 || total.gaps > 0, "{total:?}");
 }
 
 /// What the checkers say of a cluster with a bug, in the first of a few seeds that shows it.
