@@ -241,9 +241,7 @@ impl Group {
 
     /// Whether this node is the only voter.
     fn is_alone(&self) -> bool {
-        let metrics = self.shared.metrics.borrow_watched();
-        let configs = metrics.membership_config.membership().get_joint_config();
-        matches!(configs.as_slice(), [voters] if voters.len() == 1 && voters.contains(&self.shared.node.0))
+        only_voter(&self.shared.metrics.borrow_watched()) == Some(self.shared.node.0)
     }
 
     /// Who leads, as far as this node knows.
@@ -279,10 +277,8 @@ impl Group {
         if !metrics.vote.is_committed() || leader.term != term.0 || leader.voted_for != own {
             return false;
         }
-        if let [voters] = metrics.membership_config.membership().get_joint_config().as_slice()
-            && voters.len() == 1
-        {
-            return voters.contains(&own);
+        if let Some(voter) = only_voter(&metrics) {
+            return voter == own;
         }
         let permille = 1000 - self.shared.timing.clock_drift_permille.min(1000);
         let lease = self.shared.timing.election_max * permille / 1000;
@@ -546,6 +542,14 @@ impl Group {
     pub async fn shutdown(&self) {
         // An error means that it has already ended.
         let _ = self.raft.shutdown().await;
+    }
+}
+
+/// The voter of a group that has only one, and is not about to have others.
+fn only_voter(metrics: &RaftMetrics<TypeConfig>) -> Option<u64> {
+    match metrics.membership_config.membership().get_joint_config().as_slice() {
+        [voters] if voters.len() == 1 => voters.first().copied(),
+        _ => None,
     }
 }
 

@@ -65,7 +65,7 @@ impl Coordinator {
     /// their members meet elsewhere.
     fn groups(&self) -> Result<MutexGuard<'_, Groups>, GroupError> {
         let mut groups = self.groups.lock();
-        if self.kernel.cluster().leads() {
+        if self.kernel.leads() {
             return Ok(groups);
         }
         groups.by_id.clear();

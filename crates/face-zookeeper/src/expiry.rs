@@ -80,7 +80,7 @@ async fn run(shared: Weak<Shared>) {
         }
         if let Err(error) = load(&shared) {
             debug!(%error, "stored sessions cannot be read yet");
-        } else if shared.kernel.cluster().leads() {
+        } else if shared.kernel.leads() {
             if !led {
                 shared.sessions.renew(now);
             }

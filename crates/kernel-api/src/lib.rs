@@ -94,6 +94,11 @@ pub trait Kernel: Send + Sync + 'static {
         ClusterView { node: NodeId(1), leader: Some(NodeId(1)), ..ClusterView::default() }
     }
 
+    /// Whether this node leads: [`ClusterView::leads`], for those who ask at every request.
+    fn leads(&self) -> bool {
+        self.cluster().leads()
+    }
+
     /// Calls `reader` once with the state at the last applied commit here; linearizable behind
     /// [`Kernel::read_barrier`]. Commits wait meanwhile: read little, or in pieces at one read
     /// timestamp.

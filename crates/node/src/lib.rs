@@ -286,6 +286,10 @@ impl Kernel for NodeKernel {
         }
     }
 
+    fn leads(&self) -> bool {
+        self.shard.group().leadership().leader == Some(self.identity.node)
+    }
+
     fn follow(&self, listener: Arc<dyn Listener>) {
         self.feed.0.follow(listener);
     }
