@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
 /// Bytes that an entry costs beyond its key and value: its share of tree and hash table, and three
 /// handles.
@@ -19,7 +20,7 @@ const ENTRY_OVERHEAD_BYTES: usize = 152;
 pub(crate) struct Table {
     /// The keys of `values`, no more and no less.
     keys: BTreeSet<Bytes>,
-    values: HashMap<Bytes, Option<Bytes>>,
+    values: HashMap<Bytes, Option<Bytes>, RandomState>,
     undo: Vec<(Bytes, Option<Option<Bytes>>)>,
     size_bytes: usize,
 }
