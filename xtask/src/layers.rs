@@ -15,6 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("proteus-store", &["proteus-env", "proteus-types"]),
     ("proteus-consensus", &["proteus-env", "proteus-log", "proteus-types"]),
     ("proteus-peer", &["proteus-env"]),
+    ("proteus-backup", &["proteus-env", "proteus-types"]),
     ("proteus-machine", &["proteus-store", "proteus-types"]),
     (
         "proteus-kernel",
@@ -92,6 +93,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "proteus",
         &[
+            "proteus-backup",
             "proteus-env",
             "proteus-face",
             "proteus-face-http",

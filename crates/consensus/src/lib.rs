@@ -13,6 +13,7 @@ mod group;
 mod log_storage;
 mod network;
 mod replica;
+mod restored;
 mod transport;
 
 pub use group::{
@@ -21,4 +22,5 @@ pub use group::{
 pub use replica::{
     Applied, Image, ImageChunks, ReceivedImage, Replica, ReplicaFault, SnapshotPace,
 };
+pub use restored::begin_after;
 pub use transport::{Call, Transport, TransportError, Unconnected};

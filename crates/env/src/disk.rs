@@ -238,6 +238,19 @@ pub fn read_or_create_private(path: &Path, content: &[u8]) -> io::Result<Vec<u8>
     }
 }
 
+/// Returns once everything written to the file system that holds `directory` is on stable storage.
+///
+/// # Errors
+/// Those of the file system.
+pub fn flush_file_system(directory: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(std::fs::File::open(directory)?)?)
+}
+
+/// Whether there is a file or directory of this name.
+pub fn exists(path: &Path) -> bool {
+    path.exists()
+}
+
 /// Whether there is a directory of this name.
 pub fn is_directory(path: &Path) -> bool {
     path.is_dir()

@@ -18,11 +18,12 @@
 //! - A proposal is answered once it is applied both here and on the leader; or it is proposed again
 //!   under a later leader, if it cannot be in the log.
 //!
-//! Reading order: [`Shard`], `envelope`, `proposer`, `pending`, `forward`, `state`, `reads`, `chores`.
+//! Reading order: [`Shard`], `envelope`, `proposer`, `pending`, `forward`, `state`, `reads`, `image`, `chores`.
 
 mod chores;
 mod envelope;
 mod forward;
+mod image;
 mod links;
 mod pending;
 mod proposer;
@@ -31,6 +32,7 @@ mod shard;
 mod state;
 
 pub use chores::ChoreOptions;
+pub use image::{RestoredState, StateImage};
 pub use links::{Alone, Links, Route, Service};
 pub use proteus_consensus::{
     Call, ChangeError, GroupStatus, Leadership, Membership, Timing, TransportError,

@@ -21,6 +21,7 @@ use tracing::error;
 use crate::PROPOSAL_BYTES_MAX;
 use crate::chores::{ChoreOptions, propose_due, take_checkpoints};
 use crate::forward::{Forward, ForwardAnswer, Taken, first_proposal};
+use crate::image::StateImage;
 use crate::links::{Links, Route, Service, ServiceLinks};
 use crate::pending::Proposal;
 use crate::proposer::{Arrival, LEADER_PATIENCE, Proposer};
@@ -197,9 +198,7 @@ impl<M: ShardMachine> Shard<M> {
         let submitted = self.submit(commands);
         async move {
             match submitted {
-                Ok(receiver) => receiver.await.unwrap_or_else(|_| {
-                    Err(KernelError::Unavailable("the node is stopping".to_owned()))
-                }),
+                Ok(receiver) => receiver.await.unwrap_or_else(|_| Err(stopping())),
                 Err(error) => Err(error),
             }
         }
@@ -220,9 +219,7 @@ impl<M: ShardMachine> Shard<M> {
         let command_count = u32::try_from(commands.len()).unwrap_or(u32::MAX);
         let since = self.clock.elapsed();
         let proposal = Proposal { commands: encoded, command_count, reply, since };
-        self.proposals
-            .send(Arrival::Own(proposal))
-            .map_err(|_| KernelError::Unavailable("the node is stopping".to_owned()))?;
+        self.proposals.send(Arrival::Own(proposal)).map_err(|_| stopping())?;
         Ok(receiver)
     }
 
@@ -319,6 +316,21 @@ impl<M: ShardMachine> Shard<M> {
         }
     }
 
+    /// The whole state at one commit, which is no earlier than any acknowledged before this call and
+    /// stays as it is while the image is held. Commits go on meanwhile.
+    ///
+    /// # Errors
+    /// If there is no leader to ask, or the disk fails.
+    pub async fn image(&self) -> Result<StateImage, KernelError> {
+        if let Some(barrier) = self.read_barrier() {
+            barrier.await.unwrap_or_else(|_| Err(stopping()))?;
+        }
+        self.serving()?;
+        let state = self.state.clone();
+        let image = task::spawn_blocking(move || state.image()).await;
+        image.map_err(|_| stopping())?.map_err(KernelError::from)
+    }
+
     /// The consensus group, for its membership.
     pub fn group(&self) -> &Group {
         &self.group
@@ -367,7 +379,7 @@ impl<M: ShardMachine> Shard<M> {
             }
             Err(fault) => error!(%fault, "the checkpoint at shutdown ended abnormally"),
         }
-        self.state.pending.fail(&KernelError::Unavailable("the node is stopping".to_owned()));
+        self.state.pending.fail(&stopping());
     }
 
     /// Stops at once and leaves nothing behind but what is on disk already, as a crash does. For
@@ -401,6 +413,10 @@ impl<M: ShardMachine> Shard<M> {
             None => Ok(()),
         }
     }
+}
+
+fn stopping() -> KernelError {
+    KernelError::Unavailable("the node is stopping".to_owned())
 }
 
 async fn watch_group<M: ShardMachine>(

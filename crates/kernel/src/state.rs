@@ -8,24 +8,23 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use proteus_consensus::{Applied, Image, ImageChunks, ReceivedImage, Replica, ReplicaFault};
+use proteus_consensus::{Applied, Image, ReceivedImage, Replica, ReplicaFault};
 use proteus_env::Clock;
 use proteus_machine::{Committed, KernelError, Position, ShardMachine, View};
-use proteus_store::{
-    Checkpoint, DiskImage, DiskStore, IncomingStore, LayeredStore, Read, State, StoreError,
-};
+use proteus_store::{Checkpoint, DiskStore, IncomingStore, LayeredStore, Read, State, StoreError};
 use proteus_types::{CommitTs, EntryId, LogIndex, NodeId, Term};
 use tokio::sync::Notify;
 use tracing::{error, info};
 
 use crate::envelope::Envelope;
 use crate::forward::Intake;
+use crate::image::StateImage;
 use crate::pending::Pending;
 use crate::shard::CommitSink;
 
 /// Keys of the kernel's own facts, in space 0.
-const APPLIED_KEY: &[u8] = &[0, 1];
-const MEMBERSHIP_KEY: &[u8] = &[0, 2];
+pub(crate) const APPLIED_KEY: &[u8] = &[0, 1];
+pub(crate) const MEMBERSHIP_KEY: &[u8] = &[0, 2];
 
 /// A shard's state machine with its storage: what consensus drives.
 pub(crate) struct ShardState<M: ShardMachine> {
@@ -179,6 +178,20 @@ impl<M: ShardMachine> ShardState<M> {
         Ok(())
     }
 
+    /// The state as it is now, and makes it durable for that. Blocks on the disk; commits go on
+    /// meanwhile.
+    pub(crate) fn image(&self) -> Result<StateImage, StoreError> {
+        let upto = self.applied_index();
+        loop {
+            self.checkpoint()?;
+            let image = StateImage::open(&self.state.read().store)?;
+            // A checkpoint that was under way contains less.
+            if image.id.index >= upto {
+                return Ok(image);
+            }
+        }
+    }
+
     fn apply_batch(&self, id: EntryId, batch: &Bytes) -> Result<(), StoreError> {
         let envelope = Envelope::open(batch)?;
         let command_count = envelope.command_count();
@@ -324,12 +337,12 @@ impl<M: ShardMachine> Replica for ShardState<M> {
 
     fn open_image(&self) -> Result<Option<Image>, ReplicaFault> {
         let faulty = |fault: StoreError| ReplicaFault(fault.to_string());
-        let Some(image) = self.state.read().store.image() else { return Ok(None) };
-        let Some(value) = image.get(APPLIED_KEY).map_err(faulty)? else { return Ok(None) };
-        let (id, _) = decode_applied(&value)
-            .ok_or_else(|| ReplicaFault("the checkpoint has no applied position".to_owned()))?;
-        let membership = image.get(MEMBERSHIP_KEY).map_err(faulty)?;
-        Ok(Some(Image { id, membership, chunks: Box::new(Outgoing(image)) }))
+        if self.checkpointed().is_none() {
+            return Ok(None);
+        }
+        let image = StateImage::open(&self.state.read().store).map_err(faulty)?;
+        let membership = image.membership().map_err(faulty)?;
+        Ok(Some(Image { id: image.id, membership, chunks: Box::new(image) }))
     }
 
     fn receive_image(&self) -> Result<Box<dyn ReceivedImage>, ReplicaFault> {
@@ -342,14 +355,6 @@ impl<M: ShardMachine> Replica for ShardState<M> {
 
     fn checkpointed(&self) -> Option<(EntryId, Option<Bytes>)> {
         self.checkpointed.lock().clone()
-    }
-}
-
-struct Outgoing(DiskImage);
-
-impl ImageChunks for Outgoing {
-    fn next_chunk(&mut self) -> Result<Option<Bytes>, ReplicaFault> {
-        self.0.next_chunk().map_err(|fault| ReplicaFault(fault.to_string()))
     }
 }
 
@@ -389,7 +394,7 @@ fn encode_applied(id: EntryId, ts: CommitTs) -> Bytes {
     Bytes::from(value)
 }
 
-fn decode_applied(value: &[u8]) -> Option<(EntryId, CommitTs)> {
+pub(crate) fn decode_applied(value: &[u8]) -> Option<(EntryId, CommitTs)> {
     let (term, rest) = value.split_first_chunk::<8>()?;
     let (index, rest) = rest.split_first_chunk::<8>()?;
     let ts = rest.first_chunk::<8>()?;

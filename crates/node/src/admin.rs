@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proteus_peer::{CallError, Dialer, Secret};
-use proteus_types::{Member, NodeId};
+use proteus_types::{CommitTs, Member, NodeId};
 use serde::{Deserialize, Serialize};
 
 /// First byte of a message between nodes: for whom it is.
 pub(crate) const SERVICE_CONSENSUS: u8 = 0;
 pub(crate) const SERVICE_PROPOSER: u8 = 1;
 pub(crate) const SERVICE_ADMIN: u8 = 2;
+pub(crate) const SERVICE_IMAGE: u8 = 3;
 
 /// How long an operator waits for an answer; membership changes wait for a majority.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -48,6 +49,8 @@ pub enum AdminRequest {
         /// The node.
         node: NodeId,
     },
+    /// Begins an image of the whole state of the node that is asked, no older than the question.
+    BeginImage,
     /// Bounds how fast whole states are sent to other nodes, in bytes a second; 0 is no bound.
     SnapshotRate {
         /// The bound.
@@ -65,10 +68,27 @@ pub enum AdminAnswer {
     },
     /// How the cluster stands.
     Status(ClusterStatus),
+    /// The image to be fetched.
+    Image(ImageStart),
     /// It is done.
     Done,
     /// It is not done, because of this.
     Refused(String),
+}
+
+/// An image of a node's whole state, begun.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct ImageStart {
+    /// What to call it in [`fetch_image`].
+    pub transfer: u64,
+    /// Term of the last entry that it contains.
+    pub term: u64,
+    /// Its index.
+    pub index: u64,
+    /// Timestamp of the last commit that it contains.
+    pub commit_ts: CommitTs,
+    /// When it was taken, in milliseconds of Unix time.
+    pub taken_at_ms: u64,
 }
 
 /// How a cluster stands, as its leader sees it, or the node that was asked if it knows of none.
@@ -119,7 +139,31 @@ pub async fn ask(
     ask_through(&Dialer::new(secret.clone()), address, request).await
 }
 
-pub(crate) async fn ask_through(
+/// Fetches one piece of an image from the node that began it; an empty one is the end. Asking once more
+/// for the last piece gives it once more.
+///
+/// # Errors
+/// If that node cannot be reached, or does not have the image any more.
+pub async fn fetch_image(
+    dialer: &Dialer,
+    address: &str,
+    transfer: u64,
+    sequence: u64,
+) -> Result<Bytes, String> {
+    let mut message = vec![SERVICE_IMAGE];
+    message.extend_from_slice(&transfer.to_le_bytes());
+    message.extend_from_slice(&sequence.to_le_bytes());
+    let call = dialer.call(address, Bytes::from(message));
+    let answer = proteus_env::task::timeout(ADMIN_TIMEOUT, call).await;
+    let answer = answer.ok_or_else(|| format!("{address} did not answer in time"))?;
+    answer.map_err(|error: CallError| error.to_string())
+}
+
+/// As [`ask`], through connections that are kept.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn ask_through(
     dialer: &Dialer,
     address: &str,
     request: &AdminRequest,

@@ -15,8 +15,9 @@ use tracing::{info, warn};
 
 use crate::admin::{
     AdminAnswer, AdminRequest, ClusterStatus, NodeStatus, SERVICE_ADMIN, SERVICE_CONSENSUS,
-    SERVICE_PROPOSER, ask_through, encode,
+    SERVICE_IMAGE, SERVICE_PROPOSER, ask_through, encode,
 };
+use crate::images::Images;
 
 /// How often a leader looks after the membership.
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -67,6 +68,7 @@ pub(crate) struct Cluster {
     pub(crate) node: NodeId,
     pub(crate) shard: Arc<Shard<Composed>>,
     pub(crate) dialer: Dialer,
+    pub(crate) images: Images,
 }
 
 /// The handler that the acceptor calls.
@@ -84,6 +86,10 @@ impl Handler for NodeHandler {
             SERVICE_ADMIN => {
                 let cluster = self.0.clone();
                 return Box::pin(async move { cluster.answer(&message).await });
+            }
+            SERVICE_IMAGE => {
+                let cluster = self.0.clone();
+                return Box::pin(async move { cluster.images.answer(message).await });
             }
             _ => return refused("a message for a service that is not known here"),
         };
@@ -109,6 +115,9 @@ impl Cluster {
         if let AdminRequest::SnapshotRate { bytes_per_second_max } = request {
             self.shard.group().snapshot_pace().set(*bytes_per_second_max);
             return Ok(AdminAnswer::Done);
+        }
+        if let AdminRequest::BeginImage = request {
+            return self.images.begin(&self.shard).await.map(AdminAnswer::Image);
         }
         let leadership = self.shard.group().leadership();
         match leadership.leader {
@@ -174,7 +183,7 @@ impl Cluster {
                     group.hand_over(*node).await.map_err(|error| error.to_string())?;
                 }
             }
-            AdminRequest::SnapshotRate { .. } => {}
+            AdminRequest::SnapshotRate { .. } | AdminRequest::BeginImage => {}
         }
         Ok(AdminAnswer::Done)
     }

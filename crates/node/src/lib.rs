@@ -10,11 +10,13 @@
 //! ```
 //! It knows the composed machine and no face.
 //!
-//! Reading order: [`Node`], `identity`, `cluster`, [`admin`].
+//! Reading order: [`Node`], `identity`, `cluster`, [`admin`], `images`, [`Restore`].
 
 pub mod admin;
 mod cluster;
 mod identity;
+mod images;
+mod restore;
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,7 +35,7 @@ use proteus_kernel_api::{
     ReadBarrier, View,
 };
 use proteus_log::{Log, LogError, LogOptions};
-use proteus_peer::{Dialer, serve};
+use proteus_peer::serve;
 use proteus_shard_machine::Composed;
 use proteus_types::{CommitTs, Member, ShardId};
 use tokio::sync::watch;
@@ -42,9 +44,12 @@ use tracing::{info, warn};
 use crate::admin::{AdminAnswer, AdminRequest, ask_through};
 use crate::cluster::{Cluster, NodeHandler, PeerLinks};
 use crate::identity::Identity;
+use crate::images::Images;
+use crate::restore::RESTORING_FILE;
 
 pub use crate::cluster::UpkeepOptions;
-pub use proteus_peer::Secret;
+pub use crate::restore::Restore;
+pub use proteus_peer::{Dialer, Secret};
 
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_VERSION: &str = "proteus data directory, version 1\n";
@@ -93,6 +98,12 @@ pub enum NodeError {
     /// Another process runs on the directory.
     #[error("another node is running on {0}; stop it first, or choose another with --data-dir")]
     InUse(PathBuf),
+    /// The directory holds data, and a restore would be its end.
+    #[error("{0} already holds data; restore into a new directory")]
+    NotEmpty(PathBuf),
+    /// A restore into the directory has not ended.
+    #[error("a restore into {0} was interrupted; run `proteus restore` again with this directory")]
+    Restoring(PathBuf),
     /// The directory was written by another version.
     #[error(
         "{path} says {found:?}, and this binary reads {FORMAT_VERSION:?}; start the version that wrote it"
@@ -175,6 +186,9 @@ impl Node {
     pub async fn start(options: &NodeOptions, clock: Arc<dyn Clock>) -> Result<Node, NodeError> {
         let directory = &options.data_directory;
         let lock = take_lock(directory)?;
+        if proteus_env::disk::exists(&directory.join(RESTORING_FILE)) {
+            return Err(NodeError::Restoring(directory.clone()));
+        }
         check_format(directory)?;
         let at = |path: PathBuf| move |source| NodeError::Io { path, source };
         let log_directory = directory.join("log");
@@ -209,7 +223,8 @@ impl Node {
         };
         let store_directory = directory.join("store");
         let opened =
-            Shard::open(shard_options, &store_directory, log, clock, feed.clone(), links).await;
+            Shard::open(shard_options, &store_directory, log, clock.clone(), feed.clone(), links)
+                .await;
         let shard = opened?;
         let mut peer_address = None;
         if let (Some(cluster), Some(listener), Some(dialer)) = (&options.cluster, listener, dialer)
@@ -217,7 +232,12 @@ impl Node {
             peer_address = listener.local_addr().ok();
             let pace = shard.group().snapshot_pace();
             pace.set(cluster.snapshot_bytes_per_second_max);
-            let answering = Arc::new(Cluster { node: identity.node, shard: shard.clone(), dialer });
+            let answering = Arc::new(Cluster {
+                node: identity.node,
+                shard: shard.clone(),
+                dialer,
+                images: Images::new(clock),
+            });
             let handler = Arc::new(NodeHandler(answering.clone()));
             task::spawn(serve(listener, cluster.secret.clone(), handler, stopping.clone()));
             task::spawn(answering.keep_up(member, cluster.upkeep, stopping));

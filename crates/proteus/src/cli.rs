@@ -29,6 +29,8 @@ Examples:
   proteus start --data-dir b --join 127.0.0.1:7000 --port-offset 100
                                          run a second node and join the first one's cluster
   proteus cluster status                 nodes of the cluster, who leads, who is behind
+  proteus backup backups                 back a node on this machine up into ./backups
+  proteus restore backups --data-dir c   make a new node's data from the newest backup there
   proteus zk ls /                        list znodes; see also get, set, create, watch, export, copy
   proteus topic list                     list the topics of a node on this machine
   proteus config --port-offset 7         show the effective configuration and where each value comes from
@@ -81,6 +83,16 @@ enum Command {
     },
     /// Read and change znodes, of Proteus or of a ZooKeeper ensemble; copy them from one to the other.
     Zk(crate::zk::ZkArguments),
+    /// Take a backup of a running cluster, list the backups of a place, or check them.
+    ///
+    /// The place is a directory or s3://bucket/path. A backup holds everything that was acknowledged before
+    /// it began, at one commit timestamp over all protocols. What backups share is kept once, so that each
+    /// after the first costs what has changed; an interrupted one can simply be taken again. For S3,
+    /// credentials, region and endpoint come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and
+    /// AWS_ENDPOINT.
+    Backup(crate::backup::BackupArguments),
+    /// Make a data directory from a backup: the first node of a new cluster.
+    Restore(crate::backup::RestoreArguments),
     /// Print the effective configuration and where each value comes from.
     Config(Settings),
     /// Show and change the cluster that a node belongs to.
@@ -229,6 +241,10 @@ pub fn main() -> ExitCode {
             .map_err(|error| error.to_string())
             .and_then(|config| print(&format!("{}\n", config.render()))),
         Command::Cluster { command } => cluster(command),
+        Command::Backup(arguments) => backup(arguments),
+        Command::Restore(arguments) => {
+            block_on(crate::backup::restore(&arguments)).and_then(|result| result)
+        }
         Command::Start { settings, until_stdin_closes } => start(&settings, until_stdin_closes),
         Command::Zk(arguments) => block_on(crate::zk::run(&arguments)).and_then(|result| result),
         Command::Demo { events, keep } => {
@@ -267,6 +283,11 @@ fn cluster(command: ClusterCommand) -> Result<(), String> {
     let config = Settings::default().resolve().map_err(|error| error.to_string())?;
     let text = block_on(crate::cluster::run(command, &config)).and_then(|result| result)?;
     print(&format!("{}\n", text.trim_end()))
+}
+
+fn backup(arguments: crate::backup::BackupArguments) -> Result<(), String> {
+    let config = Settings::default().resolve().map_err(|error| error.to_string())?;
+    block_on(crate::backup::run(arguments, &config)).and_then(|result| result)
 }
 
 fn demo(options: DemoOptions) -> Result<(), String> {

@@ -4,10 +4,12 @@
 //!
 //! Reading order: [`cli`], [`config`], [`server`], [`demo`].
 
+mod backup;
 pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod demo;
+mod progress;
 pub mod server;
 mod topic;
 mod zk;

@@ -4,6 +4,9 @@
 //! image = chunk chunk … chunk      in the order of the keys, over all chunks
 //! chunk = (key length u32 │ value length u32 │ key │ value) …        little-endian
 //! ```
+//! Where a chunk ends depends on the pair it ends with, not on how much came before: a change makes
+//! other bytes of the chunk it is in, and leaves the others as they were. So two images of a store share
+//! most of their chunks, and a backup keeps those once.
 //!
 //! An arriving store is built beside the one that serves, and takes its place in three steps of which
 //! each leaves one whole store to be found by the next start:
@@ -23,8 +26,11 @@ use proteus_env::disk::{is_directory, remove_directory, rename};
 
 use crate::{DiskStore, KEY_BYTES_MAX, StoreError};
 
-/// Chunks are about this large; a single large value makes a larger one.
+/// Chunks are about this large on average.
 const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// No chunk is larger, unless a single value is.
+const CHUNK_BYTES_MAX: usize = 4 * CHUNK_BYTES;
 
 /// Longest value that a chunk may claim.
 const VALUE_BYTES_MAX: usize = 128 * 1024 * 1024;
@@ -69,12 +75,15 @@ impl DiskImage {
     pub fn next_chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
         let Some(start) = self.next_key.take() else { return Ok(None) };
         let mut chunk = Vec::new();
+        let mut is_full = false;
         for guard in self.snapshot.range::<&[u8], _>(&self.keyspace, start.as_slice()..) {
             let (key, value) = guard.into_inner().map_err(|error| self.failed(&error))?;
-            if chunk.len() + key.len() + value.len() > CHUNK_BYTES && !chunk.is_empty() {
+            let pair_bytes = 8 + key.len() + value.len();
+            if is_full || chunk.len() + pair_bytes > CHUNK_BYTES_MAX && !chunk.is_empty() {
                 self.next_key = Some(key.to_vec());
                 break;
             }
+            is_full = ends_chunk(&key, pair_bytes);
             for length in [key.len(), value.len()] {
                 let length = u32::try_from(length).map_err(|_| {
                     StoreError::corrupt(&key, "a value of more than 4 GiB cannot be sent")
@@ -86,6 +95,12 @@ impl DiskImage {
         }
         Ok((!chunk.is_empty()).then(|| Bytes::from(chunk)))
     }
+}
+
+/// Whether a chunk ends with this pair: one of so many that chunks have their size on average.
+fn ends_chunk(key: &[u8], pair_bytes: usize) -> bool {
+    let drawn = u64::from(crc32c::crc32c(key));
+    drawn * (CHUNK_BYTES as u64) < (pair_bytes as u64) << 32
 }
 
 /// A store that arrives, beside the one in `directory`.
@@ -142,6 +157,15 @@ impl IncomingStore {
             rest = after;
         }
         if self.pairs_bytes >= INGEST_BYTES { self.ingest() } else { Ok(()) }
+    }
+
+    /// Puts `value` in place of what has arrived under `key`, once all has.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn replace(&mut self, key: Bytes, value: Bytes) -> Result<(), StoreError> {
+        self.ingest()?;
+        self.disk.ingest([(&key, &Some(value))].into_iter())
     }
 
     fn ingest(&mut self) -> Result<(), StoreError> {

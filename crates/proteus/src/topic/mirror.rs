@@ -18,7 +18,8 @@ use proteus_kernel_api::topic::settings::MIRROR;
 
 use super::client::{Cluster, call, check, text};
 use super::groups::{commit_offset, committed_offsets};
-use super::records::{EARLIEST, LATEST, append, committed_batches, fetch, offset_at, progress};
+use super::records::{EARLIEST, LATEST, append, committed_batches, fetch, offset_at};
+use crate::progress::progress;
 
 /// Settings of topics that mean the same here, and are copied where the original sets them.
 const COPIED: [&str; 8] = [

@@ -3,7 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use bytes::Bytes;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -15,6 +15,7 @@ use proteus_kernel_api::topic::batch::{
 };
 
 use super::client::{Cluster, call, check, text};
+use crate::progress::progress;
 
 /// Bytes of records that one fetch asks for.
 const FETCH_BYTES_MAX: i32 = 8 * 1024 * 1024;
@@ -29,22 +30,6 @@ const PRODUCE_TIMEOUT_MS: i32 = 30_000;
 /// Special timestamps of ListOffsets.
 pub(super) const LATEST: i64 = -1;
 pub(super) const EARLIEST: i64 = -2;
-
-/// A bar, or a counter without `length`, on stderr if that is a terminal.
-pub(super) fn progress(length: Option<u64>, what: &'static str) -> ProgressBar {
-    let is_seen = std::io::stderr().is_terminal();
-    let target = if is_seen { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(length, target);
-    let template = match length {
-        Some(_) => "{bar:30} {human_pos}/{human_len} {msg} {per_sec} {eta}",
-        None => "{spinner} {human_pos} {msg} {per_sec}",
-    };
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar.set_message(what);
-    bar
-}
 
 /// The offset of a partition at a time, or one of the special ones; -1 if there is none.
 pub(super) async fn offset_at(

@@ -1,6 +1,7 @@
 //! The whole product: real processes, real sockets, third-party clients.
 #![allow(clippy::disallowed_methods, reason = "tests stand outside the door that proteus-env is")]
 
+mod backup;
 mod cluster;
 mod crash;
 mod damage;

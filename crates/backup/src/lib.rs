@@ -1,0 +1,100 @@
+//! Backups in a directory or an object store.
+//!
+//! ```text
+//! place/
+//! ├── pieces/3f/3fa9…      a piece of a state, compressed, named by the SHA-256 of what it holds
+//! └── backups/000065….json  one backup: where in time, and its pieces in their order
+//! ```
+//! A piece that several backups share is kept once, so each backup after the first costs what has
+//! changed, and every one of them is whole by itself. A backup's own file is written last: what is
+//! interrupted leaves pieces that the next backup finds, and nothing that looks like a backup.
+//!
+//! The crate knows pieces and timestamps; what is in a piece is the store's affair.
+//!
+//! Reading order: [`Backup`], [`Repository`].
+
+mod place;
+mod repository;
+
+use proteus_types::CommitTs;
+use serde::{Deserialize, Serialize};
+
+pub use repository::{Added, Pruned, Repository};
+
+/// Version of the format of a backup's own file.
+const FORMAT_VERSION: u32 = 1;
+
+/// Largest piece, in bytes: a piece ends with a value, which may be as large as an entry of the log.
+const PIECE_BYTES_MAX: usize = 160 * 1024 * 1024;
+
+/// A whole state at one commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// Version of this format.
+    pub format: u32,
+    /// The last commit that it contains: it has every one up to here, and none after.
+    pub commit_ts: CommitTs,
+    /// When it was taken, in milliseconds of Unix time.
+    pub taken_at_ms: u64,
+    /// Term of the last entry of the log that it contains.
+    pub term: u64,
+    /// Index of that entry.
+    pub index: u64,
+    /// Its pieces, in order.
+    pub pieces: Vec<Piece>,
+}
+
+impl Backup {
+    /// A backup of which nothing has been kept yet.
+    pub fn new(commit_ts: CommitTs, taken_at_ms: u64, term: u64, index: u64) -> Backup {
+        Backup { format: FORMAT_VERSION, commit_ts, taken_at_ms, term, index, pieces: Vec::new() }
+    }
+
+    /// Bytes of the state, uncompressed.
+    pub fn bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.bytes).sum()
+    }
+}
+
+/// A piece of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// SHA-256 of the piece, in hexadecimal.
+    pub sha256: String,
+    /// Its length, uncompressed.
+    pub bytes: u64,
+}
+
+/// Why backups cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The place cannot be used.
+    #[error("cannot use {place} for backups: {reason}")]
+    Place {
+        /// As it was given.
+        place: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Reading or writing failed.
+    #[error("{what} failed: {reason}")]
+    Io {
+        /// What was done.
+        what: String,
+        /// What the store said.
+        reason: String,
+    },
+    /// What was read is not what was written.
+    #[error(
+        "{what} is damaged: {reason}; restore from another backup, and keep this one for inquiry"
+    )]
+    Damaged {
+        /// Which file.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no such backup.
+    #[error("{0}")]
+    Missing(String),
+}

@@ -1,0 +1,308 @@
+//! Reading and writing the files of a place.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use proteus_types::CommitTs;
+use sha2::{Digest, Sha256};
+
+use crate::place::Place;
+use crate::{Backup, BackupError, FORMAT_VERSION, PIECE_BYTES_MAX, Piece};
+
+/// zstd's fastest regular level: a backup is bound by the disk and the network.
+const COMPRESSION_LEVEL: i32 = 1;
+
+const PIECES: &str = "pieces";
+const BACKUPS: &str = "backups";
+
+/// What became of a piece.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Added {
+    /// To be put into the backup.
+    pub piece: Piece,
+    /// Bytes written for it; 0 if it was there.
+    pub written_bytes: u64,
+}
+
+/// What pruning removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Backups.
+    pub backups: usize,
+    /// Pieces that no backup needs any more.
+    pub pieces: usize,
+}
+
+/// All backups of one place.
+pub struct Repository {
+    place: Place,
+    /// Names of the pieces that are there.
+    pieces: BTreeSet<String>,
+}
+
+impl Repository {
+    /// Opens a place: a directory, created if it is not there, or `s3://bucket/path`.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    pub async fn open(place: &str) -> Result<Repository, BackupError> {
+        let place = Place::open(place)?;
+        let listed: Vec<_> = place
+            .store
+            .list(Some(&Path::from(PIECES)))
+            .try_collect()
+            .await
+            .map_err(|error| failed("listing the pieces", &error))?;
+        let name = |meta: &object_store::ObjectMeta| meta.location.filename().map(str::to_owned);
+        let pieces = listed.iter().filter_map(name).collect();
+        Ok(Repository { place, pieces })
+    }
+
+    /// Keeps a piece, unless it is there.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub async fn add_piece(&mut self, piece: &[u8]) -> Result<Added, BackupError> {
+        let sha256 = hex(&Sha256::digest(piece));
+        let added = Piece { sha256: sha256.clone(), bytes: piece.len() as u64 };
+        if self.pieces.contains(&sha256) {
+            return Ok(Added { piece: added, written_bytes: 0 });
+        }
+        let compressed = zstd::bulk::compress(piece, COMPRESSION_LEVEL)
+            .map_err(|error| io_failed("compressing a piece", &error))?;
+        let written_bytes = compressed.len() as u64;
+        self.put(&piece_path(&sha256), compressed).await?;
+        self.pieces.insert(sha256);
+        Ok(Added { piece: added, written_bytes })
+    }
+
+    /// Makes a backup of pieces that were all added. It counts, and survives a power cut, once this
+    /// returns.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub async fn add_backup(&self, backup: &Backup) -> Result<(), BackupError> {
+        self.place.flush()?;
+        let json = serde_json::to_vec(backup)
+            .map_err(|error| io_failed("encoding the backup", &error.into()))?;
+        let mut content = format!("{}\n", hex(&Sha256::digest(&json))).into_bytes();
+        content.extend_from_slice(&json);
+        self.put(&backup_path(backup.commit_ts), content).await?;
+        self.place.flush()
+    }
+
+    /// All backups, oldest first.
+    ///
+    /// # Errors
+    /// If they cannot be read, or one is damaged.
+    pub async fn backups(&self) -> Result<Vec<Backup>, BackupError> {
+        let listed: Vec<_> = self
+            .place
+            .store
+            .list(Some(&Path::from(BACKUPS)))
+            .try_collect()
+            .await
+            .map_err(|error| failed("listing the backups", &error))?;
+        let mut backups = Vec::with_capacity(listed.len());
+        for meta in listed {
+            let content = self.get(&meta.location).await?;
+            backups.push(decode(&meta.location, &content)?);
+        }
+        backups.sort_by_key(|backup| backup.commit_ts);
+        Ok(backups)
+    }
+
+    /// The newest backup of which nothing was committed after `at`.
+    ///
+    /// # Errors
+    /// If there is none, or one is damaged.
+    pub async fn newest(&self, at: CommitTs) -> Result<Backup, BackupError> {
+        let mut backups = self.backups().await?;
+        let all = backups.len();
+        backups.retain(|backup| backup.commit_ts <= at);
+        backups.pop().ok_or_else(|| {
+            BackupError::Missing(match all {
+                0 => "there is no backup in this place".to_owned(),
+                _ => format!("none of the {all} backups in this place is so old; list them"),
+            })
+        })
+    }
+
+    /// A piece, verified.
+    ///
+    /// # Errors
+    /// If it cannot be read or is damaged.
+    pub async fn piece(&self, piece: &Piece) -> Result<Bytes, BackupError> {
+        let path = piece_path(&piece.sha256);
+        let compressed = self.get(&path).await?;
+        let damaged = |reason: String| BackupError::Damaged { what: path.to_string(), reason };
+        let bytes_max = usize::try_from(piece.bytes).unwrap_or(usize::MAX);
+        if bytes_max > PIECE_BYTES_MAX {
+            return Err(damaged(format!("no piece has {bytes_max} bytes")));
+        }
+        let content = zstd::bulk::decompress(&compressed, bytes_max)
+            .map_err(|error| damaged(error.to_string()))?;
+        let found = hex(&Sha256::digest(&content));
+        if found != piece.sha256 {
+            return Err(damaged(format!("its SHA-256 is {found}")));
+        }
+        Ok(Bytes::from(content))
+    }
+
+    /// Removes all but the newest `keep` backups, and the pieces that only they needed. Not while a
+    /// backup is being taken: its pieces would look unneeded.
+    ///
+    /// # Errors
+    /// If the place cannot be read or written; it is safe to repeat.
+    pub async fn prune(&mut self, keep: usize) -> Result<Pruned, BackupError> {
+        let backups = self.backups().await?;
+        let (old, kept) = backups.split_at(backups.len().saturating_sub(keep));
+        for backup in old {
+            self.delete(&backup_path(backup.commit_ts)).await?;
+        }
+        // A piece must not go before the backup that names it.
+        self.place.flush()?;
+        let needed: BTreeSet<&String> =
+            kept.iter().flat_map(|backup| &backup.pieces).map(|piece| &piece.sha256).collect();
+        let unneeded: Vec<String> =
+            self.pieces.iter().filter(|name| !needed.contains(name)).cloned().collect();
+        for name in &unneeded {
+            self.delete(&piece_path(name)).await?;
+            self.pieces.remove(name);
+        }
+        Ok(Pruned { backups: old.len(), pieces: unneeded.len() })
+    }
+
+    async fn put(&self, path: &Path, content: Vec<u8>) -> Result<(), BackupError> {
+        let put = self.place.store.put(path, PutPayload::from(content)).await;
+        put.map(drop).map_err(|error| failed(&format!("writing {path}"), &error))
+    }
+
+    async fn get(&self, path: &Path) -> Result<Bytes, BackupError> {
+        let reading = |error| failed(&format!("reading {path}"), &error);
+        let found = self.place.store.get(path).await.map_err(reading)?;
+        found.bytes().await.map_err(reading)
+    }
+
+    async fn delete(&self, path: &Path) -> Result<(), BackupError> {
+        let deleted = self.place.store.delete(path).await;
+        deleted.map_err(|error| failed(&format!("removing {path}"), &error))
+    }
+}
+
+fn decode(path: &Path, content: &[u8]) -> Result<Backup, BackupError> {
+    let damaged =
+        |reason: &str| BackupError::Damaged { what: path.to_string(), reason: reason.to_owned() };
+    let split = content.split_at_checked(64).ok_or_else(|| damaged("it is too short"))?;
+    let (checksum, Some((b'\n', json))) = (split.0, split.1.split_first()) else {
+        return Err(damaged("its first line is no checksum"));
+    };
+    if hex(&Sha256::digest(json)).as_bytes() != checksum {
+        return Err(damaged("its checksum is of other bytes"));
+    }
+    let backup: Backup = serde_json::from_slice(json)
+        .map_err(|_| damaged("it was not written by a version that is known here"))?;
+    if backup.format != FORMAT_VERSION {
+        return Err(damaged(&format!(
+            "it has format version {}, and this binary reads {FORMAT_VERSION}",
+            backup.format
+        )));
+    }
+    Ok(backup)
+}
+
+fn piece_path(sha256: &str) -> Path {
+    Path::from(format!("{PIECES}/{}/{sha256}", sha256.get(..2).unwrap_or_default()))
+}
+
+fn backup_path(commit_ts: CommitTs) -> Path {
+    Path::from(format!("{BACKUPS}/{:016x}.json", commit_ts.0))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn failed(what: &str, error: &object_store::Error) -> BackupError {
+    BackupError::Io { what: what.to_owned(), reason: error.to_string() }
+}
+
+fn io_failed(what: &str, error: &io::Error) -> BackupError {
+    BackupError::Io { what: what.to_owned(), reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn repository(directory: &std::path::Path) -> Repository {
+        Repository::open(directory.to_str().unwrap()).await.unwrap()
+    }
+
+    async fn back_up(repository: &mut Repository, ts: u64, pieces: &[&[u8]]) -> (Backup, usize) {
+        let mut backup = Backup::new(CommitTs(ts), 1, 2, 3);
+        let mut written = 0;
+        for piece in pieces {
+            let added = repository.add_piece(piece).await.unwrap();
+            written += usize::from(added.written_bytes > 0);
+            backup.pieces.push(added.piece);
+        }
+        repository.add_backup(&backup).await.unwrap();
+        (backup, written)
+    }
+
+    #[tokio::test]
+    async fn what_backups_share_is_kept_once_and_goes_with_the_last_of_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut written = repository(directory.path()).await;
+        let (first, count) = back_up(&mut written, 10, &[b"one", b"two"]).await;
+        assert_eq!(count, 2);
+        let (second, count) = back_up(&mut written, 20, &[b"one", b"three"]).await;
+        assert_eq!(count, 1);
+        let mut read = repository(directory.path()).await;
+        assert_eq!(read.backups().await.unwrap(), [first.clone(), second.clone()]);
+        assert_eq!(read.newest(CommitTs(19)).await.unwrap(), first);
+        assert_eq!(read.newest(CommitTs::MAX).await.unwrap(), second);
+        assert!(matches!(read.newest(CommitTs(9)).await, Err(BackupError::Missing(_))));
+        assert_eq!(read.prune(1).await.unwrap(), Pruned { backups: 1, pieces: 1 });
+        assert_eq!(read.prune(1).await.unwrap(), Pruned::default());
+        for (piece, content) in second.pieces.iter().zip([&b"one"[..], b"three"]) {
+            assert_eq!(read.piece(piece).await.unwrap(), content);
+        }
+        assert!(read.piece(&first.pieces[1]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn damage_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut written = repository(directory.path()).await;
+        let (backup, _) = back_up(&mut written, 10, &[&[7; 10_000]]).await;
+        for relative in [piece_path(&backup.pieces[0].sha256), backup_path(CommitTs(10))] {
+            let path = directory.path().join(relative.as_ref());
+            let whole = proteus_env::disk::read(&path).unwrap();
+            for place in 0..whole.len() {
+                let mut damaged = whole.clone();
+                damaged[place] ^= 1;
+                written.put(&relative, damaged).await.unwrap();
+                let found = match written.backups().await {
+                    Ok(backups) => written.piece(&backups[0].pieces[0]).await.map(drop),
+                    Err(error) => Err(error),
+                };
+                assert!(
+                    matches!(found, Err(BackupError::Damaged { .. })),
+                    "byte {place}: {found:?}"
+                );
+            }
+            written.put(&relative, whole).await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! A group that goes on from a state which was brought here without its log.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use bytes::Bytes;
+use openraft::Membership;
+use openraft::impls::Vote;
+use openraft::impls::leader_id_std::LeaderId;
+use openraft::storage::RaftLogStorage;
+use proteus_log::Log;
+use proteus_types::{EntryId, Member, NodeId, ShardId};
+
+use crate::config::{StoredMembership, log_id, to_bytes};
+use crate::log_storage::LogStorage;
+
+/// Lays `log` out as if it had held a shard's entries up to `id` and they had been purged. Returns the
+/// membership to be stored with the state: `node` alone, whoever the members were before.
+///
+/// # Errors
+/// If the log fails.
+pub async fn begin_after(
+    log: &Log,
+    shard: ShardId,
+    id: EntryId,
+    node: NodeId,
+    member: Member,
+) -> io::Result<Bytes> {
+    let mut storage = LogStorage { log: log.clone(), shard };
+    // Not before the term of what the state contains; the next election is in a later one.
+    let leader = LeaderId { term: id.term.0, voted_for: node.0 };
+    storage.save_vote(&Vote { leader_id: leader, committed: false }).await?;
+    storage.purge(log_id(id)).await?;
+    let members = BTreeMap::from([(node.0, member)]);
+    let membership =
+        Membership::new(vec![BTreeSet::from([node.0])], members).map_err(io::Error::other)?;
+    to_bytes(&StoredMembership::new(Some(log_id(id)), membership))
+}

@@ -1,0 +1,97 @@
+//! A shard's whole state outside its shard: on its way out, and brought back.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use proteus_consensus::{ImageChunks, ReplicaFault, begin_after};
+use proteus_log::Log;
+use proteus_machine::KernelError;
+use proteus_store::{DiskImage, IncomingStore, LayeredStore, StoreError};
+use proteus_types::{CommitTs, EntryId, Member, NodeId, ShardId};
+
+use crate::state::{APPLIED_KEY, MEMBERSHIP_KEY, decode_applied};
+
+/// The state at one commit, whatever is committed later.
+pub struct StateImage {
+    /// The last entry that it contains.
+    pub id: EntryId,
+    /// The timestamp of its last commit.
+    pub commit_ts: CommitTs,
+    image: DiskImage,
+}
+
+impl StateImage {
+    /// The state at the newest checkpoint of `store`.
+    pub(crate) fn open(store: &LayeredStore) -> Result<StateImage, StoreError> {
+        let missing = || StoreError::corrupt(APPLIED_KEY, "there is no checkpoint to be read");
+        let image = store.image().ok_or_else(missing)?;
+        let applied = image.get(APPLIED_KEY)?.ok_or_else(missing)?;
+        let (id, commit_ts) = decode_applied(&applied).ok_or_else(missing)?;
+        Ok(StateImage { id, commit_ts, image })
+    }
+
+    /// The group's membership there.
+    pub(crate) fn membership(&self) -> Result<Option<Bytes>, StoreError> {
+        self.image.get(MEMBERSHIP_KEY)
+    }
+
+    /// The next piece, of about a MiB; `None` at the end. What changes between two images changes few of
+    /// their pieces. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn next_chunk(&mut self) -> Result<Option<Bytes>, KernelError> {
+        Ok(self.image.next_chunk()?)
+    }
+}
+
+impl ImageChunks for StateImage {
+    fn next_chunk(&mut self) -> Result<Option<Bytes>, ReplicaFault> {
+        self.image.next_chunk().map_err(|fault| ReplicaFault(fault.to_string()))
+    }
+}
+
+/// An image that becomes the state of a new cluster.
+pub struct RestoredState {
+    store: IncomingStore,
+}
+
+impl RestoredState {
+    /// Begins to build the state in `store_directory`.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn begin(store_directory: &Path) -> Result<RestoredState, KernelError> {
+        Ok(RestoredState { store: IncomingStore::begin(store_directory)? })
+    }
+
+    /// Takes the next piece. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If it is damaged or does not follow the last, or the disk fails.
+    pub fn take_chunk(&mut self, chunk: &[u8]) -> Result<(), KernelError> {
+        Ok(self.store.take_chunk(chunk)?)
+    }
+
+    /// Puts the state in place, and lays out `log`, which is empty, so that the shard goes on from there
+    /// with `node` as its only member. Returns the last entry and the last commit that it contains.
+    ///
+    /// # Errors
+    /// If pieces are missing, or the disk fails.
+    pub async fn finish(
+        mut self,
+        log: &Log,
+        shard: ShardId,
+        node: NodeId,
+        member: Member,
+    ) -> Result<(EntryId, CommitTs), KernelError> {
+        let applied = self.store.get(APPLIED_KEY)?.and_then(|value| decode_applied(&value));
+        let (id, commit_ts) = applied
+            .ok_or_else(|| StoreError::corrupt(APPLIED_KEY, "the image is not of a shard"))?;
+        let failed = |error: std::io::Error| KernelError::Stopped(error.to_string());
+        let membership = begin_after(log, shard, id, node, member).await.map_err(failed)?;
+        self.store.replace(Bytes::from_static(MEMBERSHIP_KEY), membership)?;
+        self.store.install()?;
+        Ok((id, commit_ts))
+    }
+}
