@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proteus_consensus::{ImageChunks, ReplicaFault, begin_after};
 use proteus_log::Log;
 use proteus_machine::KernelError;
-use proteus_store::{DiskImage, IncomingStore, LayeredStore, StoreError};
+use proteus_store::{DiskImage, DiskStore, IncomingStore, LayeredStore, StoreError};
 use proteus_types::{CommitTs, EntryId, Member, NodeId, ShardId};
 
 use crate::state::{APPLIED_KEY, MEMBERSHIP_KEY, decode_applied};
@@ -49,6 +49,33 @@ impl ImageChunks for StateImage {
     fn next_chunk(&mut self) -> Result<Option<Bytes>, ReplicaFault> {
         self.image.next_chunk().map_err(|fault| ReplicaFault(fault.to_string()))
     }
+}
+
+/// What a shard's store holds while no node runs on it.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreReport {
+    /// The last entry that the newest checkpoint contains, and its commit timestamp; `None` before the
+    /// first checkpoint.
+    pub applied: Option<(EntryId, CommitTs)>,
+    /// Keys.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+}
+
+/// Reads the whole store in `store_directory`, checking every checksum.
+///
+/// # Errors
+/// If it is damaged or cannot be read.
+pub fn examine_store(store_directory: &Path) -> Result<StoreReport, KernelError> {
+    let disk = DiskStore::open(store_directory)?;
+    let (keys, bytes) = disk.verify()?;
+    let value = disk.image().get(APPLIED_KEY)?;
+    let applied = value.map(|value| {
+        decode_applied(&value)
+            .ok_or_else(|| StoreError::corrupt(APPLIED_KEY, "not an applied position"))
+    });
+    Ok(StoreReport { applied: applied.transpose()?, keys, bytes })
 }
 
 /// An image that becomes the state of a new cluster.

@@ -32,7 +32,7 @@ mod shard;
 mod state;
 
 pub use chores::ChoreOptions;
-pub use image::{RestoredState, StateImage};
+pub use image::{RestoredState, StateImage, StoreReport, examine_store};
 pub use links::{Alone, Links, Route, Service};
 pub use proteus_consensus::{
     Call, ChangeError, GroupStatus, Leadership, Membership, Timing, TransportError,

@@ -26,6 +26,7 @@ mod writer;
 
 pub use log::{Done, Log, LogEntry, LogOptions, MetaKey};
 pub use record::{SEGMENT_HEADER_BYTES, fuzz_decode};
+pub use recovery::{LogReport, inspect};
 
 /// Largest entry, in bytes: a bulk append with its envelope. The kernel accepts less.
 pub const ENTRY_BYTES_MAX: usize = 80 * 1024 * 1024;

@@ -41,24 +41,38 @@ struct ShardFound {
     metas: BTreeMap<MetaKey, Bytes>,
 }
 
-/// Reads all segments in order. Cuts a torn tail; refuses damage before it.
-pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered, LogError> {
+/// What the segments hold, with nothing changed yet.
+struct Scanned {
+    shards: BTreeMap<ShardId, ShardFound>,
+    segments: Vec<Segment>,
+    /// Where the next record goes in the last segment.
+    end_byte_offset: u64,
+    /// Whether bytes follow there that no record is made of.
+    has_torn_tail: bool,
+    /// Segments that a crash left without a header.
+    headless: Vec<u64>,
+}
+
+/// Reads all segments in order. Refuses damage before the tail.
+fn scan(disk: &Arc<dyn Disk>) -> Result<Scanned, LogError> {
     let io = |source| LogError::Io { location: disk.location().display().to_string(), source };
     let mut sequences: Vec<u64> =
         disk.list().map_err(io)?.iter().filter_map(|name| sequence_of(name)).collect();
     sequences.sort_unstable();
-    let mut shards: BTreeMap<ShardId, ShardFound> = BTreeMap::new();
-    let mut index = Index::default();
-    let mut tail = None;
+    let mut scanned = Scanned {
+        shards: BTreeMap::new(),
+        segments: Vec::new(),
+        end_byte_offset: 0,
+        has_torn_tail: false,
+        headless: Vec::new(),
+    };
     // What never began counts for nothing: the segment before it is the last, which a crash may tear.
     while let Some(sequence) = sequences.last() {
         let file = disk.open(&file_name(*sequence)).map_err(io)?;
         if !never_began(file.as_ref()).map_err(io)? {
             break;
         }
-        let path = disk.location().join(file_name(*sequence)).display().to_string();
-        warn!(file = path, "removing a log segment that a crash left without a header");
-        disk.remove(&file_name(*sequence)).map_err(io)?;
+        scanned.headless.push(*sequence);
         sequences.pop();
     }
     for (position, sequence) in sequences.iter().enumerate() {
@@ -66,28 +80,90 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered, LogError> {
         let file = disk.open(&file_name(*sequence)).map_err(io)?;
         let mut bytes = vec![0; usize::try_from(file.len().map_err(io)?).unwrap_or(usize::MAX)];
         file.read_at(0, &mut bytes).map_err(io)?;
-        let path = disk.location().join(file_name(*sequence)).display().to_string();
-        let end = replay(&bytes, &path, *sequence, is_last, &mut shards)?;
-        let segment = Segment { sequence: *sequence, file };
-        if is_last
-            && (end as usize) < bytes.len()
-            && bytes[end as usize..].iter().any(|byte| *byte != 0)
-        {
-            warn!(
-                file = path,
-                byte_offset = end,
-                "cutting a torn tail: what a crash left unfinished was never acknowledged"
-            );
-            segment.file.truncate(end).map_err(io)?;
-            segment.file.flush().map_err(io)?;
-        }
-        index.segments.push(segment.clone());
-        tail = Some(Tail { segment, end_byte_offset: end });
+        let path = path_of(disk, *sequence);
+        let end = replay(&bytes, &path, *sequence, is_last, &mut scanned.shards)?;
+        scanned.segments.push(Segment { sequence: *sequence, file });
+        scanned.end_byte_offset = end;
+        let rest = bytes.get(end as usize..).unwrap_or_default();
+        scanned.has_torn_tail = is_last && rest.iter().any(|byte| *byte != 0);
     }
-    for (shard, found) in shards {
+    Ok(scanned)
+}
+
+fn path_of(disk: &Arc<dyn Disk>, sequence: u64) -> String {
+    disk.location().join(file_name(sequence)).display().to_string()
+}
+
+/// Reads all segments in order. Cuts a torn tail; refuses damage before it.
+pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered, LogError> {
+    let io = |source| LogError::Io { location: disk.location().display().to_string(), source };
+    let scanned = scan(disk)?;
+    for sequence in scanned.headless {
+        let file = path_of(disk, sequence);
+        warn!(file, "removing a log segment that a crash left without a header");
+        disk.remove(&file_name(sequence)).map_err(io)?;
+    }
+    let end_byte_offset = scanned.end_byte_offset;
+    let tail = scanned.segments.last().cloned();
+    if scanned.has_torn_tail
+        && let Some(segment) = &tail
+    {
+        warn!(
+            file = path_of(disk, segment.sequence),
+            byte_offset = end_byte_offset,
+            "cutting a torn tail: what a crash left unfinished was never acknowledged"
+        );
+        segment.file.truncate(end_byte_offset).map_err(io)?;
+        segment.file.flush().map_err(io)?;
+    }
+    let mut index = Index { segments: scanned.segments, ..Index::default() };
+    for (shard, found) in scanned.shards {
         index.shards.insert(shard, found.close(disk)?);
     }
+    let tail = tail.map(|segment| Tail { segment, end_byte_offset });
     Ok(Recovered { index, tail })
+}
+
+/// What a log on disk holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogReport {
+    /// Files.
+    pub segment_count: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Where the next start will cut what a crash left unfinished, if it did.
+    pub torn_tail: Option<(String, u64)>,
+    /// Files that a crash left without a header, and the next start will remove.
+    pub headless: Vec<String>,
+    /// Of each shard, the last purged and the last present entry.
+    pub shards: Vec<(ShardId, Option<EntryId>, Option<EntryId>)>,
+}
+
+/// Reads the log on `disk` and changes nothing. No node may be running on it.
+///
+/// # Errors
+/// As [`crate::Log::open`].
+pub fn inspect(disk: &Arc<dyn Disk>) -> Result<LogReport, LogError> {
+    let io = |source| LogError::Io { location: disk.location().display().to_string(), source };
+    let scanned = scan(disk)?;
+    let mut bytes = 0;
+    for segment in &scanned.segments {
+        bytes += segment.file.len().map_err(io)?;
+    }
+    let last = scanned.segments.last().filter(|_| scanned.has_torn_tail);
+    let torn_tail = last.map(|last| (path_of(disk, last.sequence), scanned.end_byte_offset));
+    let mut shards = Vec::new();
+    for (shard, found) in scanned.shards {
+        let index = found.close(disk)?;
+        shards.push((shard, index.purged, index.last()));
+    }
+    Ok(LogReport {
+        segment_count: scanned.segments.len(),
+        bytes,
+        torn_tail,
+        headless: scanned.headless.iter().map(|sequence| path_of(disk, *sequence)).collect(),
+        shards,
+    })
 }
 
 /// Whether the segment's header is not whole, and nothing behind it was ever flushed.

@@ -10,10 +10,11 @@
 //! ```
 //! It knows the composed machine and no face.
 //!
-//! Reading order: [`Node`], `identity`, `cluster`, [`admin`], `images`, [`Restore`].
+//! Reading order: [`Node`], `identity`, `cluster`, [`admin`], `images`, [`Restore`], [`doctor`].
 
 pub mod admin;
 mod cluster;
+pub mod doctor;
 mod identity;
 mod images;
 mod restore;

@@ -93,6 +93,15 @@ enum Command {
     Backup(crate::backup::BackupArguments),
     /// Make a data directory from a backup: the first node of a new cluster.
     Restore(crate::backup::RestoreArguments),
+    /// Examine a data directory on which no node runs: what is whole, what is damaged, what to do.
+    ///
+    /// Reads every byte of log and checkpoint against its checksum. Exits with failure if something is
+    /// damaged.
+    Doctor {
+        /// The directory
+        #[arg(long, value_name = "DIR", default_value = "./proteus-data")]
+        data_dir: PathBuf,
+    },
     /// Print the effective configuration and where each value comes from.
     Config(Settings),
     /// Show and change the cluster that a node belongs to.
@@ -242,6 +251,7 @@ pub fn main() -> ExitCode {
             .and_then(|config| print(&format!("{}\n", config.render()))),
         Command::Cluster { command } => cluster(command),
         Command::Backup(arguments) => backup(arguments),
+        Command::Doctor { data_dir } => crate::doctor::run(&data_dir),
         Command::Restore(arguments) => {
             block_on(crate::backup::restore(&arguments)).and_then(|result| result)
         }
@@ -307,9 +317,11 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, String> {
 
 async fn run(config: &Config, until_stdin_closes: bool) -> Result<(), String> {
     let server = Server::start(config).await.map_err(|error| error.to_string())?;
+    // Before anybody can read that the node is up, and stop it.
+    let signal = stop_signal().map_err(|error| error.to_string())?;
     print(&table(&server, config))?;
     let stop = tokio::select! {
-        signal = stop_signal() => signal.map_err(|error| error.to_string()),
+        signal = signal => Ok(signal),
         () = stdin_closed(), if until_stdin_closes => Ok("closed standard input"),
         reason = server.failed() => Err(format!("the node stopped: {reason}")),
     };
@@ -337,13 +349,16 @@ async fn stdin_closed() {
     }
 }
 
-pub(crate) async fn stop_signal() -> std::io::Result<&'static str> {
+/// Catches the signals that stop a program from now on, and resolves with the first to arrive.
+pub(crate) fn stop_signal() -> std::io::Result<impl Future<Output = &'static str>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "Ctrl-C",
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "Ctrl-C",
+        }
     })
 }
 

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod demo;
+mod doctor;
 mod progress;
 pub mod server;
 mod topic;

@@ -63,6 +63,21 @@ impl DiskStore {
         self.database.disk_space().map_err(|error| self.io(&error))
     }
 
+    /// Reads every key and value, each of which the tree checks against its checksum, and says how many
+    /// keys there are and how many bytes they and their values have.
+    ///
+    /// # Errors
+    /// If the disk fails or holds damaged bytes.
+    pub fn verify(&self) -> Result<(u64, u64), StoreError> {
+        let (mut keys, mut bytes) = (0, 0);
+        for guard in self.keyspace.iter() {
+            let (key, value) = guard.into_inner().map_err(|error| self.io(&error))?;
+            keys += 1;
+            bytes += (key.len() + value.len()) as u64;
+        }
+        Ok((keys, bytes))
+    }
+
     /// The store as it is now, to be sent to another node.
     pub fn image(&self) -> DiskImage {
         DiskImage::new(self.database.clone(), self.keyspace.clone(), self.location.clone())

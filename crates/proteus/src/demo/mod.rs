@@ -73,12 +73,10 @@ pub async fn run(options: &DemoOptions) -> Result<bool, String> {
             return Err(error);
         }
     };
+    let signal = stop_signal().map_err(|error| error.to_string())?;
     let outcome = tokio::select! {
         outcome = job(&dataset, events, &ports, &mut node, &mut report) => outcome,
-        signal = stop_signal() => Err(match signal {
-            Ok(signal) => format!("stopped by {signal}; its processes and data are removed"),
-            Err(error) => error.to_string(),
-        }),
+        signal = signal => Err(format!("stopped by {signal}; its processes and data are removed")),
     };
     let told = match &outcome {
         Ok(checks) => print(&report.closing(checks)),

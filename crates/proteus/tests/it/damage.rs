@@ -39,6 +39,8 @@ fn a_damaged_log_record_refuses_to_start_and_names_file_and_offset() {
         assert!(said.contains(part), "{part:?} is not in: {said}");
     }
     assert_eq!(fs::read(&segment).unwrap(), bytes, "the file is left as it was");
+    let (is_whole, said) = doctor(directory.path());
+    assert!(!is_whole && said.contains("DAMAGED") && said.contains(name), "{said}");
 }
 
 #[test]
@@ -69,4 +71,57 @@ fn a_torn_tail_is_cut_and_what_was_acknowledged_stays() {
         assert_eq!(kept, 1);
     });
     set(&node, "new");
+}
+
+/// Whether the doctor finds the directory undamaged, and what it says.
+fn doctor(directory: &std::path::Path) -> (bool, String) {
+    let output = command().arg("doctor").arg("--data-dir").arg(directory).output().unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn the_doctor_tells_a_whole_directory_from_one_in_use_and_one_with_a_damaged_checkpoint() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut node = NodeProcess::start(directory.path());
+    runtime().block_on(async {
+        let client = redis::Client::open(node.redis_url()).unwrap();
+        let mut client = client.get_multiplexed_async_connection().await.unwrap();
+        let _: () = redis::cmd("SET")
+            .arg("a")
+            .arg("x".repeat(1_000))
+            .query_async(&mut client)
+            .await
+            .unwrap();
+    });
+    let output = command().arg("doctor").arg("--data-dir").arg(directory.path()).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("stop it first"));
+    node.kill();
+    let (is_whole, said) = doctor(directory.path());
+    assert!(is_whole && said.contains("the next start replays"), "{said}");
+    node.kill_and_restart();
+    node.signal("TERM");
+    node.wait();
+    let (is_whole, said) = doctor(directory.path());
+    assert!(is_whole && said.contains("replays 0 entries"), "{said}");
+    // Every file of the checkpoint's tables, damaged in its middle.
+    let tables = directory.path().join("store").join("keyspaces");
+    let mut stack = vec![tables];
+    let mut damaged_files = 0;
+    while let Some(place) = stack.pop() {
+        for entry in fs::read_dir(&place).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                stack.push(path);
+            } else if path.parent().unwrap().ends_with("tables") {
+                let mut bytes = fs::read(&path).unwrap();
+                let middle = bytes.len() / 4;
+                bytes[middle] ^= 1;
+                fs::write(&path, bytes).unwrap();
+                damaged_files += 1;
+            }
+        }
+    }
+    assert!(damaged_files > 0);
+    let (is_whole, said) = doctor(directory.path());
+    assert!(!is_whole && said.contains("DAMAGED"), "{said}");
 }
