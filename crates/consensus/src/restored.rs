@@ -11,7 +11,7 @@ use openraft::storage::RaftLogStorage;
 use proteus_log::Log;
 use proteus_types::{EntryId, Member, NodeId, ShardId};
 
-use crate::config::{StoredMembership, log_id, to_bytes};
+use crate::config::{StoredMembership, from_bytes, log_id, to_bytes};
 use crate::log_storage::LogStorage;
 
 /// Lays `log` out as if it had held a shard's entries up to `id` and they had been purged. Returns the
@@ -35,4 +35,21 @@ pub async fn begin_after(
     let membership =
         Membership::new(vec![BTreeSet::from([node.0])], members).map_err(io::Error::other)?;
     to_bytes(&StoredMembership::new(Some(log_id(id)), membership))
+}
+
+/// Drops all entries up to `id`, which the state contains.
+///
+/// # Errors
+/// If the log fails.
+pub async fn purge_to(log: &Log, shard: ShardId, id: EntryId) -> io::Result<()> {
+    LogStorage { log: log.clone(), shard }.purge(log_id(id)).await
+}
+
+/// The members in a membership as it is stored with the state.
+///
+/// # Errors
+/// If it is damaged.
+pub fn members_of(membership: &[u8]) -> io::Result<BTreeMap<NodeId, Member>> {
+    let stored: StoredMembership = from_bytes(membership)?;
+    Ok(stored.nodes().map(|(id, member)| (NodeId(*id), member.clone())).collect())
 }

@@ -1,22 +1,23 @@
 //! What a log entry of a shard contains: a batch of commands, each its own minitransaction.
 //!
 //! ```text
-//! ┌────────┬──────────────┬───────────────────┬──────────────────┬─────────┬─ ─┬────────┬─ ─
-//! │ ver u8 │ first ts u64 │ commands bytes u32 │ origin count u32 │ command │   │ origin │
-//! └────────┴──────────────┴───────────────────┴──────────────────┴─────────┴─ ─┴────────┴─ ─
-//! origin = node u64 │ proposal u64 │ command count u32
+//! ┌────────┬──────────────┬────────────────────┬──────────────────┬─────────────┬─────────┬─ ─┬────────┬─ ─
+//! │ ver u8 │ first ts u64 │ commands bytes u32 │ origin count u32 │ checked 8+8 │ command │   │ origin │
+//! └────────┴──────────────┴────────────────────┴──────────────────┴─────────────┴─────────┴─ ─┴────────┴─ ─
+//! checked = index u64 │ digest u64        origin = node u64 │ proposal u64 │ command count u32
 //! ```
 //! Little-endian. Command `i` (from 0) commits at timestamp `first ts + i`. Origins tell, in the order
-//! of the commands, on which node somebody waits for the outcomes of how many of them.
+//! of the commands, on which node somebody waits for the outcomes of how many of them. `checked` is what the leader's state
+//! had come to when it proposed, for the others to compare theirs with.
 
 use bytes::Bytes;
 use proteus_store::StoreError;
-use proteus_types::{CommitTs, NodeId, ProposalId};
+use proteus_types::{CommitTs, LogIndex, NodeId, ProposalId};
 
-const FORMAT_VERSION: u8 = 2;
+const FORMAT_VERSION: u8 = 3;
 
 /// Bytes before the first command.
-pub(crate) const ENVELOPE_BYTES: usize = 1 + 8 + 4 + 4;
+pub(crate) const ENVELOPE_BYTES: usize = 1 + 8 + 4 + 4 + 16;
 
 const ORIGIN_BYTES: usize = 8 + 8 + 4;
 
@@ -28,21 +29,36 @@ pub(crate) struct Origin {
     pub(crate) command_count: u32,
 }
 
+/// What a state had come to: the last entry applied, and the digest of all changes up to there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Checked {
+    pub(crate) index: LogIndex,
+    pub(crate) digest: u64,
+}
+
 /// A batch as it is read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Envelope<'a> {
     pub(crate) first_ts: CommitTs,
+    pub(crate) checked: Checked,
     pub(crate) commands: &'a [u8],
     pub(crate) origins: Vec<Origin>,
 }
 
 /// Makes a batch of commands behind [`ENVELOPE_BYTES`] of room.
-pub(crate) fn seal(mut batch: Vec<u8>, first_ts: CommitTs, origins: &[Origin]) -> Bytes {
+pub(crate) fn seal(
+    mut batch: Vec<u8>,
+    first_ts: CommitTs,
+    checked: Checked,
+    origins: &[Origin],
+) -> Bytes {
     let commands_bytes = (batch.len() - ENVELOPE_BYTES) as u32;
     batch[0] = FORMAT_VERSION;
     batch[1..9].copy_from_slice(&first_ts.0.to_le_bytes());
     batch[9..13].copy_from_slice(&commands_bytes.to_le_bytes());
     batch[13..17].copy_from_slice(&(origins.len() as u32).to_le_bytes());
+    batch[17..25].copy_from_slice(&checked.index.0.to_le_bytes());
+    batch[25..33].copy_from_slice(&checked.digest.to_le_bytes());
     for origin in origins {
         batch.extend_from_slice(&origin.node.0.to_le_bytes());
         batch.extend_from_slice(&origin.proposal.0.to_le_bytes());
@@ -78,7 +94,8 @@ impl Envelope<'_> {
             command_count: u32_at(bytes, 16),
         };
         let origins = origins.chunks_exact(ORIGIN_BYTES).map(origin).collect();
-        Ok(Envelope { first_ts, commands, origins })
+        let checked = Checked { index: LogIndex(u64_at(head, 17)), digest: u64_at(head, 25) };
+        Ok(Envelope { first_ts, checked, commands, origins })
     }
 
     /// Commands in the batch.
@@ -107,11 +124,16 @@ mod tests {
         ];
         let mut batch = vec![0; ENVELOPE_BYTES];
         batch.extend_from_slice(&[42, 43]);
-        let batch = seal(batch, CommitTs(9), &origins);
+        let checked = Checked { index: LogIndex(5), digest: 6 };
+        let batch = seal(batch, CommitTs(9), checked, &origins);
         let envelope = Envelope::open(&batch).unwrap();
         assert_eq!(envelope.command_count(), 11);
-        let expected =
-            Envelope { first_ts: CommitTs(9), commands: &[42, 43], origins: origins.to_vec() };
+        let expected = Envelope {
+            first_ts: CommitTs(9),
+            checked,
+            commands: &[42, 43],
+            origins: origins.to_vec(),
+        };
         assert_eq!(envelope, expected);
         for length in 0..batch.len() {
             assert!(Envelope::open(&batch.slice(..length)).is_err(), "{length} bytes");

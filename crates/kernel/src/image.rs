@@ -1,15 +1,17 @@
 //! A shard's whole state outside its shard: on its way out, and brought back.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
-use proteus_consensus::{ImageChunks, ReplicaFault, begin_after};
+use proteus_consensus::{ImageChunks, ReplicaFault, begin_after, members_of, purge_to};
 use proteus_log::Log;
 use proteus_machine::KernelError;
 use proteus_store::{DiskImage, DiskStore, IncomingStore, LayeredStore, StoreError};
 use proteus_types::{CommitTs, EntryId, Member, NodeId, ShardId};
 
-use crate::state::{APPLIED_KEY, MEMBERSHIP_KEY, decode_applied};
+use crate::digests::clear_difference;
+use crate::state::{APPLIED_KEY, AppliedPosition, MEMBERSHIP_KEY, decode_applied};
 
 /// The state at one commit, whatever is committed later.
 pub struct StateImage {
@@ -26,7 +28,7 @@ impl StateImage {
         let missing = || StoreError::corrupt(APPLIED_KEY, "there is no checkpoint to be read");
         let image = store.image().ok_or_else(missing)?;
         let applied = image.get(APPLIED_KEY)?.ok_or_else(missing)?;
-        let (id, commit_ts) = decode_applied(&applied).ok_or_else(missing)?;
+        let AppliedPosition { id, commit_ts, .. } = decode_applied(&applied).ok_or_else(missing)?;
         Ok(StateImage { id, commit_ts, image })
     }
 
@@ -73,12 +75,24 @@ pub fn examine_store(store_directory: &Path) -> Result<StoreReport, KernelError>
     let value = disk.image().get(APPLIED_KEY)?;
     let applied = value.map(|value| {
         decode_applied(&value)
+            .map(|position| (position.id, position.commit_ts))
             .ok_or_else(|| StoreError::corrupt(APPLIED_KEY, "not an applied position"))
     });
     Ok(StoreReport { applied: applied.transpose()?, keys, bytes })
 }
 
-/// An image that becomes the state of a new cluster.
+/// The members of the shard as the newest checkpoint in `store_directory` knows them.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn stored_members(store_directory: &Path) -> Result<BTreeMap<NodeId, Member>, KernelError> {
+    let disk = DiskStore::open(store_directory)?;
+    let Some(membership) = disk.image().get(MEMBERSHIP_KEY)? else { return Ok(BTreeMap::new()) };
+    members_of(&membership)
+        .map_err(|error| StoreError::corrupt(MEMBERSHIP_KEY, error.to_string()).into())
+}
+
+/// An image that becomes the state of a new cluster, or of a replica.
 pub struct RestoredState {
     store: IncomingStore,
 }
@@ -100,6 +114,36 @@ impl RestoredState {
         Ok(self.store.take_chunk(chunk)?)
     }
 
+    fn applied(&mut self) -> Result<AppliedPosition, StoreError> {
+        let value = self.store.get(APPLIED_KEY)?;
+        value
+            .and_then(|value| decode_applied(&value))
+            .ok_or_else(|| StoreError::corrupt(APPLIED_KEY, "the image is not of a shard"))
+    }
+
+    /// Puts the state in place of one that differs from the other replicas'. The log stays, as does who
+    /// voted for whom: what this replica told the others holds. Entries behind the image are applied anew.
+    ///
+    /// # Errors
+    /// If pieces are missing, the image ends before the log begins, or the disk fails.
+    pub async fn replace(mut self, log: &Log, shard: ShardId) -> Result<EntryId, KernelError> {
+        let AppliedPosition { id, .. } = self.applied()?;
+        let (purged, last) = log.bounds(shard);
+        if purged.is_some_and(|purged| purged.index > id.index) {
+            return Err(KernelError::Unavailable(
+                "the image is older than the log here".to_owned(),
+            ));
+        }
+        let directory = self.store.directory().to_owned();
+        self.store.install()?;
+        if last.is_none_or(|last| last.index < id.index) {
+            let failed = |error: std::io::Error| KernelError::Stopped(error.to_string());
+            purge_to(log, shard, id).await.map_err(failed)?;
+        }
+        clear_difference(&directory)?;
+        Ok(id)
+    }
+
     /// Puts the state in place, and lays out `log`, which is empty, so that the shard goes on from there
     /// with `node` as its only member. Returns the last entry and the last commit that it contains.
     ///
@@ -112,9 +156,7 @@ impl RestoredState {
         node: NodeId,
         member: Member,
     ) -> Result<(EntryId, CommitTs), KernelError> {
-        let applied = self.store.get(APPLIED_KEY)?.and_then(|value| decode_applied(&value));
-        let (id, commit_ts) = applied
-            .ok_or_else(|| StoreError::corrupt(APPLIED_KEY, "the image is not of a shard"))?;
+        let AppliedPosition { id, commit_ts, .. } = self.applied()?;
         let failed = |error: std::io::Error| KernelError::Stopped(error.to_string());
         let membership = begin_after(log, shard, id, node, member).await.map_err(failed)?;
         self.store.replace(Bytes::from_static(MEMBERSHIP_KEY), membership)?;

@@ -18,9 +18,10 @@
 //! - A proposal is answered once it is applied both here and on the leader; or it is proposed again
 //!   under a later leader, if it cannot be in the log.
 //!
-//! Reading order: [`Shard`], `envelope`, `proposer`, `pending`, `forward`, `state`, `reads`, `image`, `chores`.
+//! Reading order: [`Shard`], `envelope`, `proposer`, `pending`, `forward`, `state`, `reads`, `image`, `digests`, `chores`.
 
 mod chores;
+mod digests;
 mod envelope;
 mod forward;
 mod image;
@@ -32,7 +33,8 @@ mod shard;
 mod state;
 
 pub use chores::ChoreOptions;
-pub use image::{RestoredState, StateImage, StoreReport, examine_store};
+pub use digests::differs;
+pub use image::{RestoredState, StateImage, StoreReport, examine_store, stored_members};
 pub use links::{Alone, Links, Route, Service};
 pub use proteus_consensus::{
     Call, ChangeError, GroupStatus, Leadership, Membership, Timing, TransportError,

@@ -12,6 +12,8 @@ pub enum Service {
     Consensus,
     /// Its proposer, which takes proposals from nodes that do not lead.
     Proposer,
+    /// Its comparison of replicas' states.
+    Digests,
 }
 
 /// Where in a node a message goes.

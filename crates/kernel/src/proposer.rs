@@ -241,7 +241,7 @@ impl<M: ShardMachine> Proposer<M> {
         // The leader may have applied later timestamps of leaders before it.
         let first_ts = self.next_ts.max(now).max(self.state.applied_ts().plus(1));
         self.next_ts = first_ts.plus(command_count.max(1));
-        let entry = seal(commands, first_ts, &origins);
+        let entry = seal(commands, first_ts, self.state.digests.newest(), &origins);
         if !own.is_empty() {
             let batch = Batch { proposal, term, proposals: own, confirmed: true, outcomes: None };
             self.state.pending.push(batch);

@@ -20,6 +20,7 @@ use tracing::error;
 
 use crate::PROPOSAL_BYTES_MAX;
 use crate::chores::{ChoreOptions, propose_due, take_checkpoints};
+use crate::digests::{differs, judge_differences, mark_difference};
 use crate::forward::{Forward, ForwardAnswer, Taken, first_proposal};
 use crate::image::StateImage;
 use crate::links::{Links, Route, Service, ServiceLinks};
@@ -135,6 +136,10 @@ impl<M: ShardMachine> Shard<M> {
         links: Arc<dyn Links>,
     ) -> Result<Arc<Shard<M>>, KernelError> {
         let ShardOptions { shard, node, .. } = options;
+        if differs(store_directory) {
+            let reason = "its state differs from the other replicas' and has to be rebuilt";
+            return Err(KernelError::Stopped(reason.to_owned()));
+        }
         let state: Arc<ShardState<M>> =
             ShardState::open(node, store_directory, clock.clone(), sink)?;
         let group_options = GroupOptions {
@@ -156,7 +161,7 @@ impl<M: ShardMachine> Shard<M> {
             node,
             state: state.clone(),
             group: group.clone(),
-            links,
+            links: links.clone(),
             log: log.clone(),
             clock: clock.clone(),
             arriving,
@@ -181,6 +186,7 @@ impl<M: ShardMachine> Shard<M> {
             stopped: stopped.clone(),
         });
         task::spawn(watch_group(group.clone(), state.clone(), stopped));
+        task::spawn(judge_differences(shard.clone(), options.shard, links, stopping.clone()));
         task::spawn(sweep_impatient(state.clone(), clock.clone(), stopping.clone()));
         let look_interval = options.chores.look_interval;
         task::spawn(propose_due(shard.clone(), look_interval, stopping.clone()));
@@ -257,6 +263,7 @@ impl<M: ShardMachine> Shard<M> {
                 let group = self.group.clone();
                 Box::pin(async move { group.answer(&message).await.map_err(|e| e.to_string()) })
             }
+            Service::Digests => Box::pin(std::future::ready(self.state.digests.answer(&message))),
             Service::Proposer => match Forward::decode(&message) {
                 Some(forward) => {
                     let taken = self.take(&forward);
@@ -331,6 +338,14 @@ impl<M: ShardMachine> Shard<M> {
         image.map_err(|_| stopping())?.map_err(KernelError::from)
     }
 
+    pub(crate) fn state(&self) -> &Arc<ShardState<M>> {
+        &self.state
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
+    }
+
     /// The consensus group, for its membership.
     pub fn group(&self) -> &Group {
         &self.group
@@ -362,6 +377,18 @@ impl<M: ShardMachine> Shard<M> {
     /// Why the shard serves no more, or `None` while it does.
     pub fn stop_reason(&self) -> Option<String> {
         self.stopped.lock().clone()
+    }
+
+    /// Takes this replica out of service, because its state differs from the other replicas'. The next
+    /// start has to put another in its place; see [`crate::differs`].
+    pub(crate) async fn condemn(&self, reason: String) {
+        error!(reason, "this replica is taken out of service and has to be rebuilt");
+        if let Err(fault) = mark_difference(self.state.store_directory()) {
+            error!(%fault, "that cannot be noted on disk");
+        }
+        self.hand_over().await;
+        *self.stopped.lock() = Some(reason);
+        self.group.shutdown().await;
     }
 
     /// Stops serving, leaving a checkpoint behind so that the next start replays nothing. A leader

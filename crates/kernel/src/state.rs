@@ -16,7 +16,8 @@ use proteus_types::{CommitTs, EntryId, LogIndex, NodeId, Term};
 use tokio::sync::Notify;
 use tracing::{error, info};
 
-use crate::envelope::Envelope;
+use crate::digests::Digests;
+use crate::envelope::{Checked, Envelope};
 use crate::forward::Intake;
 use crate::image::StateImage;
 use crate::pending::Pending;
@@ -41,6 +42,7 @@ pub(crate) struct ShardState<M: ShardMachine> {
     writing: Mutex<Option<(Checkpoint, EntryId, Option<Bytes>)>>,
     pub(crate) pending: Pending<M::Outcome>,
     pub(crate) intake: Intake,
+    pub(crate) digests: Digests,
     /// Index and term of the last entry applied, for those who hold no lock.
     applied_index: AtomicU64,
     applied_term: AtomicU64,
@@ -70,6 +72,8 @@ impl<M: ShardMachine> ShardState<M> {
         let stored = Stored::over(DiskStore::open(store_directory)?)?;
         let checkpointed = stored.applied.map(|id| (id, stored.membership.clone()));
         let applied = stored.applied.unwrap_or_default();
+        let digests = Digests::default();
+        digests.begin(stored.checked());
         Ok(Arc::new_cyclic(|own| ShardState {
             node,
             own: own.clone(),
@@ -81,6 +85,7 @@ impl<M: ShardMachine> ShardState<M> {
             writing: Mutex::new(None),
             pending: Pending::default(),
             intake: Intake::default(),
+            digests,
             applied_index: AtomicU64::new(applied.index.0),
             applied_term: AtomicU64::new(applied.term.0),
             applied_changed: Notify::new(),
@@ -115,6 +120,10 @@ impl<M: ShardMachine> ShardState<M> {
         let store = std::mem::replace(&mut stored.store, LayeredStore::in_memory());
         drop(stored);
         drop(store);
+    }
+
+    pub(crate) fn store_directory(&self) -> &Path {
+        &self.store_directory
     }
 
     pub(crate) fn applied_ts(&self) -> CommitTs {
@@ -225,9 +234,11 @@ impl<M: ShardMachine> ShardState<M> {
         if !commands.is_empty() {
             return Err(StoreError::corrupt(b"(log entry)", "bytes follow the last command"));
         }
-        stored.advance(id);
+        let checked = stored.advance(id);
         stored.is_closed = false;
         drop(guard);
+        self.digests.compare(envelope.checked);
+        self.digests.push(checked);
         self.applied_count.fetch_add(command_count, Ordering::Relaxed);
         self.announce(id);
         let mut outcomes = outcomes.into_iter();
@@ -248,7 +259,7 @@ impl<M: ShardMachine> ShardState<M> {
     /// what is on its way are not in it.
     fn install(&self, mut image: IncomingStore, id: EntryId) -> Result<(), StoreError> {
         let found = image.get(APPLIED_KEY)?.and_then(|value| decode_applied(&value));
-        if found.map(|(applied, _)| applied) != Some(id) {
+        if found.map(|position| position.id) != Some(id) {
             return Err(StoreError::corrupt(APPLIED_KEY, format!("the image is not of {id:?}")));
         }
         // A checkpoint of the present state would be written into the new one.
@@ -263,8 +274,9 @@ impl<M: ShardMachine> ShardState<M> {
         stored.store = LayeredStore::in_memory();
         *stored = Stored::over(image.install()?)?;
         *self.checkpointed.lock() = Some((id, stored.membership.clone()));
-        let applied_ts = stored.applied_ts;
+        let (applied_ts, checked) = (stored.applied_ts, stored.checked());
         drop(stored);
+        self.digests.begin(checked);
         info!(index = %id.index, "state taken over from the leader");
         self.announce(id);
         self.sink.on_gap(applied_ts);
@@ -277,26 +289,35 @@ impl<M: ShardMachine> ShardState<M> {
 
 impl Stored {
     fn over(disk: DiskStore) -> Result<Stored, StoreError> {
-        let store = LayeredStore::over(disk);
-        let (applied, applied_ts) = match store.get(APPLIED_KEY)? {
-            Some(value) => {
-                let (id, ts) = decode_applied(&value)
-                    .ok_or_else(|| StoreError::corrupt(APPLIED_KEY, "not an applied position"))?;
-                (Some(id), ts)
-            }
-            None => (None, CommitTs::ZERO),
-        };
+        let mut store = LayeredStore::over(disk);
+        let (mut applied, mut applied_ts) = (None, CommitTs::ZERO);
+        if let Some(value) = store.get(APPLIED_KEY)? {
+            let position = decode_applied(&value)
+                .ok_or_else(|| StoreError::corrupt(APPLIED_KEY, "not an applied position"))?;
+            (applied, applied_ts) = (Some(position.id), position.commit_ts);
+            store.set_digest(position.digest);
+        }
         let membership = store.get(MEMBERSHIP_KEY)?;
         Ok(Stored { store, applied, applied_ts, membership, is_closed: false })
     }
 
+    /// What the state has come to.
+    fn checked(&self) -> Checked {
+        let index = self.applied.map_or(LogIndex::default(), |id| id.index);
+        Checked { index, digest: self.store.digest() }
+    }
+
     /// Records `id` as applied, in the same step as the state it led to.
-    fn advance(&mut self, id: EntryId) {
+    fn advance(&mut self, id: EntryId) -> Checked {
         assert!(self.applied.is_none_or(|applied| applied.index < id.index), "entries apply once");
         self.applied = Some(id);
-        let value = encode_applied(id, self.applied_ts);
+        let digest = self.store.digest();
+        let value = encode_applied(AppliedPosition { id, commit_ts: self.applied_ts, digest });
         self.store.savepoint();
         self.store.put(Bytes::from_static(APPLIED_KEY), value);
+        // The record of the digest is no part of it.
+        self.store.set_digest(digest);
+        self.checked()
     }
 }
 
@@ -328,8 +349,9 @@ impl<M: ShardMachine> Replica for ShardState<M> {
             stored.membership = Some(membership.clone());
             stored.store.put(Bytes::from_static(MEMBERSHIP_KEY), membership);
         }
-        stored.advance(entry.id);
+        let checked = stored.advance(entry.id);
         drop(stored);
+        self.digests.push(checked);
         self.announce(entry.id);
         self.pending.entry_applied(entry.id.term);
         Ok(())
@@ -386,21 +408,33 @@ fn closed() -> StoreError {
     StoreError::Io { location: "(closed)".to_owned(), message: "the node is stopping".to_owned() }
 }
 
-fn encode_applied(id: EntryId, ts: CommitTs) -> Bytes {
-    let mut value = Vec::with_capacity(24);
-    for number in [id.term.0, id.index.0, ts.0] {
+/// How far a state is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AppliedPosition {
+    /// The last entry that it contains.
+    pub(crate) id: EntryId,
+    /// The timestamp of its last commit.
+    pub(crate) commit_ts: CommitTs,
+    /// The digest of all its changes.
+    pub(crate) digest: u64,
+}
+
+fn encode_applied(position: AppliedPosition) -> Bytes {
+    let AppliedPosition { id, commit_ts, digest } = position;
+    let mut value = Vec::with_capacity(32);
+    for number in [id.term.0, id.index.0, commit_ts.0, digest] {
         value.extend_from_slice(&number.to_le_bytes());
     }
     Bytes::from(value)
 }
 
-pub(crate) fn decode_applied(value: &[u8]) -> Option<(EntryId, CommitTs)> {
-    let (term, rest) = value.split_first_chunk::<8>()?;
-    let (index, rest) = rest.split_first_chunk::<8>()?;
-    let ts = rest.first_chunk::<8>()?;
+pub(crate) fn decode_applied(value: &[u8]) -> Option<AppliedPosition> {
+    let (numbers, []) = value.as_chunks::<8>() else { return None };
+    let &[term, index, commit_ts, digest] = numbers else { return None };
     let id = EntryId {
-        term: Term(u64::from_le_bytes(*term)),
-        index: LogIndex(u64::from_le_bytes(*index)),
+        term: Term(u64::from_le_bytes(term)),
+        index: LogIndex(u64::from_le_bytes(index)),
     };
-    Some((id, CommitTs(u64::from_le_bytes(*ts))))
+    let commit_ts = CommitTs(u64::from_le_bytes(commit_ts));
+    Some(AppliedPosition { id, commit_ts, digest: u64::from_le_bytes(digest) })
 }

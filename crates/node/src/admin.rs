@@ -13,6 +13,7 @@ pub(crate) const SERVICE_CONSENSUS: u8 = 0;
 pub(crate) const SERVICE_PROPOSER: u8 = 1;
 pub(crate) const SERVICE_ADMIN: u8 = 2;
 pub(crate) const SERVICE_IMAGE: u8 = 3;
+pub(crate) const SERVICE_DIGESTS: u8 = 4;
 
 /// How long an operator waits for an answer; membership changes wait for a majority.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);

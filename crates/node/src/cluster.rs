@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::admin::{
     AdminAnswer, AdminRequest, ClusterStatus, NodeStatus, SERVICE_ADMIN, SERVICE_CONSENSUS,
-    SERVICE_IMAGE, SERVICE_PROPOSER, ask_through, encode,
+    SERVICE_DIGESTS, SERVICE_IMAGE, SERVICE_PROPOSER, ask_through, encode,
 };
 use crate::images::Images;
 
@@ -48,6 +48,7 @@ impl Links for PeerLinks {
         routed.push(match route.service {
             Service::Consensus => SERVICE_CONSENSUS,
             Service::Proposer => SERVICE_PROPOSER,
+            Service::Digests => SERVICE_DIGESTS,
         });
         routed.extend_from_slice(&route.shard.0.to_le_bytes());
         routed.extend_from_slice(&message);
@@ -83,6 +84,7 @@ impl Handler for NodeHandler {
         let service = match kind {
             SERVICE_CONSENSUS => Service::Consensus,
             SERVICE_PROPOSER => Service::Proposer,
+            SERVICE_DIGESTS => Service::Digests,
             SERVICE_ADMIN => {
                 let cluster = self.0.clone();
                 return Box::pin(async move { cluster.answer(&message).await });

@@ -17,6 +17,7 @@ mod cluster;
 pub mod doctor;
 mod identity;
 mod images;
+mod rebuild;
 mod restore;
 
 use std::io;
@@ -105,6 +106,11 @@ pub enum NodeError {
     /// A restore into the directory has not ended.
     #[error("a restore into {0} was interrupted; run `proteus restore` again with this directory")]
     Restoring(PathBuf),
+    /// The state differs from other replicas', and there are none to take it from.
+    #[error(
+        "the state in {0} differs from the other replicas', and this node is not configured to reach them; configure          the cluster as before, or restore a backup"
+    )]
+    Differs(PathBuf),
     /// The directory was written by another version.
     #[error(
         "{path} says {found:?}, and this binary reads {FORMAT_VERSION:?}; start the version that wrote it"
@@ -155,6 +161,7 @@ pub struct Node {
     stop: watch::Sender<bool>,
     /// Where it listens for other nodes.
     pub peer_address: Option<SocketAddr>,
+    data_directory: PathBuf,
     _lock: DirectoryLock,
 }
 
@@ -218,11 +225,15 @@ impl Node {
             timing: Timing::default(),
             chores: ChoreOptions::default(),
         };
+        let store_directory = directory.join("store");
+        if proteus_kernel::differs(&store_directory) {
+            let dialer = dialer.as_ref().ok_or_else(|| NodeError::Differs(directory.clone()))?;
+            rebuild::rebuild(identity.node, &store_directory, &log, dialer).await?;
+        }
         let links: Arc<dyn Links> = match &dialer {
             Some(dialer) => Arc::new(PeerLinks { dialer: dialer.clone() }),
             None => Arc::new(Alone),
         };
-        let store_directory = directory.join("store");
         let opened =
             Shard::open(shard_options, &store_directory, log, clock.clone(), feed.clone(), links)
                 .await;
@@ -246,7 +257,8 @@ impl Node {
         wait_until_current(&shard).await;
         info!(directory = %directory.display(), node = %identity.node, index = %shard.status().applied_index, "data recovered");
         let kernel = Arc::new(NodeKernel { identity, shard, feed });
-        Ok(Node { kernel, stop, peer_address, _lock: lock })
+        let data_directory = directory.clone();
+        Ok(Node { kernel, stop, peer_address, data_directory, _lock: lock })
     }
 
     /// What faces see.
@@ -262,6 +274,12 @@ impl Node {
     /// Why the node serves no more, or `None` while it does.
     pub fn stop_reason(&self) -> Option<String> {
         self.kernel.shard.stop_reason()
+    }
+
+    /// Whether the node serves no more because its state differs from the other replicas', so that
+    /// starting it again rebuilds it.
+    pub fn must_rebuild(&self) -> bool {
+        proteus_kernel::differs(&self.data_directory.join("store"))
     }
 
     /// A function that tells the shard's figures, for as long as the node lives.

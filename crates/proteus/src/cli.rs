@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use proteus_env::task;
@@ -20,6 +21,12 @@ const ABOUT: &str =
 
 /// Most readings that one demo sends: more than five hundred years.
 const DEMO_EVENTS_MAX: i64 = 100_000_000;
+
+/// How often a server is started again in the same process, before that is given up.
+const START_AGAIN_TRIES: u32 = 20;
+
+/// Pause between such tries.
+const START_AGAIN_PAUSE: Duration = Duration::from_millis(250);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -316,21 +323,46 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, String> {
 }
 
 async fn run(config: &Config, until_stdin_closes: bool) -> Result<(), String> {
-    let server = Server::start(config).await.map_err(|error| error.to_string())?;
+    let mut server = Server::start(config).await.map_err(|error| error.to_string())?;
     // Before anybody can read that the node is up, and stop it.
     let signal = stop_signal().map_err(|error| error.to_string())?;
     print(&table(&server, config))?;
-    let stop = tokio::select! {
-        signal = signal => Ok(signal),
-        () = stdin_closed(), if until_stdin_closes => Ok("closed standard input"),
-        reason = server.failed() => Err(format!("the node stopped: {reason}")),
-    };
-    match &stop {
-        Ok(signal) => info!(signal, "stopping"),
-        Err(reason) => error!(reason, "stopping"),
+    let (stdin, mut signal) = (stdin_closed(), std::pin::pin!(signal));
+    let mut stdin = std::pin::pin!(stdin);
+    loop {
+        let stop = tokio::select! {
+            signal = &mut signal => Ok(signal),
+            () = &mut stdin, if until_stdin_closes => Ok("closed standard input"),
+            reason = server.failed() => Err(format!("the node stopped: {reason}")),
+        };
+        match &stop {
+            Ok(signal) => info!(signal, "stopping"),
+            Err(reason) => error!(reason, "stopping"),
+        }
+        let starts_again = stop.is_err() && server.must_rebuild();
+        server.stop().await;
+        if !starts_again {
+            return stop.map(|_| ());
+        }
+        server = tokio::select! {
+            _ = &mut signal => return Ok(()),
+            started = start_again(config) => started?,
+        };
     }
-    server.stop().await;
-    stop.map(|_| ())
+}
+
+/// Starts a server after another in the same process, whose sockets may take a moment to be free.
+async fn start_again(config: &Config) -> Result<Server, String> {
+    let mut tries = 1;
+    loop {
+        match Server::start(config).await {
+            Ok(server) => return Ok(server),
+            Err(error) if tries == START_AGAIN_TRIES => return Err(error.to_string()),
+            Err(error) => warn!(%error, "not started again yet"),
+        }
+        tries += 1;
+        task::sleep(START_AGAIN_PAUSE).await;
+    }
 }
 
 /// Waits until whoever holds the other end of standard input has closed it or ended.

@@ -176,6 +176,12 @@ impl Server {
         self.node.peer_address
     }
 
+    /// Whether starting again puts right what made the node fail: another replica's state takes the
+    /// place of this one's.
+    pub fn must_rebuild(&self) -> bool {
+        self.node.must_rebuild()
+    }
+
     /// Resolves when the node can serve no more, with the reason.
     pub async fn failed(&self) -> String {
         loop {

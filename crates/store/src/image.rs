@@ -177,6 +177,11 @@ impl IncomingStore {
         self.disk.ingest(pairs.iter().map(|(key, value)| (key, value)))
     }
 
+    /// The directory of the store that is to be replaced.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// What has arrived under `key`.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::table::Table;
 use crate::{Direction, DiskImage, DiskStore, Read, State, StoreError, Visit};
@@ -20,6 +21,9 @@ pub struct LayeredStore {
     active: Table,
     frozen: Option<Arc<Table>>,
     disk: Option<DiskStore>,
+    /// Of every change that was ever made and not rolled back, in order.
+    digest: u64,
+    digest_at_savepoint: u64,
 }
 
 /// Changes on their way to disk. Written outside the store's lock, so that a checkpoint pauses
@@ -63,6 +67,17 @@ impl LayeredStore {
     /// Approximate memory held by changes not yet frozen, in bytes.
     pub fn active_bytes(&self) -> usize {
         self.active.size_bytes()
+    }
+
+    /// Stands for every change so far, in order: two stores that went through the same changes have the
+    /// same, and others in all likelihood not.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// Goes on from a digest that was kept.
+    pub fn set_digest(&mut self, digest: u64) {
+        self.digest = digest;
     }
 
     /// True while a checkpoint is under way.
@@ -141,18 +156,22 @@ impl Read for LayeredStore {
 
 impl State for LayeredStore {
     fn put(&mut self, key: Bytes, value: Bytes) {
+        self.digest = xxh3_64_with_seed(&value, xxh3_64_with_seed(&key, self.digest));
         self.active.put(key, Some(value));
     }
 
     fn delete(&mut self, key: Bytes) {
+        self.digest = !xxh3_64_with_seed(&key, self.digest);
         self.active.put(key, None);
     }
 
     fn savepoint(&mut self) {
+        self.digest_at_savepoint = self.digest;
         self.active.savepoint();
     }
 
     fn rollback(&mut self) {
+        self.digest = self.digest_at_savepoint;
         self.active.rollback();
     }
 }

@@ -1,0 +1,76 @@
+//! Putting another replica's state in place of one that differs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use proteus_env::task;
+use proteus_kernel::{RestoredState, stored_members};
+use proteus_log::Log;
+use proteus_peer::Dialer;
+use proteus_types::{Member, NodeId, ShardId};
+use tracing::{info, warn};
+
+use crate::admin::{AdminAnswer, AdminRequest, ImageStart, ask_through, fetch_image};
+
+/// Pause before the others are asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Fetches the leader's state and puts it in place of the one in `store_directory`; tries until it
+/// succeeds, since there is nothing that this node could serve meanwhile.
+pub(crate) async fn rebuild(
+    own: NodeId,
+    store_directory: &Path,
+    log: &Log,
+    dialer: &Dialer,
+) -> Result<(), proteus_kernel_api::KernelError> {
+    let members = stored_members(store_directory)?;
+    warn!("this node's state differed from the other replicas'; it is rebuilt from the leader's");
+    loop {
+        for (node, member) in members.iter().filter(|(node, _)| **node != own) {
+            match rebuild_through(own, store_directory, log, dialer, member).await {
+                Ok(()) => return Ok(()),
+                Err(reason) => warn!(through = %node, reason, "not rebuilt yet; it is tried again"),
+            }
+        }
+        task::sleep(RETRY).await;
+    }
+}
+
+/// Asks one member who leads, and takes the state from there.
+async fn rebuild_through(
+    own: NodeId,
+    store_directory: &Path,
+    log: &Log,
+    dialer: &Dialer,
+    member: &Member,
+) -> Result<(), String> {
+    let status = match ask_through(dialer, &member.peer_address, &AdminRequest::Status).await? {
+        AdminAnswer::Status(status) => status,
+        other => return Err(format!("an answer to another question: {other:?}")),
+    };
+    let leader = status.nodes.iter().find(|node| Some(node.node) == status.leader);
+    let leader = leader.ok_or("the cluster has no leader now")?;
+    if leader.node == own {
+        return Err("the others still take this node for their leader".to_owned());
+    }
+    let address = &leader.member.peer_address;
+    let start: ImageStart = match ask_through(dialer, address, &AdminRequest::BeginImage).await? {
+        AdminAnswer::Image(start) => start,
+        other => return Err(format!("an answer to another question: {other:?}")),
+    };
+    let begun = RestoredState::begin(store_directory).map_err(|error| error.to_string())?;
+    let mut state = begun;
+    for sequence in 0.. {
+        let piece = fetch_image(dialer, address, start.transfer, sequence).await?;
+        if piece.is_empty() {
+            break;
+        }
+        state = task::spawn_blocking(move || state.take_chunk(&piece).map(|()| state))
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
+    }
+    let id = state.replace(log, ShardId::META).await.map_err(|error| error.to_string())?;
+    info!(index = %id.index, from = %leader.node, "this node's state is rebuilt");
+    Ok(())
+}
