@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use proteus_peer::{CallError, Dialer, Secret};
+use proteus_peer::{CallError, Credentials, Dialer};
 use proteus_types::{CommitTs, Member, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -134,10 +134,10 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
 /// If that node cannot be reached, does not accept the secret, or refuses.
 pub async fn ask(
     address: &str,
-    secret: &Secret,
+    credentials: &Credentials,
     request: &AdminRequest,
 ) -> Result<AdminAnswer, String> {
-    ask_through(&Dialer::new(secret.clone()), address, request).await
+    ask_through(&Dialer::new(credentials.clone()), address, request).await
 }
 
 /// Fetches one piece of an image from the node that began it; an empty one is the end. Asking once more

@@ -51,7 +51,7 @@ use crate::restore::RESTORING_FILE;
 
 pub use crate::cluster::UpkeepOptions;
 pub use crate::restore::Restore;
-pub use proteus_peer::{Dialer, Secret};
+pub use proteus_peer::{Credentials, Dialer, PeerTls, Secret};
 
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_VERSION: &str = "proteus data directory, version 1\n";
@@ -78,8 +78,8 @@ pub struct ClusterOptions {
     pub advertised_host: String,
     /// What is added to every face's standard port.
     pub port_offset: u16,
-    /// What all nodes of the cluster know.
-    pub secret: Secret,
+    /// By what its nodes know each other.
+    pub credentials: Credentials,
     /// A node of the cluster to join, as `host:port`; only for a node that has no data yet.
     pub join: Option<String>,
     /// Who votes.
@@ -210,7 +210,8 @@ impl Node {
         let feed = Arc::new(FeedSink::default());
         let (stop, stopping) = watch::channel(false);
         let member = member_of(options);
-        let dialer = options.cluster.as_ref().map(|cluster| Dialer::new(cluster.secret.clone()));
+        let dialer =
+            options.cluster.as_ref().map(|cluster| Dialer::new(cluster.credentials.clone()));
         // Listening before the cluster is asked to speak to this node.
         let listener =
             options.cluster.as_ref().map(|cluster| listen(cluster.listen)).transpose()?;
@@ -251,7 +252,7 @@ impl Node {
                 images: Images::new(clock),
             });
             let handler = Arc::new(NodeHandler(answering.clone()));
-            task::spawn(serve(listener, cluster.secret.clone(), handler, stopping.clone()));
+            task::spawn(serve(listener, cluster.credentials.clone(), handler, stopping.clone()));
             task::spawn(answering.keep_up(member, cluster.upkeep, stopping));
         }
         wait_until_current(&shard).await;

@@ -14,7 +14,8 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, warn};
 
 use crate::frame::{Frame, Kind};
-use crate::handshake::{self, Secret};
+use crate::handshake;
+use crate::tls::Credentials;
 
 /// How long a node may take to say who it is.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,10 +42,10 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(&self, message: Bytes) -> Answering;
 }
 
-/// Answers nodes that connect to `listener` and know `secret`, until `stop` holds true.
+/// Answers nodes that connect to `listener` and have these credentials, until `stop` holds true.
 pub async fn serve(
     listener: TcpListener,
-    secret: Secret,
+    credentials: Credentials,
     handler: Arc<dyn Handler>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -66,10 +67,10 @@ pub async fn serve(
             warn!(%peer, "a connection between nodes was refused: there are {CONNECTIONS_MAX}");
             continue;
         };
-        let (secret, handler, mut stop) = (secret.clone(), handler.clone(), stop.clone());
+        let (credentials, handler, mut stop) = (credentials.clone(), handler.clone(), stop.clone());
         task::spawn(async move {
             tokio::select! {
-                ended = answer(stream, &secret, handler) => match ended {
+                ended = answer(stream, &credentials, handler) => match ended {
                     Ok(()) => {}
                     Err(reason) => warn!(%peer, reason, "a connection between nodes was closed"),
                 },
@@ -81,14 +82,18 @@ pub async fn serve(
 }
 
 async fn answer(
-    mut stream: TcpStream,
-    secret: &Secret,
+    stream: TcpStream,
+    credentials: &Credentials,
     handler: Arc<dyn Handler>,
 ) -> Result<(), String> {
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    let shaken = task::timeout(HANDSHAKE_TIMEOUT, handshake::accept(&mut stream, secret)).await;
-    shaken.ok_or("it did not say who it is in time")?.map_err(|error| error.to_string())?;
-    let (mut reading, mut writing) = stream.into_split();
+    let shaken = task::timeout(HANDSHAKE_TIMEOUT, async {
+        let mut stream = credentials.accept(stream).await?;
+        let shaken = handshake::accept(&mut stream, &credentials.secret).await;
+        shaken.map(|_| stream).map_err(|error| error.to_string())
+    });
+    let stream = shaken.await.ok_or("it did not say who it is in time")??;
+    let (mut reading, mut writing) = stream.halves();
     let (answers, mut answered) = mpsc::channel::<Frame>(UNANSWERED_MAX);
     let read = async {
         let unanswered = Arc::new(Semaphore::new(UNANSWERED_MAX));
@@ -144,7 +149,7 @@ mod tests {
     use proteus_env::net;
 
     use super::*;
-    use crate::{CallError, Dialer};
+    use crate::{CallError, Dialer, PeerTls, Secret};
 
     /// Remembers the order of arrival, and answers in reverse.
     #[derive(Default)]
@@ -168,18 +173,22 @@ mod tests {
     }
 
     fn start(secret: &str) -> (String, Arc<Echo>, watch::Sender<bool>) {
+        start_with(Secret::new(secret).into())
+    }
+
+    fn start_with(credentials: Credentials) -> (String, Arc<Echo>, watch::Sender<bool>) {
         let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let echo = Arc::new(Echo::default());
         let (stop, stopping) = watch::channel(false);
-        task::spawn(serve(listener, Secret::new(secret), echo.clone(), stopping));
+        task::spawn(serve(listener, credentials, echo.clone(), stopping));
         (address, echo, stop)
     }
 
     #[tokio::test]
     async fn messages_arrive_in_order_and_each_gets_its_answer() {
         let (address, echo, _stop) = start("s");
-        let dialer = Dialer::new(Secret::new("s"));
+        let dialer = Dialer::new(Secret::new("s").into());
         let calls: Vec<_> =
             (0..50u8).map(|number| dialer.call(&address, Bytes::from(vec![number]))).collect();
         for (number, call) in calls.into_iter().enumerate() {
@@ -194,7 +203,7 @@ mod tests {
     #[tokio::test]
     async fn without_the_secret_nothing_is_handled() {
         let (address, echo, _stop) = start("s");
-        let dialer = Dialer::new(Secret::new("other"));
+        let dialer = Dialer::new(Secret::new("other").into());
         let refused = dialer.call(&address, Bytes::from_static(b"hello")).await;
         assert!(
             matches!(refused, Err(CallError::Unreachable(reason)) if reason.contains("secret"))
@@ -205,7 +214,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_comes_back_is_found_again() {
         let (address, _echo, stop) = start("s");
-        let dialer = Dialer::new(Secret::new("s"));
+        let dialer = Dialer::new(Secret::new("s").into());
         dialer.call(&address, Bytes::from_static(b"1")).await.unwrap();
         stop.send_replace(true);
         while dialer.call(&address, Bytes::from_static(b"2")).await.is_ok() {}
@@ -216,9 +225,53 @@ mod tests {
             }
         };
         let (_stop, stopping) = watch::channel(false);
-        task::spawn(serve(listener, Secret::new("s"), Arc::new(Echo::default()), stopping));
+        task::spawn(serve(listener, Secret::new("s").into(), Arc::new(Echo::default()), stopping));
         while dialer.call(&address, Bytes::from_static(b"3")).await.is_err() {
             task::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// An authority, and what makes certificates of it.
+    struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
+
+    impl Authority {
+        fn new() -> Authority {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+            parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            Authority(rcgen::CertifiedIssuer::self_signed(parameters, key).unwrap())
+        }
+
+        /// Of a node that has a certificate of this authority and believes `other`.
+        fn node(&self, other: &Authority) -> Credentials {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let parameters = rcgen::CertificateParams::new(vec!["n1".to_owned()]).unwrap();
+            let certificate = parameters.signed_by(&key, &self.0).unwrap();
+            let tls = PeerTls::new(
+                certificate.pem().as_bytes(),
+                key.serialize_pem().as_bytes(),
+                other.0.pem().as_bytes(),
+            );
+            Credentials { secret: Secret::new("s"), tls: Some(tls.unwrap()) }
+        }
+    }
+
+    #[tokio::test]
+    async fn nodes_with_certificates_of_one_authority_speak_encrypted_and_to_no_others() {
+        let (own, foreign) = (Authority::new(), Authority::new());
+        let (address, _, _stop) = start_with(own.node(&own));
+        let ask = |credentials: Credentials| {
+            let dialer = Dialer::new(credentials);
+            let address = address.clone();
+            async move { dialer.call(&address, Bytes::from(vec![7; 300_000])).await }
+        };
+        assert_eq!(ask(own.node(&own)).await.unwrap().len(), 300_000);
+        // One that believes us and is not believed, one that does not believe us, one without TLS, and
+        // one of ours that does not know the secret.
+        assert!(ask(foreign.node(&own)).await.is_err());
+        assert!(ask(own.node(&foreign)).await.is_err());
+        assert!(ask(Secret::new("s").into()).await.is_err());
+        let ignorant = Credentials { secret: Secret::new("other"), ..own.node(&own) };
+        assert!(ask(ignorant).await.is_err());
     }
 }

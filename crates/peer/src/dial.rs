@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use proteus_env::net::{self, TcpStream};
+use proteus_env::net;
 use proteus_env::task;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use crate::frame::{Frame, Kind};
-use crate::handshake::{self, Secret};
+use crate::handshake;
+use crate::tls::{Connection, Credentials};
 
 /// How long connecting and the handshake may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -53,7 +53,7 @@ type Requests = mpsc::Sender<(Bytes, Reply)>;
 /// Holds a connection to each node that was asked. Clones share them.
 #[derive(Clone)]
 pub struct Dialer {
-    secret: Secret,
+    credentials: Credentials,
     connections: Arc<Mutex<HashMap<String, Requests>>>,
     /// Those that were last found to be out of reach, so that it is said once.
     lost: Arc<Mutex<HashSet<String>>>,
@@ -61,8 +61,8 @@ pub struct Dialer {
 
 impl Dialer {
     /// A dialer without connections.
-    pub fn new(secret: Secret) -> Dialer {
-        Dialer { secret, connections: Arc::default(), lost: Arc::default() }
+    pub fn new(credentials: Credentials) -> Dialer {
+        Dialer { credentials, connections: Arc::default(), lost: Arc::default() }
     }
 
     /// Asks the node at `address` (`host:port`). The message is on its way, behind those before it,
@@ -97,24 +97,25 @@ impl Dialer {
 impl Dialer {
     /// Lives as long as the connection does; whoever waits then learns that it broke.
     async fn connection(&self, address: &str, mut requests: mpsc::Receiver<(Bytes, Reply)>) {
-        let failure = match task::timeout(CONNECT_TIMEOUT, connect(address, &self.secret)).await {
-            Some(Ok(stream)) => {
-                info!(address, "connected to a node");
-                self.lost.lock().remove(address);
-                let (reading, writing) = stream.into_split();
-                let waiting = Arc::new(Mutex::new(HashMap::new()));
-                let ended = tokio::select! {
-                    ended = read_answers(reading, &waiting) => ended,
-                    ended = write_requests(writing, &mut requests, &waiting) => ended,
-                };
-                requests.close();
-                let reason = ended.err().map_or_else(|| "closed".to_owned(), |e| e.to_string());
-                debug!(address, reason, "a node's connection ended");
-                return;
-            }
-            Some(Err(reason)) => reason,
-            None => "no answer in time".to_owned(),
-        };
+        let failure =
+            match task::timeout(CONNECT_TIMEOUT, connect(address, &self.credentials)).await {
+                Some(Ok(stream)) => {
+                    info!(address, "connected to a node");
+                    self.lost.lock().remove(address);
+                    let (reading, writing) = stream.halves();
+                    let waiting = Arc::new(Mutex::new(HashMap::new()));
+                    let ended = tokio::select! {
+                        ended = read_answers(reading, &waiting) => ended,
+                        ended = write_requests(writing, &mut requests, &waiting) => ended,
+                    };
+                    requests.close();
+                    let reason = ended.err().map_or_else(|| "closed".to_owned(), |e| e.to_string());
+                    debug!(address, reason, "a node's connection ended");
+                    return;
+                }
+                Some(Err(reason)) => reason,
+                None => "no answer in time".to_owned(),
+            };
         if self.lost.lock().insert(address.to_owned()) {
             warn!(address, failure, "a node cannot be reached; it is tried again");
         }
@@ -133,16 +134,17 @@ impl Dialer {
     }
 }
 
-async fn connect(address: &str, secret: &Secret) -> Result<TcpStream, String> {
-    let mut stream = net::connect_to_host(address).await.map_err(|error| error.to_string())?;
-    handshake::dial(&mut stream, secret).await.map_err(|error| error.to_string())?;
+async fn connect(address: &str, credentials: &Credentials) -> Result<Box<dyn Connection>, String> {
+    let stream = net::connect_to_host(address).await.map_err(|error| error.to_string())?;
+    let mut stream = credentials.connect(stream).await?;
+    handshake::dial(&mut stream, &credentials.secret).await.map_err(|error| error.to_string())?;
     Ok(stream)
 }
 
 type Waiting = Arc<Mutex<HashMap<u64, Reply>>>;
 
 async fn write_requests(
-    mut stream: OwnedWriteHalf,
+    mut stream: impl AsyncWrite + Unpin,
     requests: &mut mpsc::Receiver<(Bytes, Reply)>,
     waiting: &Waiting,
 ) -> io::Result<()> {
@@ -165,7 +167,7 @@ async fn write_requests(
     Ok(())
 }
 
-async fn read_answers(mut stream: OwnedReadHalf, waiting: &Waiting) -> io::Result<()> {
+async fn read_answers(mut stream: impl AsyncRead + Unpin, waiting: &Waiting) -> io::Result<()> {
     let mut buffer = BytesMut::new();
     loop {
         let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);

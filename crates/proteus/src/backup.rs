@@ -12,7 +12,7 @@ use proteus_node::{Dialer, Restore};
 use proteus_types::CommitTs;
 
 use crate::cli::print;
-use crate::cluster::secret;
+use crate::cluster::credentials;
 use crate::config::Config;
 use crate::progress::progress;
 
@@ -70,7 +70,7 @@ pub async fn run(arguments: BackupArguments, config: &Config) -> Result<(), Stri
     if arguments.verify {
         return verify(&repository).await;
     }
-    let dialer = Dialer::new(secret(config)?);
+    let dialer = Dialer::new(credentials(config)?);
     take(&mut repository, &dialer, &arguments).await?;
     if let Some(keep) = arguments.keep {
         let pruned = repository.prune(keep as usize).await.map_err(|error| error.to_string())?;

@@ -161,6 +161,9 @@ struct Settings {
     /// What admits nodes to the cluster; better set in the file or environment [default: ~/.proteus/cluster-secret]
     #[arg(long, value_name = "SECRET")]
     cluster_secret: Option<String>,
+    /// Authorities whose certificates nodes show each other, PEM; encrypts what they say
+    #[arg(long, value_name = "FILE")]
+    cluster_ca: Option<String>,
     /// Host at which other nodes reach this one [default: the address listened on]
     #[arg(long, value_name = "HOST")]
     advertise_host: Option<String>,
@@ -223,6 +226,7 @@ impl Settings {
             ("connections_max", &self.connections_max),
             ("join", &self.join),
             ("cluster_secret", &self.cluster_secret),
+            ("cluster_ca", &self.cluster_ca),
             ("advertise_host", &self.advertise_host),
             ("voters", &self.voters),
             ("dead_after_s", &self.dead_after_s),

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use proteus_env::{disk, random};
-use proteus_node::Secret;
 use proteus_node::admin::{AdminAnswer, AdminRequest, ClusterStatus, NodeStatus, ask};
+use proteus_node::{Credentials, PeerTls, Secret};
 use proteus_types::NodeId;
 
 use crate::config::Config;
@@ -76,10 +76,10 @@ pub struct Through {
 /// # Errors
 /// What the cluster answers, or why it cannot be asked.
 pub async fn run(command: ClusterCommand, config: &Config) -> Result<String, String> {
-    let secret = secret(config)?;
+    let credentials = credentials(config)?;
     let (request, through, what) = match command {
         ClusterCommand::Status(through) => {
-            let status = status(&through, &secret).await?;
+            let status = status(&through, &credentials).await?;
             return if through.json {
                 serde_json::to_string_pretty(&status).map_err(|error| error.to_string())
             } else {
@@ -113,17 +113,17 @@ pub async fn run(command: ClusterCommand, config: &Config) -> Result<String, Str
         }
     };
     if through.dry_run {
-        let status = status(&through, &secret).await?;
+        let status = status(&through, &credentials).await?;
         return Ok(format!("Would {what}. Now:\n\n{}", render(&status)));
     }
-    match ask(&through.peer, &secret, &request).await? {
+    match ask(&through.peer, &credentials, &request).await? {
         AdminAnswer::Done => Ok(format!("Done: {what}.")),
         other => Err(format!("an answer to another question: {other:?}")),
     }
 }
 
-async fn status(through: &Through, secret: &Secret) -> Result<ClusterStatus, String> {
-    match ask(&through.peer, secret, &AdminRequest::Status).await? {
+async fn status(through: &Through, credentials: &Credentials) -> Result<ClusterStatus, String> {
+    match ask(&through.peer, credentials, &AdminRequest::Status).await? {
         AdminAnswer::Status(status) => Ok(status),
         other => Err(format!("an answer to another question: {other:?}")),
     }
@@ -167,11 +167,30 @@ fn render(status: &ClusterStatus) -> String {
     text
 }
 
+/// By what the cluster's nodes know each other.
+///
+/// # Errors
+/// If the secret cannot be kept, or a certificate cannot be read.
+pub fn credentials(config: &Config) -> Result<Credentials, String> {
+    let secret = secret(config)?;
+    let Some(authorities) = &config.cluster_ca else { return Ok(secret.into()) };
+    let Some(files) = &config.tls else {
+        return Err(
+            "cluster_ca needs tls_certificate and tls_key, which nodes show each other".to_owned()
+        );
+    };
+    let read = |file: &std::path::Path| {
+        disk::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))
+    };
+    let tls = PeerTls::new(&read(&files.certificate)?, &read(&files.key)?, &read(authorities)?)?;
+    Ok(Credentials { secret, tls: Some(tls) })
+}
+
 /// The cluster's secret: configured, or one that this user's nodes on this machine share.
 ///
 /// # Errors
 /// If the file that keeps it cannot be read or created.
-pub fn secret(config: &Config) -> Result<Secret, String> {
+fn secret(config: &Config) -> Result<Secret, String> {
     if let Some(secret) = &config.cluster_secret {
         return Ok(Secret::new(secret.as_bytes()));
     }

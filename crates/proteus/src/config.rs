@@ -82,6 +82,12 @@ pub const KEYS: &[Key] = &[
         help: "What admits a node to the cluster; without it, the one in ~/.proteus/cluster-secret",
     },
     Key {
+        name: "cluster_ca",
+        default: "",
+        accepts: "nothing, or a PEM file",
+        help: "Authorities whose certificates nodes show each other; encrypts what they say",
+    },
+    Key {
         name: "advertise_host",
         default: "",
         accepts: "nothing, or the host name or IP address at which other nodes reach this one",
@@ -270,6 +276,8 @@ pub struct Config {
     pub cluster_secret: Option<String>,
     /// Host told to other nodes, if it is configured.
     pub advertise_host: Option<String>,
+    /// Authorities that sign the certificates of nodes, which then encrypt what they say to each other.
+    pub cluster_ca: Option<PathBuf>,
     /// Nodes that vote, at most.
     pub voters_max: usize,
     /// Silence after which a voter is replaced.
@@ -372,6 +380,9 @@ impl Config {
                 0 => Some(None),
                 1..16 => None,
                 _ => Some(Some(value.to_owned())),
+            })?,
+            cluster_ca: reader.parse("cluster_ca", |value| {
+                Some((!value.is_empty()).then(|| PathBuf::from(value)))
             })?,
             advertise_host: reader.parse("advertise_host", |value| {
                 Some((!value.is_empty()).then(|| value.to_owned()))

@@ -28,7 +28,7 @@ pub enum StartError {
     Node(#[from] NodeError),
     /// There is no secret to meet other nodes with.
     #[error("{0}")]
-    Secret(String),
+    Credentials(String),
     /// The SQL engine refuses its options.
     #[error("the SQL engine cannot start: {0}")]
     Sql(String),
@@ -216,7 +216,7 @@ fn cluster_options(config: &Config) -> Result<ClusterOptions, StartError> {
         listen,
         advertised_host,
         port_offset: config.port_offset,
-        secret: cluster::secret(config).map_err(StartError::Secret)?,
+        credentials: cluster::credentials(config).map_err(StartError::Credentials)?,
         join: config.join.clone(),
         upkeep: UpkeepOptions { voters_max: config.voters_max, dead_after: config.dead_after },
         snapshot_bytes_per_second_max: config.snapshot_bytes_per_second_max,

@@ -360,3 +360,55 @@ fn a_replica_that_computes_otherwise_is_rebuilt_from_those_that_agree() {
         std::thread::sleep(Duration::from_millis(100));
     }
 }
+
+/// Files of an authority and of a node's certificate that it signed.
+fn certificates(directory: &Path) -> [(&'static str, String); 3] {
+    let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let authority = rcgen::CertifiedIssuer::self_signed(parameters, key).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let parameters = rcgen::CertificateParams::new(vec!["node".to_owned()]).unwrap();
+    let certificate = parameters.signed_by(&key, &authority).unwrap();
+    let files = [
+        ("cluster-ca", authority.pem()),
+        ("tls-certificate", certificate.pem()),
+        ("tls-key", key.serialize_pem()),
+    ];
+    files.map(|(name, content)| {
+        let path = directory.join(format!("{name}.pem"));
+        std::fs::write(&path, content).unwrap();
+        (name, path.to_str().unwrap().to_owned())
+    })
+}
+
+#[test]
+fn nodes_that_show_certificates_answer_nobody_who_shows_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = certificates(directory.path());
+    let flags: Vec<String> =
+        files.iter().flat_map(|(name, file)| [format!("--{name}"), file.clone()]).collect();
+    let start = |name: &str, join: Option<&str>| {
+        let settings: Vec<String> = settings(join).into_iter().chain(flags.clone()).collect();
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        NodeProcess::start_with(&directory.path().join(name), &settings)
+    };
+    let first = start("n1", None);
+    let address = first.address(7000).to_string();
+    let second = start("n2", Some(&address));
+    assert_eq!(increment(&second), 1);
+    assert_eq!(increment(&first), 2);
+    let status = |shows_certificate: bool| {
+        let mut status = command();
+        status.args(["cluster", "status", "--peer", &address]);
+        status.env("PROTEUS_CLUSTER_SECRET", SECRET);
+        if shows_certificate {
+            for (name, file) in &files {
+                status.env(format!("PROTEUS_{}", name.to_uppercase().replace('-', "_")), file);
+            }
+        }
+        status.output().unwrap()
+    };
+    assert!(String::from_utf8(status(true).stdout).unwrap().contains("n2"));
+    assert!(!status(false).status.success());
+}
