@@ -82,9 +82,9 @@ fn of_tree(refusal: &tree::Refusal) -> ErrorCode {
         tree::Refusal::NoNode { .. } => ErrorCode::NO_NODE,
         tree::Refusal::NodeExists { .. } => ErrorCode::NODE_EXISTS,
         tree::Refusal::NotEmpty { .. } => ErrorCode::NOT_EMPTY,
-        tree::Refusal::BadVersion { .. } | tree::Refusal::NodeReplaced { .. } => {
-            ErrorCode::BAD_VERSION
-        }
+        tree::Refusal::BadVersion { .. }
+        | tree::Refusal::NodeReplaced { .. }
+        | tree::Refusal::StatDiffers { .. } => ErrorCode::BAD_VERSION,
         tree::Refusal::NoChildrenForEphemerals { .. } => ErrorCode::NO_CHILDREN_FOR_EPHEMERALS,
         tree::Refusal::NotPermitted { .. } => ErrorCode::NO_AUTH,
         tree::Refusal::QuotaExceeded { .. } => ErrorCode::QUOTA_EXCEEDED,
@@ -106,6 +106,7 @@ mod tests {
             (tree::Refusal::NoNode { path: path() }, -101),
             (tree::Refusal::BadVersion { path: path(), expected: 1, actual: 0 }, -103),
             (tree::Refusal::NodeReplaced { path: path() }, -103),
+            (tree::Refusal::StatDiffers { path: path() }, -103),
             (tree::Refusal::NoChildrenForEphemerals { path: path() }, -108),
             (tree::Refusal::NodeExists { path: path() }, -110),
             (tree::Refusal::NotEmpty { path: path() }, -111),

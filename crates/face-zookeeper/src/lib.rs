@@ -13,6 +13,7 @@
 
 mod admin;
 mod auth;
+mod child_lists;
 pub mod codec;
 pub mod errors;
 mod expiry;
@@ -39,6 +40,7 @@ use proteus_face::{Accounts, AdminCommands, Connection, Face, Meter, Metrics, Se
 use proteus_kernel_api::{Change, Commit, Kernel, Listener, NodeId};
 use tracing::warn;
 
+use child_lists::ChildLists;
 use codec::FRAME_BYTES_MAX_DEFAULT;
 use codec::kinds::REQUEST_TYPES;
 use sessions::Sessions;
@@ -96,6 +98,7 @@ pub(crate) struct Shared {
     pub(crate) options: ZookeeperOptions,
     pub(crate) watches: Arc<Watches>,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) child_lists: ChildLists,
     /// One for each of [`REQUEST_TYPES`], in that order.
     meters: Vec<Meter>,
     meter_unknown: Meter,
@@ -109,10 +112,8 @@ pub(crate) struct Shared {
 impl Shared {
     /// The meter of a request type; types that the protocol does not have share one.
     pub(crate) fn meter(&self, code: i32) -> &Meter {
-        REQUEST_TYPES
-            .iter()
-            .position(|request_type| request_type.code == code)
-            .and_then(|index| self.meters.get(index))
+        codec::kinds::place(code)
+            .and_then(|place| self.meters.get(place))
             .unwrap_or(&self.meter_unknown)
     }
 }
@@ -185,6 +186,7 @@ impl ZookeeperFace {
             options,
             watches,
             sessions,
+            child_lists: ChildLists::default(),
             meters: REQUEST_TYPES
                 .iter()
                 .map(|request_type| metrics.meter(NAME, request_type.name))

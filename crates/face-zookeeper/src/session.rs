@@ -10,8 +10,10 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -20,7 +22,7 @@ use proteus_face::{Connection, ConnectionError};
 use proteus_kernel_api::tree::acl::SUPER;
 use proteus_kernel_api::tree::{self, Zxid};
 use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal, ReadGate, View};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tracing::debug;
 
 use crate::Shared;
@@ -50,8 +52,8 @@ const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 /// Reads carried out at once, while commits wait.
 const READ_RUN_MAX: usize = 32;
 
-/// Memory to have ready for what a client sends.
-const RECEIVE_BYTES_MIN: usize = 2 * 1024;
+/// Bytes taken from the socket at once.
+const RECEIVE_BYTES_MAX: usize = 16 * 1024;
 
 /// How long a client may take to accept the last bytes before its connection is dropped.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -164,13 +166,10 @@ pub(crate) async fn run(
             };
         }
         let can_read = conversation.can_read();
-        if can_read {
-            conversation.received.reserve(RECEIVE_BYTES_MIN);
-        }
         let Conversation { received, in_flight, gate, outbox, is_ending, .. } = &mut conversation;
         tokio::select! {
             () = gate.opened(), if gate.is_closed() => {}
-            read = reader.read_buf(received), if can_read => match read? {
+            read = receive(&mut reader, received), if can_read => match read? {
                 0 => return Ok(()),
                 _ => conversation.session.hear(shared.clock.elapsed()),
             },
@@ -185,6 +184,22 @@ pub(crate) async fn run(
             () = shutdown.requested(), if !*is_ending => *is_ending = true,
         }
     }
+}
+
+/// Appends what the client has sent; 0 at its end. Memory is taken for what came, not for what might:
+/// most sessions wait most of the time.
+async fn receive(
+    reader: &mut (impl AsyncRead + Unpin),
+    received: &mut BytesMut,
+) -> std::io::Result<usize> {
+    poll_fn(|context| {
+        let mut chunk = [MaybeUninit::uninit(); RECEIVE_BYTES_MAX];
+        let mut chunk = ReadBuf::uninit(&mut chunk);
+        ready!(Pin::new(&mut *reader).poll_read(context, &mut chunk))?;
+        received.extend_from_slice(chunk.filled());
+        Poll::Ready(Ok(chunk.filled().len()))
+    })
+    .await
 }
 
 type Outcomes = Result<Vec<Outcome>, KernelError>;
@@ -247,6 +262,10 @@ impl Conversation<'_> {
             };
             is_moving = true;
             self.accept(frame).map_err(malformed)?;
+        }
+        if self.received.is_empty() {
+            // The requests keep what they need of its memory.
+            self.received = BytesMut::new();
         }
         Ok(is_moving)
     }
@@ -539,7 +558,8 @@ fn answer_front(
     match &waiting.plan {
         Plan::Read(request) => {
             let Client { session, access, .. } = watching.client;
-            let read = reads::Read { xid: waiting.xid, session, access, request };
+            let child_lists = &watching.shared.child_lists;
+            let read = reads::Read { xid: waiting.xid, session, access, request, child_lists };
             reads::answer(into, &read, view, watching)
         }
         Plan::Refuse(code) => {

@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     fn outbox() -> Arc<Outbox> {
-        Arc::new(Outbox::new(Credentials::of(Vec::new())))
+        Arc::new(Outbox::new(Credentials::of(&[])))
     }
 
     const ID: SessionId = SessionId(7);

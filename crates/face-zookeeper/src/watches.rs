@@ -267,14 +267,14 @@ mod tests {
     }
 
     fn outbox() -> Arc<Outbox> {
-        Arc::new(Outbox::new(Credentials::of(Vec::new())))
+        Arc::new(Outbox::new(Credentials::of(&[])))
     }
 
     #[test]
     fn nobody_learns_of_what_it_may_not_read() {
         let (watches, ann, bob) = (Watches::default(), outbox(), outbox());
         let identity = Identity { scheme: "digest".to_owned(), id: "ann:x".to_owned() };
-        ann.set_credentials(Credentials::of(vec![identity]));
+        ann.set_credentials(Credentials::of(&[identity]));
         let entry =
             AclEntry { permissions: 31, scheme: "digest".to_owned(), id: "ann:x".to_owned() };
         let acl = Acl::new(vec![entry]);

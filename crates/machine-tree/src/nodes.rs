@@ -72,6 +72,7 @@ pub(crate) fn create(ctx: &mut Context<'_>, new_node: &NewNode) -> Applied<Reply
         has_data: false,
         lifetime: begin_lifetime(ctx, &path, *kind)?,
         acl: acl.clone(),
+        data_inline: Bytes::new(),
     };
     put_data(ctx, &path, &mut node, data.as_ref());
     parent.created_count = parent.created_count.wrapping_add(1);
@@ -200,7 +201,7 @@ pub(crate) fn remove(ctx: &mut Context<'_>, path: &str, node: &NodeRecord) -> Ap
     }
     ctx.delete(record::child_key(parent_path, name));
     ctx.delete(record::node_key(path));
-    if node.has_data {
+    if node.is_data_apart() {
         ctx.delete(record::data_key(path));
     }
     match node.lifetime {
@@ -288,15 +289,13 @@ pub(crate) fn check(
 ) -> Applied<Reply> {
     let node = existing(ctx, path)?;
     expect_permission(path, &node, permission::READ, by)?;
-    let stat = node.stat();
-    for (actual, expected) in [
-        (stat.version, expected.version),
-        (stat.cversion, expected.cversion),
-        (stat.aversion, expected.aversion),
-    ] {
-        expect_version(path, actual, expected)?;
+    expect_version(path, node.data_version, expected.version)?;
+    match &expected.stat {
+        Some(stat) if !stat.is_met(&node.stat()) => {
+            refuse(Refusal::StatDiffers { path: path.to_owned() })
+        }
+        _ => Ok(Reply::Checked),
     }
-    Ok(Reply::Checked)
 }
 
 pub(crate) fn check_absent(

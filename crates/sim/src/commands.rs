@@ -316,7 +316,7 @@ impl Generator {
         let identity = |scheme: &str, id: String| tree::Identity { scheme: scheme.to_owned(), id };
         match self.random.below(4) {
             0 => tree::Credentials::TRUSTED,
-            number => tree::Credentials::of(vec![
+            number => tree::Credentials::of(&[
                 identity("ip", format!("10.0.0.{number}")),
                 identity("digest", format!("u{}:h", number % 2)),
             ]),

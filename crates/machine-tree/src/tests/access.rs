@@ -3,7 +3,7 @@
 use super::*;
 
 fn who(scheme: &str, id: &str) -> Credentials {
-    Credentials::of(vec![Identity { scheme: scheme.to_owned(), id: id.to_owned() }])
+    Credentials::of(&[Identity { scheme: scheme.to_owned(), id: id.to_owned() }])
 }
 
 fn only(permissions: i32, scheme: &str, id: &str) -> Acl {
@@ -81,7 +81,7 @@ fn changes_carry_the_acl_of_what_changed() {
 fn the_members_of_an_ensemble_are_read_only() {
     let mut world = World::new();
     let path = "/zookeeper/config".to_owned();
-    let nobody = Credentials::of(Vec::new());
+    let nobody = Credentials::of(&[]);
     assert_eq!(world.stat(&path).map(|stat| stat.aversion), Some(-1));
     let op = Op::SetData { path: path.clone(), data: None, version: None, by: nobody };
     assert_eq!(world.apply(&op), Err(not_permitted(&path)));
