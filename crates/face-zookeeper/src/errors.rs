@@ -17,6 +17,8 @@ impl ErrorCode {
     pub const RUNTIME_INCONSISTENCY: ErrorCode = ErrorCode(-2);
     /// The request's body is not what its type says.
     pub const MARSHALLING_ERROR: ErrorCode = ErrorCode(-5);
+    /// Nodes of the configuration asked for are not there.
+    pub const NEW_CONFIG_NO_QUORUM: ErrorCode = ErrorCode(-13);
     /// The request is not supported.
     pub const UNIMPLEMENTED: ErrorCode = ErrorCode(-6);
     /// The request makes no sense.
@@ -39,6 +41,8 @@ impl ErrorCode {
     pub const INVALID_ACL: ErrorCode = ErrorCode(-114);
     /// The password is wrong.
     pub const AUTH_FAILED: ErrorCode = ErrorCode(-115);
+    /// The server serves readers only.
+    pub const NOT_READ_ONLY: ErrorCode = ErrorCode(-119);
     /// There is no such watch.
     pub const NO_WATCHER: ErrorCode = ErrorCode(-121);
     /// The members of the ensemble cannot be changed this way.

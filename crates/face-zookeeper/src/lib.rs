@@ -20,7 +20,9 @@ mod expiry;
 mod figures;
 mod handshake;
 mod keeper;
+mod members;
 mod outbox;
+mod read_only;
 mod reads;
 mod sasl;
 mod session;
@@ -43,6 +45,7 @@ use tracing::warn;
 use child_lists::ChildLists;
 use codec::FRAME_BYTES_MAX_DEFAULT;
 use codec::kinds::REQUEST_TYPES;
+use read_only::ReadOnly;
 use sessions::Sessions;
 use stats::{Connections, Traffic};
 use watches::Watches;
@@ -67,6 +70,22 @@ pub struct ZookeeperOptions {
     /// Whether a session is stored only once it creates an ephemeral: ZooKeeper's
     /// `localSessionsEnabled` with `localSessionsUpgradingEnabled`.
     pub has_local_sessions: bool,
+    /// Whether `reconfig` may change the cluster's members: ZooKeeper's `reconfigEnabled`.
+    pub has_reconfig: bool,
+    /// Whether a node that reaches no majority serves those who take a read-only server: ZooKeeper's
+    /// `readonlymode.enabled`.
+    pub serves_read_only: bool,
+    /// What a read sees.
+    pub read_level: ReadLevel,
+}
+
+/// What a read sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadLevel {
+    /// Every commit that was acknowledged, on any node, before the read was sent.
+    Linearizable,
+    /// What this node has applied, which may be old; `sync` catches up. As ZooKeeper reads.
+    Local,
 }
 
 /// ZooKeeper's default tick, in milliseconds.
@@ -81,6 +100,9 @@ impl Default for ZookeeperOptions {
             super_digest: None,
             words: WordWhitelist::default(),
             has_local_sessions: false,
+            has_reconfig: false,
+            serves_read_only: true,
+            read_level: ReadLevel::Linearizable,
         }
     }
 }
@@ -99,6 +121,7 @@ pub(crate) struct Shared {
     pub(crate) watches: Arc<Watches>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) child_lists: ChildLists,
+    pub(crate) read_only: ReadOnly,
     /// One for each of [`REQUEST_TYPES`], in that order.
     meters: Vec<Meter>,
     meter_unknown: Meter,
@@ -187,6 +210,7 @@ impl ZookeeperFace {
             watches,
             sessions,
             child_lists: ChildLists::default(),
+            read_only: ReadOnly::default(),
             meters: REQUEST_TYPES
                 .iter()
                 .map(|request_type| metrics.meter(NAME, request_type.name))

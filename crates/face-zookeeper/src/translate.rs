@@ -6,7 +6,9 @@ use proteus_kernel_api::{Minitransaction, Op, Outcome, Reply};
 
 use crate::auth::Access;
 use crate::codec::kinds::{CREATE, CREATE_CONTAINER, CREATE_IF_NOT_EXISTS, CREATE_TTL, CREATE2};
-use crate::codec::{CheckStat, CreateRequest, DeleteRequest, MultiOp, Output, Request, reply};
+use crate::codec::{
+    CheckStat, CreateRequest, DeleteRequest, MultiOp, Output, ReconfigRequest, Request, reply,
+};
 use crate::errors::{self, ErrorCode};
 
 /// What to do about a request.
@@ -16,6 +18,8 @@ pub(crate) enum Plan {
     Write(Minitransaction, WriteShape),
     /// Read when all earlier writes of the session have been answered.
     Read(Request),
+    /// Change the cluster's members when all earlier requests have been answered.
+    Reconfig(ReconfigRequest),
     /// Nothing: the answer is an error.
     Refuse(ErrorCode),
     /// Nothing: the answer is a step of SASL.
@@ -94,7 +98,7 @@ pub(crate) fn plan(request: Request, client: Client<'_>) -> Plan {
             write(op, WriteShape::Empty)
         }
         Request::Multi(ops) => plan_multi(ops, client),
-        Request::Reconfig(_) => Plan::Refuse(ErrorCode::RECONFIG_DISABLED),
+        Request::Reconfig(request) => Plan::Reconfig(request),
         Request::CloseSession => {
             let op = tree::Op::CloseSession { session: client.session };
             Plan::Write(Minitransaction::of(op), WriteShape::Close)
@@ -114,6 +118,15 @@ pub(crate) fn plan(request: Request, client: Client<'_>) -> Plan {
         | Request::CheckWatches { .. }
         | Request::RemoveWatches { .. }
         | Request::SetWatches(_) => Plan::Read(request),
+    }
+}
+
+/// Whether a server that serves readers only must refuse `plan`.
+pub(crate) fn changes_something(plan: &Plan) -> bool {
+    match plan {
+        Plan::Write(..) | Plan::Reconfig(_) | Plan::RefuseMulti { .. } => true,
+        Plan::Read(request) => matches!(request, Request::Sync { .. }),
+        Plan::Refuse(_) | Plan::Sasl(_) => false,
     }
 }
 

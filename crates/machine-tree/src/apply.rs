@@ -74,6 +74,7 @@ pub(crate) fn apply(ctx: &mut Context<'_>, op: &Op) -> Applied<Reply> {
         }
         Op::MoveSession { session, to } => lifetimes::move_session(ctx, *session, *to),
         Op::RemoveOverdue { path, due_ms } => lifetimes::remove_overdue(ctx, path, *due_ms),
+        Op::SetMembers { servers } => nodes::set_members(ctx, servers),
     }
 }
 

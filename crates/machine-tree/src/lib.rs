@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 
 pub use acl::{Acl, AclEntry, Credentials, Identity};
 pub use read::{Node, children, data, ephemerals, node, node_count, session, sessions, stat};
+pub use record::CONFIG as CONFIG_PATH;
 
 /// Longest time to live, in milliseconds: ZooKeeper's, 34 years.
 pub const TTL_MS_MAX: u64 = (1 << 40) - 1;
@@ -361,6 +362,12 @@ pub enum Op {
         /// The time it was due, in milliseconds since the Unix epoch.
         due_ms: u64,
     },
+    /// Writes the cluster's members to ZooKeeper's own znode for them, unless they stand there. What
+    /// is written ends with the zxid of the change, which is the configuration's version.
+    SetMembers {
+        /// One line `server.N=…` for each, without a line's end behind the last.
+        servers: String,
+    },
 }
 
 /// What an op answers.
@@ -375,7 +382,7 @@ pub enum Reply {
     },
     /// To [`Op::Delete`], [`Op::DeleteIfPresent`] and [`Op::DeleteSubtree`].
     Deleted,
-    /// To [`Op::SetData`] and [`Op::SetAcl`].
+    /// To [`Op::SetData`], [`Op::SetAcl`] and [`Op::SetMembers`].
     Changed {
         /// The znode's stat.
         stat: Stat,

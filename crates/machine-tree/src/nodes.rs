@@ -15,6 +15,9 @@ use crate::{
     path as paths, read,
 };
 
+/// What stands between the members and their version.
+const MEMBERS_VERSION: &str = "\nversion=";
+
 /// Most znodes that one op deletes. The shard does nothing else meanwhile.
 pub(crate) const DELETED_MAX: u32 = 100_000;
 
@@ -251,6 +254,21 @@ pub(crate) fn set_data(
     put_node(ctx, path, &node);
     ctx.emit(Change::NodeDataChanged { path: path.to_owned(), acl: node.acl.clone() });
     Ok(Reply::Changed { stat: node.stat() })
+}
+
+/// The members' znode is ZooKeeper's own: nobody but the node itself writes it.
+pub(crate) fn set_members(ctx: &mut Context<'_>, servers: &str) -> Applied<Reply> {
+    let node = existing(ctx, record::CONFIG)?;
+    let before = record::data(ctx.read(), record::CONFIG, &node)?;
+    let is_same = before
+        .strip_prefix(servers.as_bytes())
+        .is_some_and(|version| version.starts_with(MEMBERS_VERSION.as_bytes()));
+    if is_same {
+        return Ok(Reply::Changed { stat: node.stat() });
+    }
+    let zxid = Zxid::from_commit(ctx.commit_ts()).0;
+    let text = Bytes::from(format!("{servers}{MEMBERS_VERSION}{zxid:x}"));
+    set_data(ctx, record::CONFIG, Some(&text), None, &Credentials::TRUSTED)
 }
 
 pub(crate) fn set_acl(

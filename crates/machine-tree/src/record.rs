@@ -160,7 +160,7 @@ impl NodeRecord {
 }
 
 /// ZooKeeper's own znode with the members of the ensemble.
-const CONFIG: &str = "/zookeeper/config";
+pub const CONFIG: &str = "/zookeeper/config";
 
 /// Znodes that exist in every tree, with their built-in children. As in ZooKeeper, they cannot be
 /// deleted.

@@ -175,6 +175,15 @@ struct Settings {
     /// true: store a ZooKeeper session only once it creates an ephemeral [default: false]
     #[arg(long, value_name = "BOOL")]
     zookeeper_local_sessions: Option<String>,
+    /// true: let ZooKeeper's reconfig change the cluster's members [default: false]
+    #[arg(long, value_name = "BOOL")]
+    zookeeper_reconfig: Option<String>,
+    /// false: serve no ZooKeeper client while no majority can be reached [default: true]
+    #[arg(long, value_name = "BOOL")]
+    zookeeper_read_only: Option<String>,
+    /// What ZooKeeper reads see: linearizable or local [default: linearizable]
+    #[arg(long, value_name = "LEVEL")]
+    zookeeper_reads: Option<String>,
     /// error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -209,6 +218,9 @@ impl Settings {
             ("zookeeper_super_digest", &self.zookeeper_super_digest),
             ("zookeeper_words", &self.zookeeper_words),
             ("zookeeper_local_sessions", &self.zookeeper_local_sessions),
+            ("zookeeper_reconfig", &self.zookeeper_reconfig),
+            ("zookeeper_read_only", &self.zookeeper_read_only),
+            ("zookeeper_reads", &self.zookeeper_reads),
             ("log_level", &self.log_level),
             ("log_format", &self.log_format),
         ];

@@ -259,6 +259,9 @@ fn build_faces(
             super_digest: config.zookeeper_super_digest.clone(),
             words: config.zookeeper_words.clone(),
             has_local_sessions: config.zookeeper_local_sessions,
+            has_reconfig: config.zookeeper_reconfig,
+            serves_read_only: config.zookeeper_read_only,
+            read_level: config.zookeeper_reads,
             ..ZookeeperOptions::default()
         },
     );

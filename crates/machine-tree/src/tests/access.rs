@@ -156,3 +156,21 @@ fn what_exists_is_kept_on_demand_and_absence_can_be_expected() {
         assert!(matches!(world.apply(&absent("/a", version)), Err(Refusal::NodeExists { .. })));
     }
 }
+
+#[test]
+fn members_are_written_once_with_the_zxid_of_the_change_as_their_version() {
+    let mut world = World::new();
+    let set = |servers: &str| Op::SetMembers { servers: servers.to_owned() };
+    for (servers, version, change_count) in [
+        ("server.1=a", 1, 1),
+        ("server.1=a", 1, 0),
+        ("server.1=a\nserver.2=b", 2, 1),
+        ("server.1=a", 3, 1),
+    ] {
+        let Ok(Reply::Changed { stat }) = world.apply(&set(servers)) else { panic!("refused") };
+        assert_eq!((stat.version, world.changes.len()), (version, change_count));
+        let (text, _) = data(&world.store, crate::CONFIG_PATH).unwrap().unwrap();
+        let expected = format!("{servers}\nversion={:x}", stat.mzxid.0);
+        assert_eq!(text, Some(Bytes::from(expected)));
+    }
+}
