@@ -90,7 +90,8 @@ async fn run(shared: Weak<Shared>) {
             }
             led = true;
             expire(&shared, Whose::All, now).await;
-            members::publish(&shared, &mut members_written).await;
+            // Sessions do not wait for it.
+            let _ = task::timeout(INTERVAL, members::publish(&shared, &mut members_written)).await;
         } else {
             led = false;
             members_written = None;
