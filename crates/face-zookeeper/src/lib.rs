@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use proteus_env::Clock;
 use proteus_face::{Accounts, AdminCommands, Connection, Face, Meter, Metrics, Serving};
+use proteus_kernel_api::tree::Zxid;
 use proteus_kernel_api::{Change, Commit, Kernel, Listener, NodeId};
 use tracing::warn;
 
@@ -152,6 +153,7 @@ struct Follower {
 impl Listener for Follower {
     fn on_commit(&self, commit: &Commit) {
         use proteus_kernel_api::tree::Change as TreeChange;
+        let zxid = Zxid::from_commit(commit.commit_ts);
         for change in &commit.changes {
             let Change::Tree(change) = change else {
                 continue;
@@ -172,7 +174,7 @@ impl Listener for Follower {
                 TreeChange::SoftQuotaExceeded { path } => {
                     warn!(path, "the soft quota of this subtree is exceeded");
                 }
-                _ => self.watches.on_change(change),
+                _ => self.watches.on_change(change, zxid),
             }
         }
     }

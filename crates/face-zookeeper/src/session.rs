@@ -702,6 +702,6 @@ impl WatchSink for Watching<'_> {
     }
 
     fn fire(&mut self, event: EventType, path: &str) {
-        self.outbox.push(|into| reply::event(into, event, path));
+        self.outbox.push(|into| reply::event(into, event, path, reply::NO_ZXID));
     }
 }

@@ -270,7 +270,8 @@ async fn keepers_listings_tell_stats_data_and_all_below() {
     assert_eq!(raw.ask(Request::MultiRead(watched.to_vec())).await.error, 0);
     for change in [set("/t", "x"), create("/u", 0)] {
         raw.request(1, &[change]).await;
-        let told = [raw.reply().await.xid, raw.reply().await.xid];
-        assert_eq!(told, [-1, 1], "the watch's event, then the reply");
+        let (event, reply) = (raw.reply().await, raw.reply().await);
+        assert_eq!((event.xid, reply.xid), (-1, 1), "the watch's event, then the reply");
+        assert_eq!(event.zxid, reply.zxid, "the event names its change, as from release 3.9 on");
     }
 }

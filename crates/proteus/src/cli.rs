@@ -175,6 +175,12 @@ struct Settings {
     /// true: store a ZooKeeper session only once it creates an ephemeral [default: false]
     #[arg(long, value_name = "BOOL")]
     zookeeper_local_sessions: Option<String>,
+    /// Shortest session timeout of ZooKeeper clients, minSessionTimeout [default: 4000]
+    #[arg(long, value_name = "MS")]
+    zookeeper_session_timeout_ms_min: Option<String>,
+    /// Longest session timeout of ZooKeeper clients, maxSessionTimeout [default: 40000]
+    #[arg(long, value_name = "MS")]
+    zookeeper_session_timeout_ms_max: Option<String>,
     /// true: let ZooKeeper's reconfig change the cluster's members [default: false]
     #[arg(long, value_name = "BOOL")]
     zookeeper_reconfig: Option<String>,
@@ -218,6 +224,8 @@ impl Settings {
             ("zookeeper_super_digest", &self.zookeeper_super_digest),
             ("zookeeper_words", &self.zookeeper_words),
             ("zookeeper_local_sessions", &self.zookeeper_local_sessions),
+            ("zookeeper_session_timeout_ms_min", &self.zookeeper_session_timeout_ms_min),
+            ("zookeeper_session_timeout_ms_max", &self.zookeeper_session_timeout_ms_max),
             ("zookeeper_reconfig", &self.zookeeper_reconfig),
             ("zookeeper_read_only", &self.zookeeper_read_only),
             ("zookeeper_reads", &self.zookeeper_reads),
