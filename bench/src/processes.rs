@@ -217,7 +217,7 @@ const ZOOKEEPER_JAR: &str = "/usr/share/java/zookeeper.jar";
 fn answers_zookeeper(address: SocketAddr) -> bool {
     let ask = || -> std::io::Result<bool> {
         let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.write_all(&crate::zookeeper_load::handshake())?;
         let mut answer = [0; 20];
         stream.read_exact(&mut answer)?;

@@ -264,7 +264,6 @@ fn build_faces(
             has_reconfig: config.zookeeper_reconfig,
             serves_read_only: config.zookeeper_read_only,
             read_level: config.zookeeper_reads,
-            ..ZookeeperOptions::default()
         },
     );
     let http = HttpFace::new(kernel.clone(), metrics.clone(), sampled_figures(node, metrics))
