@@ -1,7 +1,7 @@
 //! Servers: started on free loopback ports and temporary directories, stopped when dropped.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -140,6 +140,23 @@ impl Proteus {
         directory: tempfile::TempDir,
         durability: Durability,
     ) -> Result<Proteus> {
+        Proteus::start_faces(binary, directory, durability, "all", REDIS, load::answers_redis)
+    }
+
+    /// Starts a node with the zookeeper face alone and waits until it answers a session.
+    pub(crate) fn start_zookeeper(binary: &Path, directory: tempfile::TempDir) -> Result<Proteus> {
+        let flushed = Durability::Flushed;
+        Proteus::start_faces(binary, directory, flushed, "zookeeper", ZOOKEEPER, answers_zookeeper)
+    }
+
+    fn start_faces(
+        binary: &Path,
+        directory: tempfile::TempDir,
+        durability: Durability,
+        faces: &str,
+        port: u16,
+        is_ready: fn(SocketAddr) -> bool,
+    ) -> Result<Proteus> {
         let is_free = |port: u16| TcpListener::bind(loopback(port)).is_ok();
         let ports = [ZOOKEEPER, KAFKA, REDIS, POSTGRES, HTTP];
         let offset = (20_000..50_000)
@@ -150,14 +167,14 @@ impl Proteus {
         command
             .arg("start")
             .args(["--listen", "127.0.0.1", "--port-offset", &offset.to_string()])
-            .args(["--durability", durability.name(), "--log-level", "warn"])
+            .args(["--durability", durability.name(), "--log-level", "warn", "--faces", faces])
             .arg("--data-dir")
             .arg(directory.path().join("data"));
         let started = Instant::now();
         let child = spawn(&mut command, &directory.path().join("output"))?;
-        let address = loopback(REDIS + offset);
+        let address = loopback(port + offset);
         let mut server = Server { child, directory: Some(directory), address };
-        server.wait_until("proteus", load::answers_redis)?;
+        server.wait_until("proteus", is_ready)?;
         Ok(Proteus { server, offset, first_answer: started.elapsed() })
     }
 
@@ -196,6 +213,20 @@ pub(crate) fn start_redis(
 /// Where Debian puts ZooKeeper and what it needs.
 const ZOOKEEPER_JAR: &str = "/usr/share/java/zookeeper.jar";
 
+/// Whether a server opens a session there, which it does once it has its data.
+fn answers_zookeeper(address: SocketAddr) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(&crate::zookeeper_load::handshake())?;
+        let mut answer = [0; 20];
+        stream.read_exact(&mut answer)?;
+        // Length, version, timeout, then the session's id.
+        Ok(answer[12..20] != [0; 8])
+    };
+    ask().unwrap_or(false)
+}
+
 /// A standalone ZooKeeper with its defaults; `None` if it is not installed.
 pub(crate) fn start_zookeeper(directory: tempfile::TempDir) -> Result<Option<(Server, Duration)>> {
     if !Path::new(ZOOKEEPER_JAR).exists()
@@ -220,7 +251,7 @@ pub(crate) fn start_zookeeper(directory: tempfile::TempDir) -> Result<Option<(Se
     let started = Instant::now();
     let child = spawn(&mut command, &directory.path().join("output"))?;
     let mut server = Server { child, directory: Some(directory), address: loopback(port) };
-    server.wait_until("ZooKeeper", |address| TcpStream::connect(address).is_ok())?;
+    server.wait_until("ZooKeeper", answers_zookeeper)?;
     Ok(Some((server, started.elapsed())))
 }
 

@@ -25,6 +25,9 @@ pub(crate) enum Request {
 /// Data of the znodes.
 const VALUE: &[u8] = b"0123456789abcdef0123456789abcdef";
 
+/// Creations under way at once while a tree is filled.
+const FILL_DEPTH: usize = 200;
+
 /// Ops of a transaction.
 const MULTI_OPS: usize = 10;
 
@@ -105,19 +108,24 @@ fn put(into: &mut Vec<u8>, request: Request, path: &str) {
     }
 }
 
+/// What opens a new session.
+pub(crate) fn handshake() -> Vec<u8> {
+    let mut hello = Vec::new();
+    hello.extend(45i32.to_be_bytes());
+    hello.extend([0; 12]);
+    hello.extend(TIMEOUT_MS.to_be_bytes());
+    hello.extend([0; 8]);
+    string(&mut hello, &[0; 16]);
+    hello.push(0);
+    hello
+}
+
 impl Session {
     /// Connects and opens a session.
     pub(crate) async fn open(address: SocketAddr, number: usize) -> Result<Session> {
         let mut stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
         stream.set_nodelay(true).map_err(|error| failed(&error))?;
-        let mut hello = Vec::new();
-        hello.extend(45i32.to_be_bytes());
-        hello.extend([0; 12]);
-        hello.extend(TIMEOUT_MS.to_be_bytes());
-        hello.extend([0; 8]);
-        string(&mut hello, &[0; 16]);
-        hello.push(0);
-        stream.write_all(&hello).await.map_err(|error| failed(&error))?;
+        stream.write_all(&handshake()).await.map_err(|error| failed(&error))?;
         let path = format!("/bench-{number}-{}", std::process::id());
         let mut session = Session { stream, received: Vec::new(), path };
         let reply = session.next_frame().await?;
@@ -213,6 +221,22 @@ impl Session {
             }
             self.received.drain(..start);
         }
+    }
+
+    /// Creates so many znodes under one of its own.
+    pub(crate) async fn create_many(&mut self, count: usize) -> Result<()> {
+        let parent = format!("{}-filled", self.path);
+        self.ask(1, |into| create_body(into, &parent, 0)).await?;
+        for start in (0..count).step_by(FILL_DEPTH) {
+            let (mut bytes, end) = (Vec::new(), count.min(start + FILL_DEPTH));
+            for number in start..end {
+                frame(&mut bytes, 1, |into| create_body(into, &format!("{parent}/{number}"), 0));
+            }
+            let (mut reader, mut writer) = self.stream.split();
+            let writing = async { writer.write_all(&bytes).await.map_err(|error| failed(&error)) };
+            tokio::try_join!(writing, count_frames(&mut reader, end - start))?;
+        }
+        Ok(())
     }
 
     /// Creates znodes for [`Session::watch_all`].

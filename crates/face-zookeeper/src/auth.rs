@@ -17,6 +17,8 @@ const IDENTITIES_MAX: usize = 64;
 /// What a connection has proven.
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
+    identities: Vec<Identity>,
+    /// The same, as it travels.
     credentials: Credentials,
 }
 
@@ -28,7 +30,8 @@ impl Access {
         if let Some(subject) = certificate_subject {
             identities.push(Identity { scheme: "x509".to_owned(), id: subject.to_owned() });
         }
-        Access { credentials: Credentials::of(identities) }
+        let credentials = Credentials::of(&identities);
+        Access { identities, credentials }
     }
 
     /// All of it, to travel with what the client asks for.
@@ -38,22 +41,21 @@ impl Access {
 
     /// Notes what else was proven. False if it is too much.
     pub(crate) fn add(&mut self, scheme: &str, id: String) -> bool {
-        let mut identities = self.credentials.identities().to_vec();
         let identity = Identity { scheme: scheme.to_owned(), id };
-        if identities.contains(&identity) {
+        if self.identities.contains(&identity) {
             return true;
         }
-        if identities.len() >= IDENTITIES_MAX {
+        if self.identities.len() >= IDENTITIES_MAX {
             return false;
         }
-        identities.push(identity);
-        self.credentials = Credentials::of(identities);
+        self.identities.push(identity);
+        self.credentials = Credentials::of(&self.identities);
         true
     }
 
     /// Scheme and user of each identity, as `whoAmI` tells them.
     pub(crate) fn users(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.credentials.identities().iter().map(|identity| {
+        self.identities.iter().map(|identity| {
             let user = match identity.scheme.as_str() {
                 "digest" => identity.id.split(':').next().unwrap_or_default(),
                 _ => &identity.id,
@@ -92,8 +94,7 @@ impl Access {
 
     /// Identities that the scheme `auth` stands for: an address proves nothing.
     fn proven(&self) -> impl Iterator<Item = &Identity> {
-        self.credentials
-            .identities()
+        self.identities
             .iter()
             .filter(|identity| matches!(identity.scheme.as_str(), "digest" | "x509" | "sasl"))
     }

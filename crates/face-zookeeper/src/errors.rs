@@ -17,6 +17,8 @@ impl ErrorCode {
     pub const RUNTIME_INCONSISTENCY: ErrorCode = ErrorCode(-2);
     /// The request's body is not what its type says.
     pub const MARSHALLING_ERROR: ErrorCode = ErrorCode(-5);
+    /// Nodes of the configuration asked for are not there.
+    pub const NEW_CONFIG_NO_QUORUM: ErrorCode = ErrorCode(-13);
     /// The request is not supported.
     pub const UNIMPLEMENTED: ErrorCode = ErrorCode(-6);
     /// The request makes no sense.
@@ -39,6 +41,8 @@ impl ErrorCode {
     pub const INVALID_ACL: ErrorCode = ErrorCode(-114);
     /// The password is wrong.
     pub const AUTH_FAILED: ErrorCode = ErrorCode(-115);
+    /// The server serves readers only.
+    pub const NOT_READ_ONLY: ErrorCode = ErrorCode(-119);
     /// There is no such watch.
     pub const NO_WATCHER: ErrorCode = ErrorCode(-121);
     /// The members of the ensemble cannot be changed this way.
@@ -82,9 +86,9 @@ fn of_tree(refusal: &tree::Refusal) -> ErrorCode {
         tree::Refusal::NoNode { .. } => ErrorCode::NO_NODE,
         tree::Refusal::NodeExists { .. } => ErrorCode::NODE_EXISTS,
         tree::Refusal::NotEmpty { .. } => ErrorCode::NOT_EMPTY,
-        tree::Refusal::BadVersion { .. } | tree::Refusal::NodeReplaced { .. } => {
-            ErrorCode::BAD_VERSION
-        }
+        tree::Refusal::BadVersion { .. }
+        | tree::Refusal::NodeReplaced { .. }
+        | tree::Refusal::StatDiffers { .. } => ErrorCode::BAD_VERSION,
         tree::Refusal::NoChildrenForEphemerals { .. } => ErrorCode::NO_CHILDREN_FOR_EPHEMERALS,
         tree::Refusal::NotPermitted { .. } => ErrorCode::NO_AUTH,
         tree::Refusal::QuotaExceeded { .. } => ErrorCode::QUOTA_EXCEEDED,
@@ -106,6 +110,7 @@ mod tests {
             (tree::Refusal::NoNode { path: path() }, -101),
             (tree::Refusal::BadVersion { path: path(), expected: 1, actual: 0 }, -103),
             (tree::Refusal::NodeReplaced { path: path() }, -103),
+            (tree::Refusal::StatDiffers { path: path() }, -103),
             (tree::Refusal::NoChildrenForEphemerals { path: path() }, -108),
             (tree::Refusal::NodeExists { path: path() }, -110),
             (tree::Refusal::NotEmpty { path: path() }, -111),

@@ -9,8 +9,8 @@ use proteus_kernel_api::tree::{self, SessionId};
 use proteus_kernel_api::{KernelError, Minitransaction, Op};
 use tracing::{debug, info, warn};
 
-use crate::Shared;
 use crate::sessions::Whose;
+use crate::{Shared, members, read_only};
 
 /// How often to look. A session outlives its timeout by at most this and a commit.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -28,6 +28,9 @@ const PAGE_COUNT_MAX: usize = 1_000;
 pub(crate) fn start(shared: &Arc<Shared>) {
     if !shared.is_expiring.swap(true, Ordering::AcqRel) {
         task::spawn(run(Arc::downgrade(shared)));
+        if shared.options.serves_read_only {
+            task::spawn(read_only::watch(Arc::downgrade(shared)));
+        }
     }
 }
 
@@ -63,6 +66,7 @@ async fn run(shared: Weak<Shared>) {
     let mut looked_at = None;
     let mut led = true;
     let mut reported_at = Duration::ZERO;
+    let mut members_written = None;
     loop {
         let Some(shared) = shared.upgrade() else {
             return;
@@ -86,8 +90,11 @@ async fn run(shared: Weak<Shared>) {
             }
             led = true;
             expire(&shared, Whose::All, now).await;
+            // Sessions do not wait for it.
+            let _ = task::timeout(INTERVAL, members::publish(&shared, &mut members_written)).await;
         } else {
             led = false;
+            members_written = None;
             expire(&shared, Whose::LocalOnly, now).await;
             if now.saturating_sub(reported_at) >= REPORT_INTERVAL {
                 report(&shared, reported_at).await;

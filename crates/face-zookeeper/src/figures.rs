@@ -86,8 +86,22 @@ pub(crate) fn configuration(shared: &Shared, local: SocketAddr) -> Vec<(&'static
         ("minSessionTimeout", options.session_timeout_ms_min.to_string()),
         ("maxSessionTimeout", options.session_timeout_ms_max.to_string()),
         ("jute.maxbuffer", options.frame_bytes_max.to_string()),
-        ("serverId", "0".to_owned()),
+        ("serverId", shared.kernel.cluster().node.0.to_string()),
     ]
+}
+
+/// What this node is, in ZooKeeper's words.
+pub(crate) fn role(shared: &Shared) -> &'static str {
+    if shared.read_only.is_on() {
+        return "read-only";
+    }
+    let cluster = shared.kernel.cluster();
+    match (cluster.members.len(), cluster.leads()) {
+        (0 | 1, _) => "standalone",
+        (_, true) => "leader",
+        (_, false) if cluster.voters.contains(&cluster.node) => "follower",
+        (_, false) => "observer",
+    }
 }
 
 /// Names without ZooKeeper's `zk_`.
@@ -97,7 +111,7 @@ pub(crate) fn monitor(shared: &Shared, figures: &Figures) -> Vec<(&'static str, 
     let uptime = shared.clock.elapsed().saturating_sub(shared.started);
     vec![
         ("version", version()),
-        ("server_state", "standalone".to_owned()),
+        ("server_state", role(shared).to_owned()),
         ("avg_latency", format!("{:?}", latencies.avg_ms)),
         ("max_latency", latencies.max_ms.to_string()),
         ("min_latency", latencies.min_ms.to_string()),

@@ -108,6 +108,9 @@ async fn connect(
     received: BytesMut,
     request: ConnectRequest,
 ) -> Result<(), ConnectionError> {
+    if shared.read_only.is_on() {
+        return connect_read_only(shared, connection, received, request).await;
+    }
     // A session that was opened on another node must be known here before it is looked for.
     shared.kernel.pass_read_barrier().await.map_err(unavailable)?;
     expiry::load(shared).map_err(unavailable)?;
@@ -125,17 +128,79 @@ async fn connect(
     let Some((session, password)) = attached else {
         debug!(session = format_args!("{:#x}", request.session_id), "no such session to resume");
         let mut answer = BytesMut::new();
-        ConnectResponse::expired(request.read_only.is_some()).encode(&mut answer);
+        ConnectResponse::expired(request.read_only.map(|_| false)).encode(&mut answer);
         connection.stream.write_all(&answer).await?;
         connection.stream.shutdown().await?;
         return Ok(());
     };
+    let session = Opened { session, password, timeout_ms, is_read_only: false };
+    converse(shared, connection, received, &request, session, access, outbox).await
+}
+
+/// A session that a connection holds.
+struct Opened {
+    session: Arc<LiveSession>,
+    password: SessionPassword,
+    timeout_ms: u32,
+    is_read_only: bool,
+}
+
+/// Serves who comes while no majority can be reached, from this node's state.
+async fn connect_read_only(
+    shared: &Arc<Shared>,
+    connection: &mut Connection,
+    received: BytesMut,
+    request: ConnectRequest,
+) -> Result<(), ConnectionError> {
+    let refused = |why: &str| Err(ConnectionError::Limit(why.to_owned()));
+    if request.read_only != Some(true) {
+        return refused("no majority can be reached, and the client takes no read-only server");
+    }
+    expiry::load(shared).map_err(unavailable)?;
+    refuse_newer_client(shared, &request)?;
+    let access = Access::of(connection.peer.ip(), connection.stream.client_subject().as_deref());
+    let outbox = Arc::new(Outbox::new(access.credentials().clone()));
+    let timeout_ms = negotiated(shared, request.timeout_ms);
+    let is_new = request.session_id == 0;
+    let found = if is_new {
+        open_local(shared, timeout_ms)
+    } else {
+        known(shared, SessionId(request.session_id), &request.password)?
+    };
+    // Whether a session that is not known here has ended, nobody can say now.
+    let Some((session, password)) = found else {
+        return refused("the session to resume is not known here, and no majority can be asked");
+    };
+    if !session.attach(connection.connection_id, &outbox) || !shared.read_only.admit(&outbox) {
+        return refused("the session ends, or a majority is there again");
+    }
+    let id = session.id;
+    let opened = Opened { session, password, timeout_ms, is_read_only: true };
+    let ended = converse(shared, connection, received, &request, opened, access, outbox).await;
+    if is_new {
+        shared.sessions.on_closed(id);
+    }
+    ended
+}
+
+/// The connection's life with its session.
+async fn converse(
+    shared: &Arc<Shared>,
+    connection: &mut Connection,
+    received: BytesMut,
+    request: &ConnectRequest,
+    opened: Opened,
+    access: Access,
+    outbox: Arc<Outbox>,
+) -> Result<(), ConnectionError> {
+    let Opened { session, password, timeout_ms, is_read_only } = opened;
+    let connection_id = connection.connection_id;
     session.hear(shared.clock.elapsed());
     let response = ConnectResponse {
         timeout_ms: i32::try_from(timeout_ms).unwrap_or(i32::MAX),
         session_id: session.id.0,
         password,
-        has_read_only: request.read_only.is_some(),
+        read_only: request.read_only.map(|_| is_read_only),
     };
     outbox.push(|into| response.encode(into));
     let record = Arc::new(ConnectionRecord::new(
@@ -146,7 +211,8 @@ async fn connect(
         connection.stream.is_encrypted(),
     ));
     shared.connections.opened(connection_id, &record);
-    let established = Established { session: session.clone(), access, outbox, record, received };
+    let established =
+        Established { session: session.clone(), access, outbox, record, received, is_read_only };
     let ended = run(shared, connection, established).await;
     shared.connections.closed(connection_id);
     session.detach(connection_id);
@@ -180,17 +246,12 @@ async fn create(shared: &Shared, timeout_ms: u32) -> Result<Attachable, Connecti
         let why = format!("{SESSIONS_MAX} sessions are open; close some or let them expire");
         return Err(ConnectionError::Limit(why));
     }
+    let drawn = || ConnectionError::Limit("no free session id was drawn".to_owned());
+    if shared.options.has_local_sessions {
+        return open_local(shared, timeout_ms).ok_or_else(drawn);
+    }
     for _ in 0..DRAWS_MAX {
-        // Positive and never 0, which means "no session" to clients.
-        let id = SessionId((random::random_u64() >> 1).max(1).cast_signed());
-        let password: SessionPassword = random::random_bytes();
-        if shared.options.has_local_sessions {
-            let now = shared.clock.elapsed();
-            if let Some(session) = shared.sessions.open_local(id, password, timeout_ms, now) {
-                return Ok((session, password));
-            }
-            continue;
-        }
+        let (id, password) = draw();
         let op = tree::Op::CreateSession { session: id, password, timeout_ms };
         let outcome = shared.kernel.commit(Minitransaction::of(Op::Tree(op))).await;
         match outcome.map_err(unavailable)? {
@@ -209,7 +270,38 @@ async fn create(shared: &Shared, timeout_ms: u32) -> Result<Attachable, Connecti
             }
         }
     }
-    Err(ConnectionError::Limit("no free session id was drawn".to_owned()))
+    Err(drawn())
+}
+
+/// Id and password of a new session.
+fn draw() -> (SessionId, SessionPassword) {
+    // Positive and never 0, which means "no session" to clients.
+    let id = SessionId((random::random_u64() >> 1).max(1).cast_signed());
+    (id, random::random_bytes())
+}
+
+/// A session that is not stored.
+fn open_local(shared: &Shared, timeout_ms: u32) -> Option<Attachable> {
+    (0..DRAWS_MAX).find_map(|_| {
+        let ((id, password), now) = (draw(), shared.clock.elapsed());
+        let session = shared.sessions.open_local(id, password, timeout_ms, now)?;
+        Some((session, password))
+    })
+}
+
+/// The session as this node knows it, if the password is its own.
+fn known(
+    shared: &Shared,
+    id: SessionId,
+    password: &[u8],
+) -> Result<Option<Attachable>, ConnectionError> {
+    let stored = shared.kernel.read(|view| tree::session(view.state, id)).map_err(unavailable)?;
+    Ok(match (stored, shared.sessions.get(id)) {
+        (Some(stored), Some(live)) if is_same(&stored.password, password) => {
+            Some((live, stored.password))
+        }
+        _ => None,
+    })
 }
 
 /// The session, if it is alive and the password is its own.

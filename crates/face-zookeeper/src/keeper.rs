@@ -7,11 +7,11 @@
 
 use bytes::Bytes;
 
-/// Bits of the features that are supported, most significant first: `FILTERED_LIST`, `MULTI_READ`,
-/// `CHECK_NOT_EXISTS`, `CREATE_IF_NOT_EXISTS`, `REMOVE_RECURSIVE`, not `MULTI_WATCHES`, not
-/// `CHECK_STAT`, `PERSISTENT_WATCHES`; `CREATE_WITH_STATS`, `TRY_REMOVE`, not
+/// Bits of the features that are supported, most significant first, which is all there are:
+/// `FILTERED_LIST`, `MULTI_READ`, `CHECK_NOT_EXISTS`, `CREATE_IF_NOT_EXISTS`, `REMOVE_RECURSIVE`,
+/// `MULTI_WATCHES`, `CHECK_STAT`, `PERSISTENT_WATCHES`; `CREATE_WITH_STATS`, `TRY_REMOVE`,
 /// `LIST_WITH_STAT_AND_DATA`.
-const FEATURE_FLAGS: [u8; 2] = [0b1111_1001, 0b1100_0000];
+const FEATURE_FLAGS: [u8; 2] = [0b1111_1111, 0b1110_0000];
 
 /// `WITH_REMOVE_RECURSIVE`, the last version before flags took its place.
 const API_VERSION: &[u8] = b"4";

@@ -13,13 +13,16 @@
 
 mod admin;
 mod auth;
+mod child_lists;
 pub mod codec;
 pub mod errors;
 mod expiry;
 mod figures;
 mod handshake;
 mod keeper;
+mod members;
 mod outbox;
+mod read_only;
 mod reads;
 mod sasl;
 mod session;
@@ -36,11 +39,14 @@ use std::time::Duration;
 
 use proteus_env::Clock;
 use proteus_face::{Accounts, AdminCommands, Connection, Face, Meter, Metrics, Serving};
+use proteus_kernel_api::tree::Zxid;
 use proteus_kernel_api::{Change, Commit, Kernel, Listener, NodeId};
 use tracing::warn;
 
+use child_lists::ChildLists;
 use codec::FRAME_BYTES_MAX_DEFAULT;
 use codec::kinds::REQUEST_TYPES;
+use read_only::ReadOnly;
 use sessions::Sessions;
 use stats::{Connections, Traffic};
 use watches::Watches;
@@ -65,6 +71,22 @@ pub struct ZookeeperOptions {
     /// Whether a session is stored only once it creates an ephemeral: ZooKeeper's
     /// `localSessionsEnabled` with `localSessionsUpgradingEnabled`.
     pub has_local_sessions: bool,
+    /// Whether `reconfig` may change the cluster's members: ZooKeeper's `reconfigEnabled`.
+    pub has_reconfig: bool,
+    /// Whether a node that reaches no majority serves those who take a read-only server: ZooKeeper's
+    /// `readonlymode.enabled`.
+    pub serves_read_only: bool,
+    /// What a read sees.
+    pub read_level: ReadLevel,
+}
+
+/// What a read sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadLevel {
+    /// Every commit that was acknowledged, on any node, before the read was sent.
+    Linearizable,
+    /// What this node has applied, which may be old; `sync` catches up. As ZooKeeper reads.
+    Local,
 }
 
 /// ZooKeeper's default tick, in milliseconds.
@@ -79,6 +101,9 @@ impl Default for ZookeeperOptions {
             super_digest: None,
             words: WordWhitelist::default(),
             has_local_sessions: false,
+            has_reconfig: false,
+            serves_read_only: true,
+            read_level: ReadLevel::Linearizable,
         }
     }
 }
@@ -96,6 +121,8 @@ pub(crate) struct Shared {
     pub(crate) options: ZookeeperOptions,
     pub(crate) watches: Arc<Watches>,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) child_lists: ChildLists,
+    pub(crate) read_only: ReadOnly,
     /// One for each of [`REQUEST_TYPES`], in that order.
     meters: Vec<Meter>,
     meter_unknown: Meter,
@@ -109,10 +136,8 @@ pub(crate) struct Shared {
 impl Shared {
     /// The meter of a request type; types that the protocol does not have share one.
     pub(crate) fn meter(&self, code: i32) -> &Meter {
-        REQUEST_TYPES
-            .iter()
-            .position(|request_type| request_type.code == code)
-            .and_then(|index| self.meters.get(index))
+        codec::kinds::place(code)
+            .and_then(|place| self.meters.get(place))
             .unwrap_or(&self.meter_unknown)
     }
 }
@@ -128,6 +153,7 @@ struct Follower {
 impl Listener for Follower {
     fn on_commit(&self, commit: &Commit) {
         use proteus_kernel_api::tree::Change as TreeChange;
+        let zxid = Zxid::from_commit(commit.commit_ts);
         for change in &commit.changes {
             let Change::Tree(change) = change else {
                 continue;
@@ -148,7 +174,7 @@ impl Listener for Follower {
                 TreeChange::SoftQuotaExceeded { path } => {
                     warn!(path, "the soft quota of this subtree is exceeded");
                 }
-                _ => self.watches.on_change(change),
+                _ => self.watches.on_change(change, zxid),
             }
         }
     }
@@ -185,6 +211,8 @@ impl ZookeeperFace {
             options,
             watches,
             sessions,
+            child_lists: ChildLists::default(),
+            read_only: ReadOnly::default(),
             meters: REQUEST_TYPES
                 .iter()
                 .map(|request_type| metrics.meter(NAME, request_type.name))

@@ -27,6 +27,8 @@ pub(crate) enum Closing {
     SessionEnded,
     /// The client does not read its events.
     EventsUnread,
+    /// The server begins or ends to serve readers only.
+    ServerChanges,
 }
 
 /// The queue of one connection.

@@ -1,16 +1,23 @@
 //! Reads: what is answered from the state without changing it.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use proteus_kernel_api::tree::acl::permission;
 use proteus_kernel_api::tree::{self, AclEntry, Credentials, SessionId, Stat, Zxid};
 use proteus_kernel_api::{KernelError, View};
 
 use crate::auth::Access;
+use crate::child_lists::ChildLists;
 use crate::codec::reply::{self, EventType};
-use crate::codec::{ChildFilter, Output, ReadOp, Request, WatchSets, WatcherType, encode_acl};
+use crate::codec::{
+    ChildDetails, ChildFilter, Output, ReadKind, ReadRequest, Request, WatchSets, WatcherType,
+    encode_acl,
+};
 use crate::errors::ErrorCode;
 use crate::keeper;
 use crate::watches::WatchKind;
+
+/// Most znodes that one listing of a subtree tells. The shard does nothing else meanwhile.
+const LISTED_COUNT_MAX: u32 = 100_000;
 
 /// Where a read registers its watches and fires those that are due.
 pub(crate) trait WatchSink {
@@ -30,6 +37,7 @@ pub(crate) struct Read<'a> {
     pub(crate) session: SessionId,
     pub(crate) access: &'a Access,
     pub(crate) request: &'a Request,
+    pub(crate) child_lists: &'a ChildLists,
 }
 
 /// Appends the reply to a read from `view`. Returns the error it tells, or `OK`.
@@ -65,34 +73,9 @@ fn answer_body(
 ) -> Result<ErrorCode, KernelError> {
     let by = read.access.credentials();
     let answered = match read.request {
-        Request::Exists { path, watch } => {
-            let answered = exists(into, view, path, by)?;
-            // An absent znode is watched too; one that may not be read is not.
-            if *watch && answered != Err(ErrorCode::NO_AUTH) {
-                watches.watch(WatchKind::Data, path);
-            }
-            answered
-        }
-        Request::GetData { path, watch } => {
-            let answered = data(into, view, path, by)?;
-            if *watch && answered.is_ok() {
-                watches.watch(WatchKind::Data, path);
-            }
-            answered
-        }
-        Request::GetChildren { path, watch, with_stat } => {
-            let answered = children(into, view, path, by, *with_stat)?;
-            if *watch && answered.is_ok() {
-                watches.watch(WatchKind::Child, path);
-            }
-            answered
-        }
-        Request::FilteredList { path, watch, filter } => {
-            let answered = filtered_children(into, view, path, by, *filter)?;
-            if *watch && answered.is_ok() {
-                watches.watch(WatchKind::Child, path);
-            }
-            answered
+        Request::Read(one) => read_one(into, one, view, read, watches)?,
+        Request::ListRecursive { path, count_max } => {
+            list_recursive(into, view, path, *count_max, by)?
         }
         Request::GetAllChildrenNumber { path } => match readable(view, path, by)? {
             Ok(node) => {
@@ -119,7 +102,7 @@ fn answer_body(
             Ok(())
         }
         Request::MultiRead(ops) => {
-            multi_read(into, ops, view, by)?;
+            multi_read(into, ops, view, read, watches)?;
             Ok(())
         }
         // All earlier writes of the session are answered by now, and reads see every commit.
@@ -139,6 +122,7 @@ fn answer_body(
         | Request::SetData { .. }
         | Request::SetAcl { .. }
         | Request::Check { .. }
+        | Request::CheckStat(_)
         | Request::CheckAbsent { .. }
         | Request::Multi(_)
         | Request::Reconfig(_)
@@ -146,6 +130,37 @@ fn answer_body(
         | Request::CloseSession => Err(ErrorCode::SYSTEM_ERROR),
     };
     Ok(answered.err().unwrap_or(ErrorCode::OK))
+}
+
+/// Reads one znode and sets the watch that is asked for.
+fn read_one(
+    into: &mut BytesMut,
+    ReadRequest { kind, path, watch }: &ReadRequest,
+    view: View<'_>,
+    read: &Read<'_>,
+    watches: &mut dyn WatchSink,
+) -> Answered {
+    let by = read.access.credentials();
+    let answered = match kind {
+        ReadKind::Exists => exists(into, view, path, by)?,
+        ReadKind::Data => data(into, view, path, by)?,
+        ReadKind::Children => children(into, view, path, read, false)?,
+        ReadKind::ChildrenAndStat => children(into, view, path, read, true)?,
+        ReadKind::FilteredList(filter, details) => {
+            filtered_children(into, view, path, by, *filter, *details)?
+        }
+    };
+    if *watch {
+        match (kind, answered) {
+            // An absent znode is watched too; one that may not be read is not.
+            (ReadKind::Exists, Ok(()) | Err(ErrorCode::NO_NODE)) | (ReadKind::Data, Ok(())) => {
+                watches.watch(WatchKind::Data, path);
+            }
+            (ReadKind::Exists | ReadKind::Data, _) | (_, Err(_)) => {}
+            (_, Ok(())) => watches.watch(WatchKind::Child, path),
+        }
+    }
+    Ok(answered)
 }
 
 fn about_watches(
@@ -228,19 +243,43 @@ fn children(
     into: &mut BytesMut,
     view: View<'_>,
     path: &str,
-    by: &Credentials,
+    read: &Read<'_>,
     with_stat: bool,
 ) -> Answered {
-    Ok(match readable(view, path, by)? {
-        Ok(node) => {
-            reply::strings(into, &node.children()?);
-            if with_stat {
-                reply::stat(into, &node.stat());
+    let node = match readable(view, path, read.access.credentials())? {
+        Ok(node) => node,
+        Err(code) => return Ok(Err(code)),
+    };
+    let stat = node.stat();
+    match read.child_lists.get(path, &stat) {
+        Some(encoded) => into.extend_from_slice(&encoded),
+        None => {
+            let start = into.len();
+            all_children(into, &node)?;
+            if let Some(encoded) = into.get(start..) {
+                read.child_lists.keep(path, &stat, Bytes::copy_from_slice(encoded));
             }
-            Ok(())
         }
-        Err(code) => Err(code),
-    })
+    }
+    if with_stat {
+        reply::stat(into, &stat);
+    }
+    Ok(Ok(()))
+}
+
+/// Writes the vector of a znode's children as the scan brings them.
+fn all_children(into: &mut BytesMut, node: &tree::Node<'_>) -> Result<(), KernelError> {
+    let start = into.len();
+    let mut count = 0_i32;
+    into.put_i32(count);
+    node.visit_children(&mut |name| {
+        into.string(name);
+        count = count.saturating_add(1);
+    })?;
+    if let Some(written) = into.get_mut(start..start + 4) {
+        written.copy_from_slice(&count.to_be_bytes());
+    }
+    Ok(())
 }
 
 fn filtered_children(
@@ -249,24 +288,83 @@ fn filtered_children(
     path: &str,
     by: &Credentials,
     filter: ChildFilter,
+    details: Option<ChildDetails>,
 ) -> Answered {
     let node = match readable(view, path, by)? {
         Ok(node) => node,
         Err(code) => return Ok(Err(code)),
     };
-    let mut names = Vec::new();
+    let (mut names, mut stats, mut data) = (Vec::new(), Vec::new(), Vec::new());
     for name in node.children()? {
-        let is_told = filter == ChildFilter::All || {
-            let child = tree::path::join(path, &name);
-            let owner = tree::stat(view.state, &child)?.map_or(0, |stat| stat.ephemeral_owner);
-            (filter == ChildFilter::Ephemeral) == (owner > 0)
-        };
-        if is_told {
-            names.push(name);
+        let child_path = tree::path::join(path, &name);
+        // One that is built in may have no record.
+        let child = tree::node(view.state, &child_path)?;
+        let owner = child.as_ref().map_or(0, |child| child.stat().ephemeral_owner);
+        if filter != ChildFilter::All && (filter == ChildFilter::Ephemeral) != (owner != 0) {
+            continue;
+        }
+        names.push(name);
+        let (Some(details), Some(child)) = (details, child) else { continue };
+        if (details.stat || details.data) && !child.acl().permits(permission::READ, by) {
+            return Ok(Err(ErrorCode::NO_AUTH));
+        }
+        if details.stat {
+            stats.push(child.stat());
+        }
+        if details.data {
+            data.push(child.data()?);
         }
     }
     reply::strings(into, &names);
     reply::stat(into, &node.stat());
+    if details.is_some() {
+        into.count(stats.len());
+        stats.iter().for_each(|stat| reply::stat(into, stat));
+        into.count(data.len());
+        data.iter().for_each(|data| into.buffer(data.as_deref()));
+    }
+    Ok(Ok(()))
+}
+
+/// Paths of what is below a znode and may be read, level by level; the first `count_max` of them.
+fn list_recursive(
+    into: &mut BytesMut,
+    view: View<'_>,
+    path: &str,
+    count_max: u32,
+    by: &Credentials,
+) -> Answered {
+    if let Err(code) = readable(view, path, by)? {
+        return Ok(Err(code));
+    }
+    let count_max = count_max.min(LISTED_COUNT_MAX) as usize;
+    let mut found: Vec<String> = Vec::new();
+    let mut next: Option<usize> = None;
+    loop {
+        let above = match next {
+            None => path,
+            Some(index) => match found.get(index) {
+                Some(above) => above.as_str(),
+                None => break,
+            },
+        };
+        let mut below = Vec::new();
+        if let Some(node) = tree::node(view.state, above)? {
+            for name in node.children()? {
+                let child = tree::path::join(above, &name);
+                if readable(view, &child, by)?.is_ok() {
+                    below.push(child);
+                }
+            }
+        }
+        found.extend(below);
+        if found.len() >= count_max {
+            found.truncate(count_max);
+            break;
+        }
+        next = Some(next.map_or(0, |index| index + 1));
+    }
+    reply::strings(into, &found);
     Ok(Ok(()))
 }
 
@@ -294,25 +392,17 @@ fn acl(into: &mut BytesMut, view: View<'_>, path: &str, by: &Credentials) -> Ans
 /// The results are independent: one read that fails leaves the others.
 fn multi_read(
     into: &mut BytesMut,
-    ops: &[ReadOp],
+    ops: &[ReadRequest],
     view: View<'_>,
-    by: &Credentials,
+    read: &Read<'_>,
+    watches: &mut dyn WatchSink,
 ) -> Result<(), KernelError> {
     let mut result = BytesMut::new();
     for op in ops {
         result.clear();
-        let answered = match op {
-            ReadOp::GetData { path } => data(&mut result, view, path, by)?,
-            ReadOp::GetChildren { path } => children(&mut result, view, path, by, false)?,
-            ReadOp::GetChildren2 { path } => children(&mut result, view, path, by, true)?,
-            ReadOp::Exists { path } => exists(&mut result, view, path, by)?,
-            ReadOp::FilteredList { path, filter } => {
-                filtered_children(&mut result, view, path, by, *filter)?
-            }
-        };
-        match answered {
+        match read_one(&mut result, op, view, read, watches)? {
             Ok(()) => {
-                reply::multi_header(into, op.code(), ErrorCode::OK);
+                reply::multi_header(into, op.kind.code(), ErrorCode::OK);
                 into.extend_from_slice(&result);
             }
             Err(code) => reply::multi_error(into, code),

@@ -10,8 +10,10 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -20,15 +22,15 @@ use proteus_face::{Connection, ConnectionError};
 use proteus_kernel_api::tree::acl::SUPER;
 use proteus_kernel_api::tree::{self, Zxid};
 use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal, ReadGate, View};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tracing::debug;
 
-use crate::Shared;
 use crate::auth::{self, Access};
 use crate::codec::kinds::AUTH;
 use crate::codec::reply::{self, EventType};
 use crate::codec::{Decoded, Output, Request, RequestHeader, take_frame};
 use crate::errors::{self, Answer, ErrorCode};
+use crate::members::{self, Configuration};
 use crate::outbox::{Closing, Outbox};
 use crate::reads::{self, WatchSink};
 use crate::sasl::{Sasl, Step};
@@ -36,6 +38,7 @@ use crate::sessions::LiveSession;
 use crate::stats::ConnectionRecord;
 use crate::translate::{self, Client, Plan, WriteShape};
 use crate::watches::{TooManyWatches, WATCH_BYTES_PER_CONNECTION_MAX, WatchKind};
+use crate::{ReadLevel, Shared};
 
 /// Requests of one connection not yet answered; ZooKeeper's `globalOutstandingLimit`, but for each
 /// connection. Reading pauses beyond it.
@@ -50,8 +53,8 @@ const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 /// Reads carried out at once, while commits wait.
 const READ_RUN_MAX: usize = 32;
 
-/// Memory to have ready for what a client sends.
-const RECEIVE_BYTES_MIN: usize = 2 * 1024;
+/// Bytes taken from the socket at once.
+const RECEIVE_BYTES_MAX: usize = 16 * 1024;
 
 /// How long a client may take to accept the last bytes before its connection is dropped.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -64,6 +67,8 @@ pub(crate) struct Established {
     pub(crate) record: Arc<ConnectionRecord>,
     /// What the client sent after the handshake's frame.
     pub(crate) received: BytesMut,
+    /// Whether this server serves readers only.
+    pub(crate) is_read_only: bool,
 }
 
 /// A request whose turn has not come.
@@ -84,10 +89,31 @@ struct Proposed {
     shape: WriteShape,
 }
 
-/// Writes handed to the kernel at once.
-struct Batch {
+/// Writes handed to the kernel at once, or a change of the cluster's members.
+struct Batch<'a> {
     writes: Vec<Proposed>,
-    proposal: Proposal,
+    doing: Doing<'a>,
+}
+
+/// What is under way.
+enum Doing<'a> {
+    Commit(Proposal),
+    Reconfig(Pin<Box<dyn Future<Output = Reconfigured> + Send + 'a>>),
+}
+
+/// What became of it.
+enum Answers {
+    Outcomes(Outcomes),
+    Reconfigured(Reconfigured),
+}
+
+impl Doing<'_> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Answers> {
+        match self {
+            Doing::Commit(proposal) => proposal.as_mut().poll(context).map(Answers::Outcomes),
+            Doing::Reconfig(change) => change.as_mut().poll(context).map(Answers::Reconfigured),
+        }
+    }
 }
 
 struct Conversation<'a> {
@@ -100,12 +126,13 @@ struct Conversation<'a> {
     record: Arc<ConnectionRecord>,
     received: BytesMut,
     waiting: VecDeque<Waiting>,
-    in_flight: VecDeque<Batch>,
+    in_flight: VecDeque<Batch<'a>>,
     gate: ReadGate,
     unanswered_count: usize,
     unanswered_bytes: usize,
     last_zxid: i64,
     is_admitted: bool,
+    is_read_only: bool,
     /// The last request was read; the connection ends once all is answered and sent.
     is_ending: bool,
     /// The connection ends at once with this: its outcome must look unknown to the client.
@@ -134,6 +161,7 @@ pub(crate) async fn run(
         unanswered_bytes: 0,
         last_zxid: 0,
         is_admitted: shared.accounts.is_open(),
+        is_read_only: established.is_read_only,
         is_ending: false,
         failure: None,
     };
@@ -164,18 +192,15 @@ pub(crate) async fn run(
             };
         }
         let can_read = conversation.can_read();
-        if can_read {
-            conversation.received.reserve(RECEIVE_BYTES_MIN);
-        }
         let Conversation { received, in_flight, gate, outbox, is_ending, .. } = &mut conversation;
         tokio::select! {
             () = gate.opened(), if gate.is_closed() => {}
-            read = reader.read_buf(received), if can_read => match read? {
+            read = receive(&mut reader, received), if can_read => match read? {
                 0 => return Ok(()),
                 _ => conversation.session.hear(shared.clock.elapsed()),
             },
-            outcomes = first_outcomes(in_flight), if !in_flight.is_empty() => {
-                conversation.answer_batch(outcomes);
+            answers = first_answers(in_flight), if !in_flight.is_empty() => {
+                conversation.answer_batch(answers);
             }
             written = writer.write(&sending), if !sending.is_empty() => match written? {
                 0 => return Ok(()),
@@ -187,18 +212,35 @@ pub(crate) async fn run(
     }
 }
 
+/// Appends what the client has sent; 0 at its end. Memory is taken for what came, not for what might:
+/// most sessions wait most of the time.
+async fn receive(
+    reader: &mut (impl AsyncRead + Unpin),
+    received: &mut BytesMut,
+) -> std::io::Result<usize> {
+    poll_fn(|context| {
+        let mut chunk = [MaybeUninit::uninit(); RECEIVE_BYTES_MAX];
+        let mut chunk = ReadBuf::uninit(&mut chunk);
+        ready!(Pin::new(&mut *reader).poll_read(context, &mut chunk))?;
+        received.extend_from_slice(chunk.filled());
+        Poll::Ready(Ok(chunk.filled().len()))
+    })
+    .await
+}
+
 type Outcomes = Result<Vec<Outcome>, KernelError>;
+type Reconfigured = Result<Result<Configuration, ErrorCode>, KernelError>;
 
 /// Waits for the oldest batch, which must exist.
-async fn first_outcomes(in_flight: &mut VecDeque<Batch>) -> Outcomes {
+async fn first_answers(in_flight: &mut VecDeque<Batch<'_>>) -> Answers {
     poll_fn(|context| match in_flight.front_mut() {
-        Some(batch) => batch.proposal.as_mut().poll(context),
+        Some(batch) => batch.doing.poll(context),
         None => Poll::Pending,
     })
     .await
 }
 
-impl Conversation<'_> {
+impl<'a> Conversation<'a> {
     fn can_read(&self) -> bool {
         !self.is_ending
             && self.unanswered_count < UNANSWERED_MAX
@@ -213,10 +255,11 @@ impl Conversation<'_> {
         loop {
             let mut is_moving = self.take_requests()?;
             is_moving |= self.propose_writes();
+            is_moving |= self.reconfigure();
             if let Some(batch) = self.in_flight.front_mut() {
                 let mut context = Context::from_waker(Waker::noop());
-                if let Poll::Ready(outcomes) = batch.proposal.as_mut().poll(&mut context) {
-                    self.answer_batch(outcomes);
+                if let Poll::Ready(answers) = batch.doing.poll(&mut context) {
+                    self.answer_batch(answers);
                     is_moving = true;
                 }
             } else if self.outbox.len() < UNSENT_BYTES_MAX {
@@ -247,6 +290,10 @@ impl Conversation<'_> {
             };
             is_moving = true;
             self.accept(frame).map_err(malformed)?;
+        }
+        if self.received.is_empty() {
+            // The requests keep what they need of its memory.
+            self.received = BytesMut::new();
         }
         Ok(is_moving)
     }
@@ -284,6 +331,11 @@ impl Conversation<'_> {
             }
             Some(request) if self.is_admitted || request == Request::Ping => self.plan(request),
             Some(_) => Plan::Refuse(ErrorCode::NO_AUTH),
+        };
+        let plan = if self.is_read_only && translate::changes_something(&plan) {
+            Plan::Refuse(ErrorCode::NOT_READ_ONLY)
+        } else {
+            plan
         };
         self.wait(header, bytes, plan);
         Ok(())
@@ -367,8 +419,51 @@ impl Conversation<'_> {
         (!is_super || self.access.add(SUPER, String::new())) && self.access.add("digest", digest)
     }
 
+    /// Begins to change the cluster's members, if that is next and nothing else is under way.
+    fn reconfigure(&mut self) -> bool {
+        if !self.in_flight.is_empty() {
+            return false;
+        }
+        if !matches!(self.waiting.front(), Some(Waiting { plan: Plan::Reconfig(_), .. })) {
+            return false;
+        }
+        let Some(Waiting { xid, code, bytes, since, plan: Plan::Reconfig(request) }) =
+            self.waiting.pop_front()
+        else {
+            return false;
+        };
+        let write = Proposed { xid, code, bytes, since, shape: WriteShape::Empty };
+        let by = self.access.credentials().clone();
+        let change = Box::pin(members::reconfigure(self.shared, request, by));
+        self.in_flight.push_back(Batch { writes: vec![write], doing: Doing::Reconfig(change) });
+        true
+    }
+
+    fn answer_reconfig(&mut self, write: &Proposed, changed: Result<Configuration, ErrorCode>) {
+        let code = match changed {
+            Ok(configuration) => {
+                self.last_zxid = self.last_zxid.max(configuration.zxid);
+                self.outbox.push(|into| {
+                    reply::ok(into, write.xid, self.last_zxid, |into| {
+                        into.buffer(configuration.text.as_deref());
+                        reply::stat(into, &configuration.stat);
+                    });
+                });
+                ErrorCode::OK
+            }
+            Err(code) => {
+                self.outbox.push(|into| reply::error(into, write.xid, self.last_zxid, code));
+                code
+            }
+        };
+        self.answered(write.code, write.xid, write.bytes, write.since, code);
+    }
+
     /// Hands the writes at the front to the kernel, all at once.
     fn propose_writes(&mut self) -> bool {
+        if matches!(self.in_flight.back(), Some(Batch { doing: Doing::Reconfig(_), .. })) {
+            return false;
+        }
         let mut writes = Vec::new();
         let mut minitransactions: Vec<Minitransaction> = Vec::new();
         while let Some(waiting) = self.waiting.pop_front() {
@@ -398,7 +493,7 @@ impl Conversation<'_> {
             return false;
         }
         let proposal = self.shared.kernel.propose(minitransactions);
-        self.in_flight.push_back(Batch { writes, proposal });
+        self.in_flight.push_back(Batch { writes, doing: Doing::Commit(proposal) });
         true
     }
 
@@ -412,9 +507,19 @@ impl Conversation<'_> {
     }
 
     /// Answers the oldest batch.
-    fn answer_batch(&mut self, outcomes: Outcomes) {
+    fn answer_batch(&mut self, answers: Answers) {
         let Some(batch) = self.in_flight.pop_front() else {
             return;
+        };
+        let outcomes = match answers {
+            Answers::Outcomes(outcomes) => outcomes,
+            Answers::Reconfigured(Err(error)) => Err(error),
+            Answers::Reconfigured(Ok(changed)) => {
+                if let Some(write) = batch.writes.first() {
+                    self.answer_reconfig(write, changed);
+                }
+                return;
+            }
         };
         let outcomes = match outcomes {
             Ok(outcomes) if outcomes.len() == batch.writes.len() => outcomes,
@@ -456,14 +561,25 @@ impl Conversation<'_> {
         }
     }
 
+    /// How many of the first `count` reads may be carried out now.
+    fn admitted(&mut self, count: usize) -> Result<usize, KernelError> {
+        let is_sync = |waiting: &Waiting| matches!(waiting.plan, Plan::Read(Request::Sync { .. }));
+        let is_local = self.is_read_only || self.shared.options.read_level == ReadLevel::Local;
+        if is_local && !self.gate.is_closed() && !self.waiting.iter().take(count).any(is_sync) {
+            return Ok(count);
+        }
+        self.gate.admit(&*self.shared.kernel, count)
+    }
+
     /// Answers the reads and refusals at the front, at one state.
     fn carry_out_reads(&mut self) -> bool {
-        let is_write = |waiting: &Waiting| matches!(waiting.plan, Plan::Write(..));
+        let is_write =
+            |waiting: &Waiting| matches!(waiting.plan, Plan::Write(..) | Plan::Reconfig(_));
         let run = self.waiting.iter().take(READ_RUN_MAX).take_while(|w| !is_write(w)).count();
         if run == 0 {
             return false;
         }
-        let run = match self.gate.admit(&*self.shared.kernel, run) {
+        let run = match self.admitted(run) {
             Ok(0) => return false,
             Ok(run) => run,
             Err(error) => {
@@ -539,7 +655,8 @@ fn answer_front(
     match &waiting.plan {
         Plan::Read(request) => {
             let Client { session, access, .. } = watching.client;
-            let read = reads::Read { xid: waiting.xid, session, access, request };
+            let child_lists = &watching.shared.child_lists;
+            let read = reads::Read { xid: waiting.xid, session, access, request, child_lists };
             reads::answer(into, &read, view, watching)
         }
         Plan::Refuse(code) => {
@@ -555,7 +672,7 @@ fn answer_front(
             translate::answer_failed_multi(into, waiting.xid, last_zxid, place, *code);
             Ok(*code)
         }
-        Plan::Write(..) => Ok(ErrorCode::SYSTEM_ERROR),
+        Plan::Write(..) | Plan::Reconfig(_) => Ok(ErrorCode::SYSTEM_ERROR),
     }
 }
 
@@ -585,6 +702,6 @@ impl WatchSink for Watching<'_> {
     }
 
     fn fire(&mut self, event: EventType, path: &str) {
-        self.outbox.push(|into| reply::event(into, event, path));
+        self.outbox.push(|into| reply::event(into, event, path, reply::NO_ZXID));
     }
 }

@@ -192,6 +192,15 @@ impl Sessions {
         }
     }
 
+    /// Closes the connections of all sessions, which live on.
+    pub(crate) fn close_connections(&self) {
+        for session in self.live.lock().values() {
+            if let Some(holder) = session.holder.lock().take() {
+                holder.outbox.close(Closing::ServerChanges);
+            }
+        }
+    }
+
     /// Sessions held here whose clients were heard since `since`.
     pub(crate) fn heard_since(&self, since: Duration) -> Vec<SessionId> {
         let is_heard = |session: &&Arc<LiveSession>| {
@@ -263,7 +272,7 @@ mod tests {
     use super::*;
 
     fn outbox() -> Arc<Outbox> {
-        Arc::new(Outbox::new(Credentials::of(Vec::new())))
+        Arc::new(Outbox::new(Credentials::of(&[])))
     }
 
     const ID: SessionId = SessionId(7);

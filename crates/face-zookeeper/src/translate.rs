@@ -6,7 +6,9 @@ use proteus_kernel_api::{Minitransaction, Op, Outcome, Reply};
 
 use crate::auth::Access;
 use crate::codec::kinds::{CREATE, CREATE_CONTAINER, CREATE_IF_NOT_EXISTS, CREATE_TTL, CREATE2};
-use crate::codec::{CreateRequest, DeleteRequest, MultiOp, Output, Request, reply};
+use crate::codec::{
+    CheckStat, CreateRequest, DeleteRequest, MultiOp, Output, ReconfigRequest, Request, reply,
+};
 use crate::errors::{self, ErrorCode};
 
 /// What to do about a request.
@@ -16,6 +18,8 @@ pub(crate) enum Plan {
     Write(Minitransaction, WriteShape),
     /// Read when all earlier writes of the session have been answered.
     Read(Request),
+    /// Change the cluster's members when all earlier requests have been answered.
+    Reconfig(ReconfigRequest),
     /// Nothing: the answer is an error.
     Refuse(ErrorCode),
     /// Nothing: the answer is a step of SASL.
@@ -87,22 +91,21 @@ pub(crate) fn plan(request: Request, client: Client<'_>) -> Plan {
             }
             Err(code) => Plan::Refuse(code),
         },
+        Request::CheckStat(check) => write(check_stat_op(check, by()), WriteShape::Empty),
         Request::Check { path, version } => write(check_op(path, version, by()), WriteShape::Empty),
         Request::CheckAbsent { path, version } => {
             let op = tree::Op::CheckAbsent { path, version: expected(version), by: by() };
             write(op, WriteShape::Empty)
         }
         Request::Multi(ops) => plan_multi(ops, client),
-        Request::Reconfig(_) => Plan::Refuse(ErrorCode::RECONFIG_DISABLED),
+        Request::Reconfig(request) => Plan::Reconfig(request),
         Request::CloseSession => {
             let op = tree::Op::CloseSession { session: client.session };
             Plan::Write(Minitransaction::of(op), WriteShape::Close)
         }
-        Request::Exists { .. }
-        | Request::GetData { .. }
+        Request::Read(_)
         | Request::GetAcl { .. }
-        | Request::GetChildren { .. }
-        | Request::FilteredList { .. }
+        | Request::ListRecursive { .. }
         | Request::GetAllChildrenNumber { .. }
         | Request::Sync { .. }
         | Request::Ping
@@ -115,6 +118,15 @@ pub(crate) fn plan(request: Request, client: Client<'_>) -> Plan {
         | Request::CheckWatches { .. }
         | Request::RemoveWatches { .. }
         | Request::SetWatches(_) => Plan::Read(request),
+    }
+}
+
+/// Whether a server that serves readers only must refuse `plan`.
+pub(crate) fn changes_something(plan: &Plan) -> bool {
+    match plan {
+        Plan::Write(..) | Plan::Reconfig(_) | Plan::RefuseMulti { .. } => true,
+        Plan::Read(request) => matches!(request, Request::Sync { .. }),
+        Plan::Refuse(_) | Plan::Sasl(_) => false,
     }
 }
 
@@ -135,6 +147,7 @@ fn plan_multi(ops: Vec<MultiOp>, client: Client<'_>) -> Plan {
             MultiOp::SetData { path, data, version } => {
                 Ok(tree::Op::SetData { path, data, version: expected(version), by: by() })
             }
+            MultiOp::CheckStat(check) => Ok(check_stat_op(check, by())),
             MultiOp::Check { path, version } => Ok(check_op(path, version, by())),
             MultiOp::CheckAbsent { path, version } => {
                 Ok(tree::Op::CheckAbsent { path, version: expected(version), by: by() })
@@ -230,6 +243,28 @@ fn delete_op(delete: DeleteRequest, by: Credentials) -> tree::Op {
 
 fn check_op(path: String, version: i32, by: Credentials) -> tree::Op {
     let expected = tree::Expected { version: expected(version), ..tree::Expected::default() };
+    tree::Op::CheckNode { path, expected, by }
+}
+
+fn check_stat_op(check: CheckStat, by: Credentials) -> tree::Op {
+    let CheckStat { path, version, stat } = check;
+    let long = |number: i64| (number != -1).then_some(number);
+    let expected = tree::Expected {
+        version: expected(version),
+        stat: Some(Box::new(tree::ExpectedStat {
+            czxid: long(stat.czxid.0).map(Zxid),
+            mzxid: long(stat.mzxid.0).map(Zxid),
+            pzxid: long(stat.pzxid.0).map(Zxid),
+            ctime_ms: long(stat.ctime_ms),
+            mtime_ms: long(stat.mtime_ms),
+            version: expected(stat.version),
+            cversion: expected(stat.cversion),
+            aversion: expected(stat.aversion),
+            ephemeral_owner: long(stat.ephemeral_owner),
+            data_length: expected(stat.data_length),
+            num_children: expected(stat.num_children),
+        })),
+    };
     tree::Op::CheckNode { path, expected, by }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use proteus_kernel_api::tree::{self, Acl, Change};
+use proteus_kernel_api::tree::{self, Acl, Change, Zxid};
 
 use crate::codec::reply::{self, EventType};
 use crate::outbox::Outbox;
@@ -139,7 +139,7 @@ impl Watches {
     }
 
     /// Fires the watches that wait for `change`.
-    pub(crate) fn on_change(&self, change: &Change) {
+    pub(crate) fn on_change(&self, change: &Change, zxid: Zxid) {
         let mut table = self.table.lock();
         if table.by_connection.is_empty() {
             return;
@@ -167,7 +167,7 @@ impl Watches {
         if let Some(persistent) = table.persistent.get(path.as_str()) {
             add(persistent, &mut watchers);
         }
-        send(event, path, acl, &watchers);
+        send((event, path, zxid), acl, &watchers);
     }
 
     /// Whether the connection has such a watch.
@@ -245,12 +245,12 @@ fn add(some: &Watchers, to: &mut Watchers) {
     to.extend(some.iter().map(|(connection_id, outbox)| (*connection_id, outbox.clone())));
 }
 
-fn send(event: EventType, path: &str, acl: &Acl, watchers: &Watchers) {
+fn send((event, path, zxid): (EventType, &str, Zxid), acl: &Acl, watchers: &Watchers) {
     if watchers.is_empty() {
         return;
     }
     let mut encoded = BytesMut::new();
-    reply::event(&mut encoded, event, path);
+    reply::event(&mut encoded, event, path, zxid.0);
     for outbox in watchers.values() {
         outbox.push_event(&encoded, acl);
     }
@@ -267,14 +267,14 @@ mod tests {
     }
 
     fn outbox() -> Arc<Outbox> {
-        Arc::new(Outbox::new(Credentials::of(Vec::new())))
+        Arc::new(Outbox::new(Credentials::of(&[])))
     }
 
     #[test]
     fn nobody_learns_of_what_it_may_not_read() {
         let (watches, ann, bob) = (Watches::default(), outbox(), outbox());
         let identity = Identity { scheme: "digest".to_owned(), id: "ann:x".to_owned() };
-        ann.set_credentials(Credentials::of(vec![identity]));
+        ann.set_credentials(Credentials::of(&[identity]));
         let entry =
             AclEntry { permissions: 31, scheme: "digest".to_owned(), id: "ann:x".to_owned() };
         let acl = Acl::new(vec![entry]);
@@ -282,7 +282,7 @@ mod tests {
             let kind = WatchKind::PersistentRecursive;
             watches.register(kind, "/", connection_id, outbox).expect("few watches");
         }
-        watches.on_change(&Change::NodeCreated { path: "/a".to_owned(), acl });
+        watches.on_change(&Change::NodeCreated { path: "/a".to_owned(), acl }, Zxid(7));
         assert!(ann.len() > 0);
         assert_eq!(bob.len(), 0);
     }
@@ -295,14 +295,14 @@ mod tests {
         }
         watches.register(WatchKind::Data, "/b", 1, &outbox).expect("few watches");
         assert_eq!(watches.summary().watch_count, 2);
-        watches.on_change(&changed("/a"));
+        watches.on_change(&changed("/a"), Zxid(7));
         let once = outbox.len();
         assert!(once > 0);
-        watches.on_change(&changed("/a"));
+        watches.on_change(&changed("/a"), Zxid(7));
         assert_eq!(outbox.len(), once);
         watches.forget(1);
         assert_eq!(watches.summary().watch_count, 0);
-        watches.on_change(&changed("/b"));
+        watches.on_change(&changed("/b"), Zxid(7));
         assert_eq!(outbox.len(), once);
         let table = watches.table.lock();
         assert!(table.data.is_empty() && table.child.is_empty() && table.by_connection.is_empty());
@@ -313,7 +313,7 @@ mod tests {
         let (watches, outbox) = (Watches::default(), outbox());
         let told = |change: &Change| {
             let mut queued = BytesMut::new();
-            watches.on_change(change);
+            watches.on_change(change, Zxid(7));
             outbox.take(&mut queued);
             !queued.is_empty()
         };
@@ -343,9 +343,9 @@ mod tests {
         let (watches, outbox) = (Watches::default(), outbox());
         watches.register(WatchKind::Data, "/a", 1, &outbox).expect("few watches");
         watches.register(WatchKind::Child, "/a", 1, &outbox).expect("few watches");
-        watches.on_change(&Change::NodeDeleted { path: "/a".to_owned(), acl: Acl::OPEN });
+        watches.on_change(&Change::NodeDeleted { path: "/a".to_owned(), acl: Acl::OPEN }, Zxid(7));
         let mut expected = BytesMut::new();
-        reply::event(&mut expected, EventType::NodeDeleted, "/a");
+        reply::event(&mut expected, EventType::NodeDeleted, "/a", 7);
         let mut queued = BytesMut::new();
         outbox.take(&mut queued);
         assert_eq!(queued, expected);

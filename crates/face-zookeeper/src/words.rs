@@ -58,7 +58,7 @@ pub(crate) fn answer(word: &str, shared: &Shared, local: SocketAddr) -> String {
     };
     match word {
         "ruok" => "imok".to_owned(),
-        "isro" => "rw".to_owned(),
+        "isro" => if shared.read_only.is_on() { "ro" } else { "rw" }.to_owned(),
         "envi" => environment(local),
         "conf" => lines(&figures::configuration(shared, local), '='),
         "cons" => connections(shared, true),
@@ -133,7 +133,7 @@ fn server(shared: &Shared, figures: &Figures) -> String {
     let latencies = shared.traffic.latencies();
     let (received, sent) = (shared.traffic.received(), shared.traffic.sent());
     format!(
-        "Zookeeper version: {}\nLatency min/avg/max: {}/{:?}/{}\nReceived: {received}\nSent: {sent}\nConnections: {}\nOutstanding: {}\nZxid: {:#x}\nMode: standalone\nNode count: {}\n",
+        "Zookeeper version: {}\nLatency min/avg/max: {}/{:?}/{}\nReceived: {received}\nSent: {sent}\nConnections: {}\nOutstanding: {}\nZxid: {:#x}\nMode: {}\nNode count: {}\n",
         figures::version(),
         latencies.min_ms,
         latencies.avg_ms,
@@ -141,6 +141,7 @@ fn server(shared: &Shared, figures: &Figures) -> String {
         figures.connection_count,
         received.saturating_sub(sent),
         figures.zxid,
+        figures::role(shared),
         figures.node_count,
     )
 }

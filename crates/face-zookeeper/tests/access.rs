@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use bytes::{Buf, Bytes};
 use proteus_face::Accounts;
 use proteus_face_zookeeper::ZookeeperOptions;
-use proteus_face_zookeeper::codec::{ChildFilter, DeleteRequest, MultiOp, ReadOp, Request};
-use proteus_kernel_api::tree::AclEntry;
+use proteus_face_zookeeper::codec::{
+    CheckStat, ChildDetails, ChildFilter, DeleteRequest, MultiOp, ReadKind, ReadRequest, Request,
+};
+use proteus_kernel_api::tree::{AclEntry, Stat, Zxid};
 use proteus_testkit::memory_kernel;
 use served::{
     Raw, connect, create, create_guarded, fresh, get, serve, serve_options, serve_with, set,
@@ -138,7 +140,11 @@ async fn one_op_of_a_multi_that_is_not_permitted_fails_all() {
     let errors: Vec<i32> = (0..2).map(|at| (&reply.body[at * 13 + 5..]).get_i32()).collect();
     assert_eq!(errors, [0, -102]);
     assert_eq!(raw.ask(get("/q", false)).await.error, -101);
-    let reads = ["/p", "/q"].map(|path| ReadOp::GetData { path: path.to_owned() });
+    let reads = ["/p", "/q"].map(|path| ReadRequest {
+        kind: ReadKind::Data,
+        path: path.to_owned(),
+        watch: false,
+    });
     assert_eq!(raw.ask(Request::MultiRead(reads.to_vec())).await.error, 0);
 }
 
@@ -165,7 +171,7 @@ async fn what_clickhouse_asks_for_is_there() {
     let served = serve();
     let (mut raw, _) = Raw::connect(served.address, &fresh(6_000)).await;
     let flags = raw.ask(get("/keeper/feature_flags", false)).await;
-    assert_eq!((flags.error, &flags.body[..6]), (0, &[0, 0, 0, 2, 0xF9, 0xC0][..]));
+    assert_eq!((flags.error, &flags.body[..6]), (0, &[0, 0, 0, 2, 0xFF, 0xE0][..]));
     for (path, flags) in [("/t", 0), ("/t/p", 0), ("/t/e", 1)] {
         assert_eq!(raw.ask(create(path, flags)).await.error, 0);
     }
@@ -174,8 +180,8 @@ async fn what_clickhouse_asks_for_is_there() {
         (ChildFilter::Ephemeral, b"\0\0\0\x01\0\0\0\x01e"),
         (ChildFilter::Persistent, b"\0\0\0\x01\0\0\0\x01p"),
     ] {
-        let path = "/t".to_owned();
-        let reply = raw.ask(Request::FilteredList { path, watch: false, filter }).await;
+        let list = Request::read(ReadKind::FilteredList(filter, None), "/t", false);
+        let reply = raw.ask(list).await;
         assert_eq!(&reply.body[..expected.len()], expected);
     }
     let absent = |path: &str| Request::CheckAbsent { path: path.to_owned(), version: -1 };
@@ -191,5 +197,81 @@ async fn what_clickhouse_asks_for_is_there() {
     for (is_tolerant, expected) in [(true, 0), (false, -101)] {
         let delete = DeleteRequest { path: "/t".to_owned(), version: -1, is_tolerant };
         assert_eq!(raw.ask(Request::Delete(delete)).await.error, expected);
+    }
+}
+
+#[tokio::test]
+async fn keepers_listings_tell_stats_data_and_all_below() {
+    let served = serve();
+    let (mut raw, greeted) = Raw::connect(served.address, &fresh(6_000)).await;
+    for (path, flags) in [("/t", 0), ("/t/e", 1), ("/t/p", 0), ("/t/p/q", 0)] {
+        assert_eq!(raw.ask(create(path, flags)).await.error, 0);
+    }
+    let details = |stat, data| Some(ChildDetails { stat, data });
+    let list = |details| {
+        let kind = ReadKind::FilteredList(ChildFilter::All, details);
+        Request::read(kind, "/t", false)
+    };
+    let names = &b"\0\0\0\x02\0\0\0\x01e\0\0\0\x01p"[..];
+    // Names, the znode's stat, then a vector of stats and one of data: 68 bytes each stat.
+    for (details, tail_bytes) in [
+        (None, 0),
+        (details(false, false), 8),
+        (details(true, false), 8 + 2 * 68),
+        (details(true, true), 8 + 2 * 68 + 2 * 8),
+    ] {
+        let reply = raw.ask(list(details)).await;
+        assert_eq!((reply.error, &reply.body[..names.len()]), (0, names));
+        assert_eq!(reply.body.len(), names.len() + 68 + tail_bytes, "{details:?}");
+    }
+    let reply = raw.ask(list(details(true, true))).await;
+    let ephemeral_owner = &reply.body[names.len() + 68 + 4 + 44..][..8];
+    assert_eq!(ephemeral_owner, greeted.session_id.to_be_bytes());
+
+    let below = |count_max| Request::ListRecursive { path: "/t".to_owned(), count_max };
+    let reply = raw.ask(below(10)).await;
+    let all = b"\0\0\0\x03\0\0\0\x04/t/e\0\0\0\x04/t/p\0\0\0\x06/t/p/q";
+    assert_eq!((reply.error, &reply.body[..]), (0, &all[..]));
+    assert_eq!(raw.ask(below(2)).await.body[..4], [0, 0, 0, 2]);
+    let path = "/none".to_owned();
+    assert_eq!(raw.ask(Request::ListRecursive { path, count_max: 9 }).await.error, -101);
+
+    let any = Stat {
+        czxid: Zxid(-1),
+        mzxid: Zxid(-1),
+        pzxid: Zxid(-1),
+        ctime_ms: -1,
+        mtime_ms: -1,
+        version: -1,
+        cversion: -1,
+        aversion: -1,
+        ephemeral_owner: -1,
+        data_length: -1,
+        num_children: -1,
+    };
+    for (version, stat, expected) in [
+        (-1, any, 0),
+        (0, Stat { cversion: 2, num_children: 2, data_length: 4, ..any }, 0),
+        (1, any, -103),
+        (-1, Stat { cversion: 3, ..any }, -103),
+        (-1, Stat { ephemeral_owner: 7, ..any }, -103),
+    ] {
+        let check = CheckStat { path: "/t".to_owned(), version, stat };
+        assert_eq!(raw.ask(Request::CheckStat(check.clone())).await.error, expected, "{stat:?}");
+        let multi = raw.ask(Request::Multi(vec![MultiOp::CheckStat(check)])).await;
+        assert_eq!((&multi.body[5..]).get_i32(), expected);
+    }
+
+    let watched = ["/t", "/u"].map(|path| ReadRequest {
+        kind: ReadKind::Exists,
+        path: path.to_owned(),
+        watch: true,
+    });
+    assert_eq!(raw.ask(Request::MultiRead(watched.to_vec())).await.error, 0);
+    for change in [set("/t", "x"), create("/u", 0)] {
+        raw.request(1, &[change]).await;
+        let (event, reply) = (raw.reply().await, raw.reply().await);
+        assert_eq!((event.xid, reply.xid), (-1, 1), "the watch's event, then the reply");
+        assert_eq!(event.zxid, reply.zxid, "the event names its change, as from release 3.9 on");
     }
 }

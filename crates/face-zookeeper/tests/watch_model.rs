@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, Bytes};
 use proteus_face_zookeeper::codec::{
-    ConnectRequest, DeleteRequest, Request, WatchSets, WatcherType,
+    ConnectRequest, DeleteRequest, ReadKind, Request, WatchSets, WatcherType,
 };
 use served::{Raw, create, fresh, get, serve, set};
 
@@ -291,7 +291,7 @@ impl World {
         let is_there = znodes.contains_key(&path);
         match random.below(9) {
             0 | 1 => {
-                let request = Request::Exists { path: path.clone(), watch: true };
+                let request = Request::read(ReadKind::Exists, &path, true);
                 watcher.ask(request, &mut told).await;
                 watcher.watch_data(&path, is_there);
             }
@@ -301,8 +301,7 @@ impl World {
                 }
             }
             3 | 4 => {
-                let request =
-                    Request::GetChildren { path: path.clone(), watch: true, with_stat: false };
+                let request = Request::read(ReadKind::Children, &path, true);
                 if watcher.ask(request, &mut told).await == 0 {
                     watcher.watches.insert((Kind::Child, path));
                 }

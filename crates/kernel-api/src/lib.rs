@@ -14,7 +14,7 @@ mod feed;
 mod gate;
 mod memory;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -51,7 +51,21 @@ pub struct ClusterView {
     pub term: Term,
     /// All nodes. Empty for a kernel that is in no cluster.
     pub members: BTreeMap<NodeId, Member>,
+    /// Those of them that vote.
+    pub voters: BTreeSet<NodeId>,
 }
+
+/// A change of a cluster's members, as an operator asks for it through a face.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MembersChange {
+    /// Nodes that shall vote.
+    pub voting: BTreeSet<NodeId>,
+    /// Nodes that shall be no members any more.
+    pub leaving: BTreeSet<NodeId>,
+}
+
+/// A change of members under way; the error says in words why it did not happen.
+pub type MembersChanging = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 impl ClusterView {
     /// Whether this node leads.
@@ -97,6 +111,12 @@ pub trait Kernel: Send + Sync + 'static {
     /// Whether this node leads: [`ClusterView::leads`], for those who ask at every request.
     fn leads(&self) -> bool {
         self.cluster().leads()
+    }
+
+    /// Changes the cluster's members, through whichever node leads. Safe to repeat.
+    fn change_members(&self, change: MembersChange) -> MembersChanging {
+        let _ = change;
+        Box::pin(std::future::ready(Err("this node is in no cluster".to_owned())))
     }
 
     /// Calls `reader` once with the state at the last applied commit here; linearizable behind

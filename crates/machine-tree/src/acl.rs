@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Bits of what an entry of an ACL permits.
@@ -59,13 +60,13 @@ impl AclEntry {
         self.scheme == "world" && self.id == "anyone"
     }
 
-    fn matches(&self, identity: &Identity) -> bool {
-        if self.scheme != identity.scheme {
+    fn matches(&self, (scheme, id): (&str, &str)) -> bool {
+        if self.scheme != scheme {
             return false;
         }
-        match self.scheme.as_str() {
-            "ip" => is_address_in(&identity.id, &self.id),
-            _ => self.id == identity.id,
+        match scheme {
+            "ip" => is_address_in(id, &self.id),
+            _ => self.id == id,
         }
     }
 }
@@ -103,12 +104,13 @@ impl Acl {
 
     /// Whether one of the permissions `needed` is given to `by`.
     pub fn permits(&self, needed: i32, by: &Credentials) -> bool {
-        let (Some(entries), Some(identities)) = (&self.0, &by.0) else {
+        let (Some(entries), Some(_)) = (&self.0, &by.0) else {
             return true;
         };
-        identities.iter().any(|identity| identity.scheme == SUPER)
-            || entries.iter().filter(|entry| entry.permissions & needed != 0).any(|entry| {
-                entry.is_for_anyone() || identities.iter().any(|identity| entry.matches(identity))
+        let mut granting = entries.iter().filter(|entry| entry.permissions & needed != 0);
+        by.identities().any(|(scheme, _)| scheme == SUPER)
+            || granting.any(|entry| {
+                entry.is_for_anyone() || by.identities().any(|identity| entry.matches(identity))
             })
     }
 }
@@ -144,34 +146,46 @@ impl fmt::Debug for Identity {
 }
 
 /// Who asks. Clones share the identities.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credentials(Option<Arc<[Identity]>>);
+///
+/// Every change of a client carries them into the log and out of it, and nearly every znode is open
+/// to everyone: so they stay in the bytes in which they travel, and are taken apart only where an ACL
+/// asks for them. The bytes are `scheme` and `id` of each identity, each with its length before it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials(Option<Bytes>);
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let owned =
+            |(scheme, id): (&str, &str)| Identity { scheme: scheme.to_owned(), id: id.to_owned() };
+        match &self.0 {
+            None => f.write_str("trusted"),
+            Some(_) => f.debug_list().entries(self.identities().map(owned)).finish(),
+        }
+    }
+}
 
 impl Credentials {
     /// The node itself, which no ACL holds back: procedures of other faces, expiry.
     pub const TRUSTED: Credentials = Credentials(None);
 
     /// A client with these identities; with none it is nobody in particular.
-    pub fn of(identities: Vec<Identity>) -> Credentials {
-        Credentials(Some(identities.into()))
+    pub fn of(identities: &[Identity]) -> Credentials {
+        let encoded = identities.iter().fold(Vec::new(), |bytes, identity| {
+            // Encoding plain data into a growing buffer has no way to fail.
+            postcard::to_extend(identity, bytes).expect("plain data encodes")
+        });
+        Credentials(Some(encoded.into()))
     }
 
-    /// What was proven; nothing for the node itself.
-    pub fn identities(&self) -> &[Identity] {
-        self.0.as_deref().unwrap_or_default()
-    }
-}
-
-impl Serialize for Credentials {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.as_deref().serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Credentials {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Credentials, D::Error> {
-        let identities: Option<Vec<Identity>> = Option::deserialize(deserializer)?;
-        Ok(Credentials(identities.map(Into::into)))
+    /// Scheme and id of each identity; none for the node itself.
+    pub fn identities(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut rest = self.0.as_deref().unwrap_or_default();
+        std::iter::from_fn(move || {
+            // Bytes that nobody here wrote prove nothing.
+            let (identity, after) = postcard::take_from_bytes(rest).ok()?;
+            rest = after;
+            Some(identity)
+        })
     }
 }
 
@@ -225,7 +239,7 @@ mod tests {
             scheme: (*scheme).to_owned(),
             id: (*id).to_owned(),
         };
-        Credentials::of(identities.iter().map(identity).collect())
+        Credentials::of(&identities.iter().map(identity).collect::<Vec<_>>())
     }
 
     #[test]

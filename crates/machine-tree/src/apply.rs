@@ -74,6 +74,7 @@ pub(crate) fn apply(ctx: &mut Context<'_>, op: &Op) -> Applied<Reply> {
         }
         Op::MoveSession { session, to } => lifetimes::move_session(ctx, *session, *to),
         Op::RemoveOverdue { path, due_ms } => lifetimes::remove_overdue(ctx, path, *due_ms),
+        Op::SetMembers { servers } => nodes::set_members(ctx, servers),
     }
 }
 
@@ -127,7 +128,7 @@ pub(crate) fn next_version(version: i32) -> i32 {
 }
 
 pub(crate) fn put_node(ctx: &mut Context<'_>, path: &str, node: &NodeRecord) {
-    ctx.put(record::node_key(path), record::encode(node));
+    ctx.put(record::node_key(path), record::encode_node(node));
 }
 
 pub(crate) fn put_data(
@@ -136,13 +137,12 @@ pub(crate) fn put_data(
     node: &mut NodeRecord,
     data: Option<&Bytes>,
 ) {
-    match data {
-        Some(data) => ctx.put(record::data_key(path), record::encode_data(data)),
-        None if node.has_data => ctx.delete(record::data_key(path)),
-        None => {}
+    let was_apart = node.is_data_apart();
+    match (node.take_data(data), data) {
+        (true, Some(data)) => ctx.put(record::data_key(path), record::encode_data(data)),
+        _ if was_apart => ctx.delete(record::data_key(path)),
+        _ => {}
     }
-    node.has_data = data.is_some();
-    node.data_bytes = data.map_or(0, |data| u32::try_from(data.len()).unwrap_or(u32::MAX));
 }
 
 pub(crate) fn put_totals(ctx: &mut Context<'_>, totals: record::Totals) {

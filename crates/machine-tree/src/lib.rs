@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 
 pub use acl::{Acl, AclEntry, Credentials, Identity};
 pub use read::{Node, children, data, ephemerals, node, node_count, session, sessions, stat};
+pub use record::CONFIG as CONFIG_PATH;
 
 /// Longest time to live, in milliseconds: ZooKeeper's, 34 years.
 pub const TTL_MS_MAX: u64 = (1 << 40) - 1;
@@ -168,15 +169,50 @@ impl NewNode {
     }
 }
 
-/// Versions that a znode must have; any where `None`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What a znode must be like.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expected {
-    /// Of its data.
+    /// The version of its data; any if `None`.
     pub version: Option<i32>,
-    /// Of its children.
+    /// Its stat; any if `None`.
+    pub stat: Option<Box<ExpectedStat>>,
+}
+
+/// What a znode's [`Stat`] must be; anything where `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are those of `Stat`")]
+pub struct ExpectedStat {
+    pub czxid: Option<Zxid>,
+    pub mzxid: Option<Zxid>,
+    pub pzxid: Option<Zxid>,
+    pub ctime_ms: Option<i64>,
+    pub mtime_ms: Option<i64>,
+    pub version: Option<i32>,
     pub cversion: Option<i32>,
-    /// Of its ACL.
     pub aversion: Option<i32>,
+    pub ephemeral_owner: Option<i64>,
+    pub data_length: Option<i32>,
+    pub num_children: Option<i32>,
+}
+
+impl ExpectedStat {
+    /// Whether `stat` is what is expected.
+    pub fn is_met(&self, stat: &Stat) -> bool {
+        fn is<T: PartialEq>(expected: Option<T>, actual: T) -> bool {
+            expected.is_none_or(|expected| expected == actual)
+        }
+        is(self.czxid, stat.czxid)
+            && is(self.mzxid, stat.mzxid)
+            && is(self.pzxid, stat.pzxid)
+            && is(self.ctime_ms, stat.ctime_ms)
+            && is(self.mtime_ms, stat.mtime_ms)
+            && is(self.version, stat.version)
+            && is(self.cversion, stat.cversion)
+            && is(self.aversion, stat.aversion)
+            && is(self.ephemeral_owner, stat.ephemeral_owner)
+            && is(self.data_length, stat.data_length)
+            && is(self.num_children, stat.num_children)
+    }
 }
 
 /// A predicate on current state.
@@ -326,6 +362,12 @@ pub enum Op {
         /// The time it was due, in milliseconds since the Unix epoch.
         due_ms: u64,
     },
+    /// Writes the cluster's members to ZooKeeper's own znode for them, unless they stand there. What
+    /// is written ends with the zxid of the change, which is the configuration's version.
+    SetMembers {
+        /// One line `server.N=…` for each, without a line's end behind the last.
+        servers: String,
+    },
 }
 
 /// What an op answers.
@@ -340,7 +382,7 @@ pub enum Reply {
     },
     /// To [`Op::Delete`], [`Op::DeleteIfPresent`] and [`Op::DeleteSubtree`].
     Deleted,
-    /// To [`Op::SetData`] and [`Op::SetAcl`].
+    /// To [`Op::SetData`], [`Op::SetAcl`] and [`Op::SetMembers`].
     Changed {
         /// The znode's stat.
         stat: Stat,
@@ -395,6 +437,12 @@ pub enum Refusal {
     /// The znode was deleted and created again, or belongs to another session.
     #[error("znode {path} is no longer the one that was created by this owner at that time")]
     NodeReplaced {
+        /// Where.
+        path: String,
+    },
+    /// The znode's stat is not the expected one.
+    #[error("znode {path} has changed: its stat is not the expected one")]
+    StatDiffers {
         /// Where.
         path: String,
     },

@@ -15,6 +15,9 @@ use crate::{
     path as paths, read,
 };
 
+/// What stands between the members and their version.
+const MEMBERS_VERSION: &str = "\nversion=";
+
 /// Most znodes that one op deletes. The shard does nothing else meanwhile.
 pub(crate) const DELETED_MAX: u32 = 100_000;
 
@@ -72,6 +75,7 @@ pub(crate) fn create(ctx: &mut Context<'_>, new_node: &NewNode) -> Applied<Reply
         has_data: false,
         lifetime: begin_lifetime(ctx, &path, *kind)?,
         acl: acl.clone(),
+        data_inline: Bytes::new(),
     };
     put_data(ctx, &path, &mut node, data.as_ref());
     parent.created_count = parent.created_count.wrapping_add(1);
@@ -200,7 +204,7 @@ pub(crate) fn remove(ctx: &mut Context<'_>, path: &str, node: &NodeRecord) -> Ap
     }
     ctx.delete(record::child_key(parent_path, name));
     ctx.delete(record::node_key(path));
-    if node.has_data {
+    if node.is_data_apart() {
         ctx.delete(record::data_key(path));
     }
     match node.lifetime {
@@ -252,6 +256,21 @@ pub(crate) fn set_data(
     Ok(Reply::Changed { stat: node.stat() })
 }
 
+/// The members' znode is ZooKeeper's own: nobody but the node itself writes it.
+pub(crate) fn set_members(ctx: &mut Context<'_>, servers: &str) -> Applied<Reply> {
+    let node = existing(ctx, record::CONFIG)?;
+    let before = record::data(ctx.read(), record::CONFIG, &node)?;
+    let is_same = before
+        .strip_prefix(servers.as_bytes())
+        .is_some_and(|version| version.starts_with(MEMBERS_VERSION.as_bytes()));
+    if is_same {
+        return Ok(Reply::Changed { stat: node.stat() });
+    }
+    let zxid = Zxid::from_commit(ctx.commit_ts()).0;
+    let text = Bytes::from(format!("{servers}{MEMBERS_VERSION}{zxid:x}"));
+    set_data(ctx, record::CONFIG, Some(&text), None, &Credentials::TRUSTED)
+}
+
 pub(crate) fn set_acl(
     ctx: &mut Context<'_>,
     path: &str,
@@ -288,15 +307,13 @@ pub(crate) fn check(
 ) -> Applied<Reply> {
     let node = existing(ctx, path)?;
     expect_permission(path, &node, permission::READ, by)?;
-    let stat = node.stat();
-    for (actual, expected) in [
-        (stat.version, expected.version),
-        (stat.cversion, expected.cversion),
-        (stat.aversion, expected.aversion),
-    ] {
-        expect_version(path, actual, expected)?;
+    expect_version(path, node.data_version, expected.version)?;
+    match &expected.stat {
+        Some(stat) if !stat.is_met(&node.stat()) => {
+            refuse(Refusal::StatDiffers { path: path.to_owned() })
+        }
+        _ => Ok(Reply::Checked),
     }
-    Ok(Reply::Checked)
 }
 
 pub(crate) fn check_absent(

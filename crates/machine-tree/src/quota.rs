@@ -170,7 +170,7 @@ fn find(ctx: &Context<'_>, path: &str) -> Result<Option<String>, StoreError> {
 
 fn track(ctx: &Context<'_>, path: &str) -> Result<Track, StoreError> {
     Ok(match record::node(ctx.read(), path)? {
-        Some(node) if node.has_data => Track::parse(&record::data(ctx.read(), path)?),
+        Some(node) if node.has_data => Track::parse(&record::data(ctx.read(), path, &node)?),
         _ => Track::default(),
     })
 }

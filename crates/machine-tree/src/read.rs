@@ -1,6 +1,5 @@
 //! What faces may read of the tree.
 
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -53,7 +52,7 @@ impl Node<'_> {
     /// If the store fails.
     pub fn data(&self) -> Result<Option<Bytes>, StoreError> {
         if self.record.has_data {
-            return record::data(self.read, self.path).map(Some);
+            return record::data(self.read, self.path, &self.record).map(Some);
         }
         // ZooKeeper's own znodes begin with empty data, not null.
         let is_untouched =
@@ -66,10 +65,20 @@ impl Node<'_> {
     /// # Errors
     /// If the store fails.
     pub fn children(&self) -> Result<Vec<String>, StoreError> {
+        let mut names = Vec::with_capacity(self.record.child_count as usize);
+        self.visit_children(&mut |name| names.push(name.to_owned()))?;
+        Ok(names)
+    }
+
+    /// Calls `visit` with the name of each child, sorted.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn visit_children(&self, visit: &mut dyn FnMut(&str)) -> Result<(), StoreError> {
         if self.record.child_count == 0 {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        child_names(self.read, self.path)
+        visit_children(self.read, self.path, visit)
     }
 
     /// How many znodes there are below it, at any depth.
@@ -122,29 +131,40 @@ pub fn children(read: &dyn Read, path: &str) -> Result<Option<(Vec<String>, Stat
 
 /// Names of the children of the znode at `path`, sorted; none if it does not exist.
 pub(crate) fn child_names(read: &dyn Read, path: &str) -> Result<Vec<String>, StoreError> {
-    let built_in = record::built_in_children(path).unwrap_or_default();
-    let mut names: Vec<String> = Vec::new();
+    let mut names = Vec::new();
+    visit_children(read, path, &mut |name| names.push(name.to_owned()))?;
+    Ok(names)
+}
+
+fn visit_children(
+    read: &dyn Read,
+    path: &str,
+    visit: &mut dyn FnMut(&str),
+) -> Result<(), StoreError> {
+    // Those that are built in come in between, whether stored or not.
+    let mut built_in = record::built_in_children(path).unwrap_or_default().iter().peekable();
     let prefix = record::children_prefix(path);
     let mut damaged = None;
-    read.scan_prefix(&prefix, &mut |key, _| match name_after(key, prefix.len()) {
-        Ok(name) => {
-            names.push(name);
-            ControlFlow::Continue(())
-        }
-        Err(error) => {
-            damaged = Some(error);
-            ControlFlow::Break(())
+    read.scan_prefix(&prefix, &mut |key, _| {
+        let name = key.get(prefix.len()..).unwrap_or_default();
+        match std::str::from_utf8(name) {
+            Ok(name) => {
+                while let Some(before) = built_in.next_if(|built_in| **built_in <= name) {
+                    if *before != name {
+                        visit(before);
+                    }
+                }
+                visit(name);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                damaged = Some(StoreError::corrupt(key, error.to_string()));
+                ControlFlow::Break(())
+            }
         }
     })?;
-    if let Some(error) = damaged {
-        return Err(error);
-    }
-    if !built_in.is_empty() {
-        let mut all: BTreeSet<String> = names.into_iter().collect();
-        all.extend(built_in.iter().map(|name| (*name).to_owned()));
-        names = all.into_iter().collect();
-    }
-    Ok(names)
+    built_in.for_each(|name| visit(name));
+    damaged.map_or(Ok(()), Err)
 }
 
 /// What is known of `session`; `None` if it was closed, expired, or never was.

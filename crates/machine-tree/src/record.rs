@@ -1,8 +1,8 @@
 //! Keys and values of the tree in the ordered key space.
 //!
 //! ```text
-//!   10 01 path                      → node record (everything of a znode but its data)
-//!   10 02 path                      → data, if it has any
+//!   10 01 path                      → node record, and behind it data of at most 256 bytes
+//!   10 02 path                      → data of more than that
 //!   10 03 string(parent) name       → child entry, empty: listing is one prefix scan
 //!   10 04 session:u64               → session record
 //!   10 05 session:u64 path          → ephemeral of the session, empty
@@ -10,8 +10,9 @@
 //!   10 07                           → totals
 //!   10 08 path                      → the znodes from here down have a quota, empty
 //! ```
-//! Every value begins with a version byte; an "empty" value is that byte alone. Data stands apart
-//! from the node record, so that creating a child does not rewrite its parent's data.
+//! Every value begins with a version byte; an "empty" value is that byte alone. Long data
+//! stands apart from the node record, so that creating a child does not rewrite its parent's data;
+//! short data stands with it, so that most znodes are read and written as one value.
 
 use bytes::Bytes;
 use proteus_machine::key::{KeyBuilder, push_string};
@@ -37,8 +38,11 @@ const QUOTA: u8 = 8;
 /// Bytes that nearly every record takes: all but those with long ACLs.
 const RECORD_BYTES_USUAL: usize = 160;
 
+/// Longest data that stands behind its znode's record.
+const DATA_INLINE_BYTES_MAX: usize = 256;
+
 /// Version of every value's format.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// How long a znode lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +57,7 @@ pub(crate) enum Lifetime {
     TimeToLive(u64),
 }
 
-/// Everything of a znode but its data.
+/// Everything of a znode but long data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NodeRecord {
     pub(crate) created_zxid: Zxid,
@@ -68,10 +72,13 @@ pub(crate) struct NodeRecord {
     /// Children that exist now.
     pub(crate) child_count: u32,
     pub(crate) data_bytes: u32,
-    /// Whether there is a value under the data key. ZooKeeper tells null from empty data.
+    /// Whether it has data. ZooKeeper tells null from empty data.
     pub(crate) has_data: bool,
     pub(crate) lifetime: Lifetime,
     pub(crate) acl: Acl,
+    /// Its data, unless that stands apart.
+    #[serde(skip)]
+    pub(crate) data_inline: Bytes,
 }
 
 impl NodeRecord {
@@ -97,7 +104,22 @@ impl NodeRecord {
             } else {
                 Acl::OPEN
             },
+            data_inline: Bytes::new(),
         }
+    }
+
+    /// Whether its data stands under a key of its own.
+    pub(crate) fn is_data_apart(&self) -> bool {
+        self.data_bytes as usize > DATA_INLINE_BYTES_MAX
+    }
+
+    /// Notes new data; true if it has to stand under a key of its own.
+    pub(crate) fn take_data(&mut self, data: Option<&Bytes>) -> bool {
+        self.has_data = data.is_some();
+        self.data_bytes = data.map_or(0, |data| u32::try_from(data.len()).unwrap_or(u32::MAX));
+        let is_apart = self.is_data_apart();
+        self.data_inline = data.filter(|_| !is_apart).map_or_else(Bytes::new, |data| data.clone());
+        is_apart
     }
 
     /// When to look whether it goes, in milliseconds since the Unix epoch, if it has no children:
@@ -138,7 +160,7 @@ impl NodeRecord {
 }
 
 /// ZooKeeper's own znode with the members of the ensemble.
-const CONFIG: &str = "/zookeeper/config";
+pub const CONFIG: &str = "/zookeeper/config";
 
 /// Znodes that exist in every tree, with their built-in children. As in ZooKeeper, they cannot be
 /// deleted.
@@ -223,17 +245,28 @@ pub(crate) fn marker() -> Bytes {
 }
 
 pub(crate) fn encode(value: &impl Serialize) -> Bytes {
+    encode_with(value, &[])
+}
+
+pub(crate) fn encode_node(node: &NodeRecord) -> Bytes {
+    encode_with(node, &node.data_inline)
+}
+
+/// The value's bytes, and `rest` behind them, in one piece of memory.
+fn encode_with(value: &impl Serialize, rest: &[u8]) -> Bytes {
     // Nearly every record fits; one copy into memory of its size is less than growing there.
     let mut buffer = [0; RECORD_BYTES_USUAL];
-    buffer[0] = VERSION;
-    if let Some(rest) = buffer.get_mut(1..)
-        && let Ok(encoded) = postcard::to_slice(value, rest)
-    {
-        let length = 1 + encoded.len();
-        return Bytes::copy_from_slice(&buffer[..length]);
+    if let Ok(encoded) = postcard::to_slice(value, &mut buffer) {
+        let mut bytes = Vec::with_capacity(1 + encoded.len() + rest.len());
+        bytes.push(VERSION);
+        bytes.extend_from_slice(encoded);
+        bytes.extend_from_slice(rest);
+        return Bytes::from(bytes);
     }
     // Encoding plain data into a growing buffer has no way to fail.
-    Bytes::from(postcard::to_extend(value, vec![VERSION]).expect("plain data encodes"))
+    let mut bytes = postcard::to_extend(value, vec![VERSION]).expect("plain data encodes");
+    bytes.extend_from_slice(rest);
+    Bytes::from(bytes)
 }
 
 pub(crate) fn encode_data(data: &[u8]) -> Bytes {
@@ -263,15 +296,18 @@ fn without_version<'a>(key: &[u8], value: &'a Bytes) -> Result<&'a [u8], StoreEr
 pub(crate) fn node(read: &dyn Read, path: &str) -> Result<Option<NodeRecord>, StoreError> {
     let key = node_key(path);
     match read.get(&key)? {
-        Some(value) => decode(&key, &value).map(Some),
+        Some(value) => decode_node(&key, &value).map(Some),
         None => Ok(built_in_children(path).map(|children| {
             NodeRecord::built_in(path, u32::try_from(children.len()).unwrap_or(u32::MAX))
         })),
     }
 }
 
-/// The data under `path`, which must have some.
-pub(crate) fn data(read: &dyn Read, path: &str) -> Result<Bytes, StoreError> {
+/// The data of the znode at `path` with this record, which must have some.
+pub(crate) fn data(read: &dyn Read, path: &str, node: &NodeRecord) -> Result<Bytes, StoreError> {
+    if !node.is_data_apart() {
+        return Ok(node.data_inline.clone());
+    }
     let key = data_key(path);
     match read.get(&key)? {
         Some(value) => without_version(&key, &value).map(|data| value.slice_ref(data)),
@@ -316,5 +352,15 @@ pub(crate) fn below_prefix(path: &str) -> Vec<u8> {
 
 /// The record in the value of a znode's key.
 pub(crate) fn decode_node(key: &[u8], value: &Bytes) -> Result<NodeRecord, StoreError> {
-    decode(key, value)
+    let encoded = without_version(key, value)?;
+    let (mut node, rest) = postcard::take_from_bytes::<NodeRecord>(encoded)
+        .map_err(|error| StoreError::corrupt(key, error.to_string()))?;
+    let inline_bytes = if node.is_data_apart() { 0 } else { node.data_bytes as usize };
+    if rest.len() != inline_bytes {
+        return Err(StoreError::corrupt(key, "the znode's data has another length"));
+    }
+    if inline_bytes > 0 {
+        node.data_inline = value.slice_ref(rest);
+    }
+    Ok(node)
 }

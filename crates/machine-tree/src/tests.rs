@@ -421,7 +421,13 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => Just(NodeKind::Container),
         1 => Just(NodeKind::TimeToLive(15_000)),
     ];
-    let bytes = prop::option::of(Just(Bytes::from_static(b"x")));
+    // Short data stands with its znode's record, long data apart.
+    let bytes = prop::option::of(prop::sample::select(vec![
+        Bytes::from_static(b""),
+        Bytes::from_static(b"x"),
+        Bytes::from_static(&[7; 256]),
+        Bytes::from_static(&[7; 257]),
+    ]));
     let version = prop::option::of(0..2i32);
     prop_oneof![
         6 => (any_path(), bytes.clone(), kind, any::<bool>()).prop_map(|(path, data, kind, sequential)| {
@@ -445,6 +451,8 @@ fn any_op() -> impl Strategy<Value = Op> {
             Op::CreateSession { session, password: [0; 16], timeout_ms: 4_000 }
         }),
         1 => any_path().prop_map(|path| Op::RemoveOverdue { path, due_ms: 0 }),
+        1 => prop::sample::select(vec!["server.1=a", "server.1=b"])
+            .prop_map(|servers| Op::SetMembers { servers: servers.to_owned() }),
     ]
 }
 

@@ -38,6 +38,11 @@ pub enum AdminRequest {
         /// The node.
         node: NodeId,
     },
+    /// Lets a node vote.
+    Vote {
+        /// The node.
+        node: NodeId,
+    },
     /// Lets one node vote in place of another, which then only follows.
     Replace {
         /// The one that votes now.

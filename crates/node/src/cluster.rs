@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use proteus_env::task;
 use proteus_kernel::{Call, GroupStatus, Links, Route, Service, Shard, TransportError};
+use proteus_kernel_api::MembersChange;
 use proteus_peer::{Answering, CallError, Dialer, Handler};
 use proteus_shard_machine::Composed;
 use proteus_types::{Member, NodeId, ShardId};
@@ -21,6 +22,9 @@ use crate::images::Images;
 
 /// How often a leader looks after the membership.
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often a change of members is asked for before it is given up.
+const TRIES_MAX: usize = 10;
 
 /// A follower that is at most so many entries behind may vote.
 const BEHIND_MAX: u64 = 1_000;
@@ -169,6 +173,13 @@ impl Cluster {
                 known(node)?;
                 self.stop_voting(*node).await?;
             }
+            AdminRequest::Vote { node } => {
+                known(node)?;
+                let mut voters = membership.voters.clone();
+                if voters.insert(*node) {
+                    group.set_voters(&voters).await.map_err(|error| error.to_string())?;
+                }
+            }
             AdminRequest::Replace { old, new } => {
                 known(old)?;
                 known(new)?;
@@ -210,6 +221,34 @@ impl Cluster {
     async fn set_member(&self, node: NodeId, member: Member) -> Result<(), String> {
         let members = BTreeMap::from([(node, member)]);
         self.shard.group().set_members(members).await.map_err(|error| error.to_string())
+    }
+
+    /// Lets nodes vote and takes nodes out, through whichever node leads.
+    pub(crate) async fn change_members(&self, change: &MembersChange) -> Result<(), String> {
+        let voting = change.voting.iter().map(|node| AdminRequest::Vote { node: *node });
+        let leaving = change.leaving.iter().map(|node| AdminRequest::Remove { node: *node });
+        for request in voting.chain(leaving) {
+            self.insist(&request).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks until it is done: a leader that is to go hands over first, and says to ask again.
+    async fn insist(&self, request: &AdminRequest) -> Result<(), String> {
+        let mut reason = String::new();
+        for _ in 0..TRIES_MAX {
+            match self.carry_out(request).await {
+                Ok(_) => return Ok(()),
+                Err(refused) => reason = refused,
+            }
+            if let AdminRequest::Remove { node } = request
+                && !self.shard.group().membership().members.contains_key(node)
+            {
+                return Ok(());
+            }
+            task::sleep(UPKEEP_INTERVAL).await;
+        }
+        Err(reason)
     }
 
     pub(crate) fn status(&self) -> ClusterStatus {

@@ -33,8 +33,8 @@ use proteus_kernel::{
     Alone, ChoreOptions, CommitSink, Links, Shard, ShardOptions, ShardStatus, Timing,
 };
 use proteus_kernel_api::{
-    Change, ClusterView, Commit, Feed, Kernel, KernelError, Listener, Minitransaction, Proposal,
-    ReadBarrier, View,
+    Change, ClusterView, Commit, Feed, Kernel, KernelError, Listener, MembersChange,
+    MembersChanging, Minitransaction, Proposal, ReadBarrier, View,
 };
 use proteus_log::{Log, LogError, LogOptions};
 use proteus_peer::serve;
@@ -170,6 +170,8 @@ struct NodeKernel {
     identity: Identity,
     shard: Arc<Shard<Composed>>,
     feed: Arc<FeedSink>,
+    /// `None` for a node that meets no others.
+    cluster: Option<Arc<Cluster>>,
 }
 
 /// The feed at the end of the commit path.
@@ -239,7 +241,7 @@ impl Node {
             Shard::open(shard_options, &store_directory, log, clock.clone(), feed.clone(), links)
                 .await;
         let shard = opened?;
-        let mut peer_address = None;
+        let (mut peer_address, mut cluster_of) = (None, None);
         if let (Some(cluster), Some(listener), Some(dialer)) = (&options.cluster, listener, dialer)
         {
             peer_address = listener.local_addr().ok();
@@ -252,12 +254,13 @@ impl Node {
                 images: Images::new(clock),
             });
             let handler = Arc::new(NodeHandler(answering.clone()));
+            cluster_of = Some(answering.clone());
             task::spawn(serve(listener, cluster.credentials.clone(), handler, stopping.clone()));
             task::spawn(answering.keep_up(member, cluster.upkeep, stopping));
         }
         wait_until_current(&shard).await;
         info!(directory = %directory.display(), node = %identity.node, index = %shard.status().applied_index, "data recovered");
-        let kernel = Arc::new(NodeKernel { identity, shard, feed });
+        let kernel = Arc::new(NodeKernel { identity, shard, feed, cluster: cluster_of });
         let data_directory = directory.clone();
         Ok(Node { kernel, stop, peer_address, data_directory, _lock: lock })
     }
@@ -323,6 +326,14 @@ impl Kernel for NodeKernel {
             leader: leadership.leader,
             term: leadership.term,
             members: membership.members,
+            voters: membership.voters,
+        }
+    }
+
+    fn change_members(&self, change: MembersChange) -> MembersChanging {
+        match self.cluster.clone() {
+            Some(cluster) => Box::pin(async move { cluster.change_members(&change).await }),
+            None => Box::pin(std::future::ready(Err("this node meets no others".to_owned()))),
         }
     }
 

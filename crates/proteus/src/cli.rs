@@ -206,6 +206,21 @@ struct Settings {
     /// true: store a ZooKeeper session only once it creates an ephemeral [default: false]
     #[arg(long, value_name = "BOOL")]
     zookeeper_local_sessions: Option<String>,
+    /// Shortest session timeout of ZooKeeper clients, minSessionTimeout [default: 4000]
+    #[arg(long, value_name = "MS")]
+    zookeeper_session_timeout_ms_min: Option<String>,
+    /// Longest session timeout of ZooKeeper clients, maxSessionTimeout [default: 40000]
+    #[arg(long, value_name = "MS")]
+    zookeeper_session_timeout_ms_max: Option<String>,
+    /// true: let ZooKeeper's reconfig change the cluster's members [default: false]
+    #[arg(long, value_name = "BOOL")]
+    zookeeper_reconfig: Option<String>,
+    /// false: serve no ZooKeeper client while no majority can be reached [default: true]
+    #[arg(long, value_name = "BOOL")]
+    zookeeper_read_only: Option<String>,
+    /// What ZooKeeper reads see: linearizable or local [default: linearizable]
+    #[arg(long, value_name = "LEVEL")]
+    zookeeper_reads: Option<String>,
     /// error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -241,6 +256,11 @@ impl Settings {
             ("zookeeper_super_digest", &self.zookeeper_super_digest),
             ("zookeeper_words", &self.zookeeper_words),
             ("zookeeper_local_sessions", &self.zookeeper_local_sessions),
+            ("zookeeper_session_timeout_ms_min", &self.zookeeper_session_timeout_ms_min),
+            ("zookeeper_session_timeout_ms_max", &self.zookeeper_session_timeout_ms_max),
+            ("zookeeper_reconfig", &self.zookeeper_reconfig),
+            ("zookeeper_read_only", &self.zookeeper_read_only),
+            ("zookeeper_reads", &self.zookeeper_reads),
             ("log_level", &self.log_level),
             ("log_format", &self.log_format),
         ];

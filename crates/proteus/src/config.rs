@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proteus_face::{Accounts, ClientCertificate};
-use proteus_face_zookeeper::WordWhitelist;
+use proteus_face_zookeeper::{ReadLevel, WordWhitelist};
 
 /// One key.
 pub struct Key {
@@ -172,6 +172,36 @@ pub const KEYS: &[Key] = &[
         help: "Store a ZooKeeper session only once it creates an ephemeral; localSessionsEnabled",
     },
     Key {
+        name: "zookeeper_session_timeout_ms_min",
+        default: "4000",
+        accepts: "a number of milliseconds from 100 to 3600000",
+        help: "Shortest session timeout granted to ZooKeeper clients; minSessionTimeout",
+    },
+    Key {
+        name: "zookeeper_session_timeout_ms_max",
+        default: "40000",
+        accepts: "a number of milliseconds from 100 to 3600000",
+        help: "Longest session timeout granted to ZooKeeper clients; maxSessionTimeout",
+    },
+    Key {
+        name: "zookeeper_reconfig",
+        default: "false",
+        accepts: "true or false",
+        help: "Let ZooKeeper's reconfig change the cluster's members; reconfigEnabled",
+    },
+    Key {
+        name: "zookeeper_read_only",
+        default: "true",
+        accepts: "true or false",
+        help: "Serve ZooKeeper clients that take a read-only server while no majority can be reached",
+    },
+    Key {
+        name: "zookeeper_reads",
+        default: "linearizable",
+        accepts: "linearizable, or local (what a node has applied, as ZooKeeper)",
+        help: "What ZooKeeper reads see; sync catches up where they are local",
+    },
+    Key {
         name: "log_level",
         default: "info",
         accepts: "error, warn, info, debug or trace",
@@ -298,6 +328,14 @@ pub struct Config {
     pub zookeeper_words: WordWhitelist,
     /// Whether a ZooKeeper session is stored only once it creates an ephemeral.
     pub zookeeper_local_sessions: bool,
+    /// Shortest and longest session timeout granted to ZooKeeper clients, in milliseconds.
+    pub zookeeper_session_timeouts_ms: (u32, u32),
+    /// Whether ZooKeeper's reconfig may change the cluster's members.
+    pub zookeeper_reconfig: bool,
+    /// Whether ZooKeeper clients are served read-only while no majority can be reached.
+    pub zookeeper_read_only: bool,
+    /// What ZooKeeper reads see.
+    pub zookeeper_reads: ReadLevel,
     /// Log level.
     pub log_level: String,
     /// Whether logs are JSON.
@@ -419,6 +457,17 @@ impl Config {
             zookeeper_words: reader.parse("zookeeper_words", WordWhitelist::parse)?,
             zookeeper_local_sessions: reader
                 .parse("zookeeper_local_sessions", |value| value.parse().ok())?,
+            zookeeper_session_timeouts_ms: (
+                reader.parse("zookeeper_session_timeout_ms_min", session_timeout_ms)?,
+                reader.parse("zookeeper_session_timeout_ms_max", session_timeout_ms)?,
+            ),
+            zookeeper_reconfig: reader.parse("zookeeper_reconfig", |value| value.parse().ok())?,
+            zookeeper_read_only: reader.parse("zookeeper_read_only", |value| value.parse().ok())?,
+            zookeeper_reads: reader.parse("zookeeper_reads", |value| match value {
+                "linearizable" => Some(ReadLevel::Linearizable),
+                "local" => Some(ReadLevel::Local),
+                _ => None,
+            })?,
             log_level: reader.parse("log_level", |value| {
                 let levels = ["error", "warn", "info", "debug", "trace"];
                 levels.contains(&value).then(|| value.to_owned())
@@ -548,6 +597,10 @@ fn read_file(file: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
         values.insert(key, text);
     }
     Ok(values)
+}
+
+fn session_timeout_ms(value: &str) -> Option<u32> {
+    value.parse().ok().filter(|ms| (100..=3_600_000).contains(ms))
 }
 
 #[cfg(test)]

@@ -265,7 +265,11 @@ fn build_faces(
             super_digest: config.zookeeper_super_digest.clone(),
             words: config.zookeeper_words.clone(),
             has_local_sessions: config.zookeeper_local_sessions,
-            ..ZookeeperOptions::default()
+            session_timeout_ms_min: config.zookeeper_session_timeouts_ms.0,
+            session_timeout_ms_max: config.zookeeper_session_timeouts_ms.1,
+            has_reconfig: config.zookeeper_reconfig,
+            serves_read_only: config.zookeeper_read_only,
+            read_level: config.zookeeper_reads,
         },
     );
     let http = HttpFace::new(kernel.clone(), metrics.clone(), sampled_figures(node, metrics))

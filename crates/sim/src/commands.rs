@@ -316,7 +316,7 @@ impl Generator {
         let identity = |scheme: &str, id: String| tree::Identity { scheme: scheme.to_owned(), id };
         match self.random.below(4) {
             0 => tree::Credentials::TRUSTED,
-            number => tree::Credentials::of(vec![
+            number => tree::Credentials::of(&[
                 identity("ip", format!("10.0.0.{number}")),
                 identity("digest", format!("u{}:h", number % 2)),
             ]),
@@ -360,7 +360,12 @@ impl Generator {
             }),
             8..=9 => tree::Op::Delete { path, version, by },
             10 => tree::Op::DeleteIfPresent { path, version, by },
-            11..=12 => tree::Op::SetData { path, data: self.data(), version, by },
+            11..=12 => {
+                // The tree keeps long data apart from short data.
+                let is_long = self.random.chance(20);
+                let data = if is_long { Some(self.bytes(600)) } else { self.data() };
+                tree::Op::SetData { path, data, version, by }
+            }
             13 => tree::Op::SetAcl { path, acl: self.acl(), version, by },
             14 => {
                 let expected = tree::Expected { version, ..tree::Expected::default() };

@@ -77,25 +77,25 @@ pub struct ConnectResponse {
     pub session_id: i64,
     /// Its password.
     pub password: [u8; 16],
-    /// Whether the client knows of `readOnly`, and gets one back.
-    pub has_read_only: bool,
+    /// Whether the server serves readers only; `None` to a client that does not know of such.
+    pub read_only: Option<bool>,
 }
 
 impl ConnectResponse {
     /// To a client whose session has ended, or who cannot prove that it is its own.
-    pub fn expired(has_read_only: bool) -> ConnectResponse {
-        ConnectResponse { timeout_ms: 0, session_id: 0, password: [0; 16], has_read_only }
+    pub fn expired(read_only: Option<bool>) -> ConnectResponse {
+        ConnectResponse { timeout_ms: 0, session_id: 0, password: [0; 16], read_only }
     }
 
     /// Appends the whole frame.
     pub fn encode(&self, into: &mut BytesMut) {
-        into.put_i32(if self.has_read_only { 37 } else { 36 });
+        into.put_i32(if self.read_only.is_some() { 37 } else { 36 });
         into.put_i32(0);
         into.put_i32(self.timeout_ms);
         into.put_i64(self.session_id);
         into.buffer(Some(&self.password));
-        if self.has_read_only {
-            into.boolean(false);
+        if let Some(read_only) = self.read_only {
+            into.boolean(read_only);
         }
     }
 }

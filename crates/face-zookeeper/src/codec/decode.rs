@@ -1,12 +1,12 @@
 //! Requests from bytes.
 
 use bytes::Bytes;
-use proteus_kernel_api::tree::AclEntry;
+use proteus_kernel_api::tree::{AclEntry, Stat, Zxid};
 
 use super::kinds::*;
 use super::{
-    ChildFilter, CreateRequest, DeleteRequest, Input, Malformed, MultiOp, ReadOp, ReconfigRequest,
-    Request, RequestHeader, WatchSets, WatcherType,
+    CheckStat, CreateRequest, DeleteRequest, Input, Malformed, MultiOp, ReadKind, ReadRequest,
+    ReconfigRequest, Request, RequestHeader, WatchSets, WatcherType,
 };
 
 /// A frame after the handshake.
@@ -43,12 +43,19 @@ impl Request {
                 path: input.string("path")?,
                 count_max: input.int("remove_nodes_limit")?.cast_unsigned(),
             },
-            EXISTS => {
-                Request::Exists { path: input.string("path")?, watch: input.boolean("watch")? }
-            }
-            GET_DATA => {
-                Request::GetData { path: input.string("path")?, watch: input.boolean("watch")? }
-            }
+            EXISTS
+            | GET_DATA
+            | GET_CHILDREN
+            | GET_CHILDREN2
+            | FILTERED_LIST
+            | FILTERED_LIST_WITH_STATS_AND_DATA => match ReadRequest::decode(code, input)? {
+                Some(read) => Request::Read(read),
+                None => return Ok(None),
+            },
+            LIST_RECURSIVE => Request::ListRecursive {
+                path: input.string("path")?,
+                count_max: input.int("children_nodes_limit")?.cast_unsigned(),
+            },
             SET_DATA => Request::SetData {
                 path: input.string("path")?,
                 data: input.buffer("data")?,
@@ -60,22 +67,13 @@ impl Request {
                 acl: decode_acl(input)?,
                 version: input.int("version")?,
             },
-            GET_CHILDREN | GET_CHILDREN2 => Request::GetChildren {
-                path: input.string("path")?,
-                watch: input.boolean("watch")?,
-                with_stat: code == GET_CHILDREN2,
-            },
-            FILTERED_LIST => Request::FilteredList {
-                path: input.string("path")?,
-                watch: input.boolean("watch")?,
-                filter: ChildFilter::decode(input)?,
-            },
             GET_ALL_CHILDREN_NUMBER => {
                 Request::GetAllChildrenNumber { path: input.string("path")? }
             }
             SYNC => Request::Sync { path: input.string("path")? },
             PING => Request::Ping,
             CHECK => Request::Check { path: input.string("path")?, version: input.int("version")? },
+            CHECK_STAT => Request::CheckStat(CheckStat::decode(input)?),
             CHECK_NOT_EXISTS => {
                 Request::CheckAbsent { path: input.string("path")?, version: input.int("version")? }
             }
@@ -146,6 +144,36 @@ impl CreateRequest {
     }
 }
 
+impl ReadRequest {
+    /// `None` if this type reads something else.
+    fn decode(code: i32, input: &mut Input) -> Result<Option<ReadRequest>, Malformed> {
+        let (path, watch) = (input.string("path")?, input.boolean("watch")?);
+        Ok(ReadKind::decode(code, input)?.map(|kind| ReadRequest { kind, path, watch }))
+    }
+}
+
+impl CheckStat {
+    fn decode(input: &mut Input) -> Result<CheckStat, Malformed> {
+        Ok(CheckStat {
+            path: input.string("path")?,
+            version: input.int("version")?,
+            stat: Stat {
+                czxid: Zxid(input.long("czxid")?),
+                mzxid: Zxid(input.long("mzxid")?),
+                ctime_ms: input.long("ctime")?,
+                mtime_ms: input.long("mtime")?,
+                version: input.int("version")?,
+                cversion: input.int("cversion")?,
+                aversion: input.int("aversion")?,
+                ephemeral_owner: input.long("ephemeralOwner")?,
+                data_length: input.int("dataLength")?,
+                num_children: input.int("numChildren")?,
+                pzxid: Zxid(input.long("pzxid")?),
+            },
+        })
+    }
+}
+
 impl DeleteRequest {
     fn decode(code: i32, input: &mut Input) -> Result<DeleteRequest, Malformed> {
         Ok(DeleteRequest {
@@ -191,6 +219,7 @@ fn decode_multi(input: &mut Input) -> Result<Vec<MultiOp>, Malformed> {
                 version: input.int("version")?,
             },
             CHECK => MultiOp::Check { path: input.string("path")?, version: input.int("version")? },
+            CHECK_STAT => MultiOp::CheckStat(CheckStat::decode(input)?),
             CHECK_NOT_EXISTS => {
                 MultiOp::CheckAbsent { path: input.string("path")?, version: input.int("version")? }
             }
@@ -199,7 +228,7 @@ fn decode_multi(input: &mut Input) -> Result<Vec<MultiOp>, Malformed> {
     }
 }
 
-fn decode_multi_read(input: &mut Input) -> Result<Vec<ReadOp>, Malformed> {
+fn decode_multi_read(input: &mut Input) -> Result<Vec<ReadRequest>, Malformed> {
     let mut ops = Vec::new();
     loop {
         let code = input.int("multiRead type")?;
@@ -208,19 +237,12 @@ fn decode_multi_read(input: &mut Input) -> Result<Vec<ReadOp>, Malformed> {
         if is_done {
             return Ok(ops);
         }
-        let path = input.string("path")?;
-        // A multiRead sets no watches; ZooKeeper reads the flag and ignores it.
-        input.boolean("watch")?;
-        ops.push(match code {
-            GET_DATA => ReadOp::GetData { path },
-            GET_CHILDREN => ReadOp::GetChildren { path },
-            EXISTS => ReadOp::Exists { path },
-            GET_CHILDREN2 => ReadOp::GetChildren2 { path },
-            FILTERED_LIST => ReadOp::FilteredList { path, filter: ChildFilter::decode(input)? },
-            _ => {
+        match ReadRequest::decode(code, input)? {
+            Some(read) => ops.push(read),
+            None => {
                 return Err(Malformed::Unknown { what: "type of an op in multiRead", value: code });
             }
-        });
+        }
     }
 }
 

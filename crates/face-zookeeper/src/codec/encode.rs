@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 use proteus_kernel_api::tree::AclEntry;
 
 use super::reply;
-use super::{CreateRequest, MultiOp, Output, ReadOp, Request, WatchSets};
+use super::{CheckStat, CreateRequest, MultiOp, Output, ReadKind, ReadRequest, Request, WatchSets};
 
 impl Request {
     /// Appends the whole frame.
@@ -24,21 +24,13 @@ impl Request {
             Request::Check { path, version } | Request::CheckAbsent { path, version } => {
                 versioned(path, *version, into);
             }
-            Request::DeleteSubtree { path, count_max } => {
+            Request::DeleteSubtree { path, count_max }
+            | Request::ListRecursive { path, count_max } => {
                 into.string(path);
                 into.put_u32(*count_max);
             }
-            Request::Exists { path, watch }
-            | Request::GetData { path, watch }
-            | Request::GetChildren { path, watch, .. } => {
-                into.string(path);
-                into.boolean(*watch);
-            }
-            Request::FilteredList { path, watch, filter } => {
-                into.string(path);
-                into.boolean(*watch);
-                into.put_u8(*filter as u8);
-            }
+            Request::Read(read) => read.encode(into),
+            Request::CheckStat(check) => check.encode(into),
             Request::SetData { path, data, version } => {
                 into.string(path);
                 into.buffer(data.as_deref());
@@ -118,6 +110,7 @@ fn encode_multi(ops: &[MultiOp], into: &mut BytesMut) {
             MultiOp::Check { path, version } | MultiOp::CheckAbsent { path, version } => {
                 versioned(path, *version, into);
             }
+            MultiOp::CheckStat(check) => check.encode(into),
             MultiOp::DeleteSubtree { path, count_max } => {
                 into.string(path);
                 into.put_u32(*count_max);
@@ -132,21 +125,33 @@ fn encode_multi(ops: &[MultiOp], into: &mut BytesMut) {
     reply::multi_end(into);
 }
 
-fn encode_multi_read(ops: &[ReadOp], into: &mut BytesMut) {
+fn encode_multi_read(ops: &[ReadRequest], into: &mut BytesMut) {
     for op in ops {
-        op_header(op.code(), into);
-        let (ReadOp::GetData { path }
-        | ReadOp::GetChildren { path }
-        | ReadOp::Exists { path }
-        | ReadOp::GetChildren2 { path }
-        | ReadOp::FilteredList { path, .. }) = op;
-        into.string(path);
-        into.boolean(false);
-        if let ReadOp::FilteredList { filter, .. } = op {
-            into.put_u8(*filter as u8);
-        }
+        op_header(op.kind.code(), into);
+        op.encode(into);
     }
     reply::multi_end(into);
+}
+
+impl ReadRequest {
+    fn encode(&self, into: &mut BytesMut) {
+        into.string(&self.path);
+        into.boolean(self.watch);
+        if let ReadKind::FilteredList(filter, details) = self.kind {
+            into.put_u8(filter as u8);
+            if let Some(details) = details {
+                into.boolean(details.stat);
+                into.boolean(details.data);
+            }
+        }
+    }
+}
+
+impl CheckStat {
+    fn encode(&self, into: &mut BytesMut) {
+        versioned(&self.path, self.version, into);
+        reply::stat(into, &self.stat);
+    }
 }
 
 fn op_header(code: i32, into: &mut BytesMut) {

@@ -57,11 +57,21 @@ pub const REQUEST_TYPES: &[RequestType] = &[
     yes(CHECK_NOT_EXISTS, "CheckNotExists"),
     yes(CREATE_IF_NOT_EXISTS, "CreateIfNotExists"),
     yes(REMOVE_RECURSIVE, "RemoveRecursive"),
-    no(504, "CheckStat"),
+    yes(CHECK_STAT, "CheckStat"),
     yes(TRY_REMOVE, "TryRemove"),
-    no(506, "FilteredListWithStatsAndData"),
-    no(507, "ListRecursive"),
+    yes(FILTERED_LIST_WITH_STATS_AND_DATA, "FilteredListWithStatsAndData"),
+    yes(LIST_RECURSIVE, "ListRecursive"),
 ];
+
+/// Where a type stands in [`REQUEST_TYPES`].
+pub fn place(code: i32) -> Option<usize> {
+    // Those that are asked most stand first, in the order of their codes.
+    let guess = usize::try_from(code).ok().and_then(|code| code.checked_sub(1));
+    match guess.and_then(|place| REQUEST_TYPES.get(place)) {
+        Some(request_type) if request_type.code == code => guess,
+        _ => REQUEST_TYPES.iter().position(|request_type| request_type.code == code),
+    }
+}
 
 pub(crate) const CREATE: i32 = 1;
 pub(crate) const DELETE: i32 = 2;
@@ -96,4 +106,7 @@ pub(crate) const FILTERED_LIST: i32 = 500;
 pub(crate) const CHECK_NOT_EXISTS: i32 = 501;
 pub(crate) const CREATE_IF_NOT_EXISTS: i32 = 502;
 pub(crate) const REMOVE_RECURSIVE: i32 = 503;
+pub(crate) const CHECK_STAT: i32 = 504;
 pub(crate) const TRY_REMOVE: i32 = 505;
+pub(crate) const FILTERED_LIST_WITH_STATS_AND_DATA: i32 = 506;
+pub(crate) const LIST_RECURSIVE: i32 = 507;

@@ -22,8 +22,8 @@ pub use decode::Decoded;
 pub(crate) use encode::encode_acl;
 pub use jute::{Input, Malformed, Output};
 pub use request::{
-    ChildFilter, CreateRequest, DeleteRequest, MultiOp, ReadOp, ReconfigRequest, Request,
-    RequestHeader, WatchSets, WatcherType,
+    CheckStat, ChildDetails, ChildFilter, CreateRequest, DeleteRequest, MultiOp, ReadKind,
+    ReadRequest, ReconfigRequest, Request, RequestHeader, WatchSets, WatcherType,
 };
 
 /// ZooKeeper's default `jute.maxbuffer`: the longest frame a client may send, in bytes.

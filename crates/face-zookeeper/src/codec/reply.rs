@@ -9,6 +9,9 @@ use crate::errors::ErrorCode;
 /// The xid of watch events.
 const XID_EVENT: i32 = -1;
 
+/// The zxid of an event whose change is not known: of a watch that was set again too late.
+pub const NO_ZXID: i64 = -1;
+
 /// What happened to what a watch watches, numbered as on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventType {
@@ -49,10 +52,10 @@ pub fn error(into: &mut BytesMut, xid: i32, zxid: i64, code: ErrorCode) {
     frame(into, |into| header(into, xid, zxid, code));
 }
 
-/// Appends a watch event.
-pub fn event(into: &mut BytesMut, event: EventType, path: &str) {
+/// Appends a watch event, with the zxid of the change that caused it, or [`NO_ZXID`].
+pub fn event(into: &mut BytesMut, event: EventType, path: &str, zxid: i64) {
     frame(into, |into| {
-        header(into, XID_EVENT, -1, ErrorCode::OK);
+        header(into, XID_EVENT, zxid, ErrorCode::OK);
         into.put_i32(event as i32);
         into.put_i32(STATE_SYNC_CONNECTED);
         into.string(path);

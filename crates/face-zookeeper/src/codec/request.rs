@@ -1,7 +1,7 @@
 //! Requests.
 
 use bytes::Bytes;
-use proteus_kernel_api::tree::AclEntry;
+use proteus_kernel_api::tree::{AclEntry, Stat};
 
 use super::kinds::*;
 use super::{Input, Malformed};
@@ -74,6 +74,8 @@ pub enum MultiOp {
         /// At which version; any if -1.
         version: i32,
     },
+    /// Demand that one has this stat.
+    CheckStat(CheckStat),
     /// Demand that none exists, at a version.
     CheckAbsent {
         /// Where.
@@ -81,6 +83,17 @@ pub enum MultiOp {
         /// At which version; any if -1.
         version: i32,
     },
+}
+
+/// A demand on a znode's stat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckStat {
+    /// Where.
+    pub path: String,
+    /// At which version; any if -1.
+    pub version: i32,
+    /// What else; -1 in a field is anything.
+    pub stat: Stat,
 }
 
 /// Which children a listing tells.
@@ -105,15 +118,40 @@ impl ChildFilter {
     }
 }
 
-/// One read of a `multiRead`. ZooKeeper has the first two, ClickHouse Keeper the others as well.
+/// What a listing tells of each child beside its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChildDetails {
+    /// Its stat.
+    pub stat: bool,
+    /// Its data.
+    pub data: bool,
+}
+
+/// What is read of a znode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadKind {
+    /// Its stat, or that it is not there.
+    Exists,
+    /// Its data and stat.
+    Data,
+    /// Its children.
+    Children,
+    /// Its children and stat.
+    ChildrenAndStat,
+    /// Some children, and more of each if asked for.
+    FilteredList(ChildFilter, Option<ChildDetails>),
+}
+
+/// A read of one znode, by itself or within a `multiRead`. There ZooKeeper has data and children only,
+/// ClickHouse Keeper all.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the fields are those of zookeeper.jute")]
-pub enum ReadOp {
-    GetData { path: String },
-    GetChildren { path: String },
-    Exists { path: String },
-    GetChildren2 { path: String },
-    FilteredList { path: String, filter: ChildFilter },
+pub struct ReadRequest {
+    /// What.
+    pub kind: ReadKind,
+    /// Where.
+    pub path: String,
+    /// Whether to watch it from then on.
+    pub watch: bool,
 }
 
 /// Which watches `checkWatches` and `removeWatches` mean.
@@ -166,20 +204,19 @@ pub enum Request {
     Create(CreateRequest),
     Delete(DeleteRequest),
     DeleteSubtree { path: String, count_max: u32 },
-    Exists { path: String, watch: bool },
-    GetData { path: String, watch: bool },
+    Read(ReadRequest),
     SetData { path: String, data: Option<Bytes>, version: i32 },
     GetAcl { path: String },
     SetAcl { path: String, acl: Vec<AclEntry>, version: i32 },
-    GetChildren { path: String, watch: bool, with_stat: bool },
-    FilteredList { path: String, watch: bool, filter: ChildFilter },
+    ListRecursive { path: String, count_max: u32 },
     GetAllChildrenNumber { path: String },
     Sync { path: String },
     Ping,
     Check { path: String, version: i32 },
+    CheckStat(CheckStat),
     CheckAbsent { path: String, version: i32 },
     Multi(Vec<MultiOp>),
-    MultiRead(Vec<ReadOp>),
+    MultiRead(Vec<ReadRequest>),
     Reconfig(ReconfigRequest),
     Auth { scheme: String, secret: Bytes },
     Sasl { token: Bytes },
@@ -212,18 +249,16 @@ impl Request {
             Request::Create(create) => create.code,
             Request::Delete(delete) => delete.code(),
             Request::DeleteSubtree { .. } => REMOVE_RECURSIVE,
-            Request::Exists { .. } => EXISTS,
-            Request::GetData { .. } => GET_DATA,
+            Request::Read(read) => read.kind.code(),
             Request::SetData { .. } => SET_DATA,
             Request::GetAcl { .. } => GET_ACL,
             Request::SetAcl { .. } => SET_ACL,
-            Request::GetChildren { with_stat: false, .. } => GET_CHILDREN,
-            Request::GetChildren { with_stat: true, .. } => GET_CHILDREN2,
-            Request::FilteredList { .. } => FILTERED_LIST,
+            Request::ListRecursive { .. } => LIST_RECURSIVE,
             Request::GetAllChildrenNumber { .. } => GET_ALL_CHILDREN_NUMBER,
             Request::Sync { .. } => SYNC,
             Request::Ping => PING,
             Request::Check { .. } => CHECK,
+            Request::CheckStat(_) => CHECK_STAT,
             Request::CheckAbsent { .. } => CHECK_NOT_EXISTS,
             Request::Multi(_) => MULTI,
             Request::MultiRead(_) => MULTI_READ,
@@ -256,19 +291,47 @@ impl MultiOp {
             MultiOp::DeleteSubtree { .. } => REMOVE_RECURSIVE,
             MultiOp::SetData { .. } => SET_DATA,
             MultiOp::Check { .. } => CHECK,
+            MultiOp::CheckStat(_) => CHECK_STAT,
             MultiOp::CheckAbsent { .. } => CHECK_NOT_EXISTS,
         }
     }
 }
 
-impl ReadOp {
-    pub(crate) fn code(&self) -> i32 {
+impl Request {
+    /// A read of one znode.
+    pub fn read(kind: ReadKind, path: &str, watch: bool) -> Request {
+        Request::Read(ReadRequest { kind, path: path.to_owned(), watch })
+    }
+}
+
+impl ReadKind {
+    /// The kind that a type of request asks for, if it asks to read one znode, and what follows path
+    /// and watch.
+    pub(super) fn decode(code: i32, rest: &mut Input) -> Result<Option<ReadKind>, Malformed> {
+        Ok(Some(match code {
+            EXISTS => ReadKind::Exists,
+            GET_DATA => ReadKind::Data,
+            GET_CHILDREN => ReadKind::Children,
+            GET_CHILDREN2 => ReadKind::ChildrenAndStat,
+            FILTERED_LIST => ReadKind::FilteredList(ChildFilter::decode(rest)?, None),
+            FILTERED_LIST_WITH_STATS_AND_DATA => {
+                let filter = ChildFilter::decode(rest)?;
+                let stat = rest.boolean("with_stat")?;
+                let details = ChildDetails { stat, data: rest.boolean("with_data")? };
+                ReadKind::FilteredList(filter, Some(details))
+            }
+            _ => return Ok(None),
+        }))
+    }
+
+    pub(crate) fn code(self) -> i32 {
         match self {
-            ReadOp::GetData { .. } => GET_DATA,
-            ReadOp::GetChildren { .. } => GET_CHILDREN,
-            ReadOp::Exists { .. } => EXISTS,
-            ReadOp::GetChildren2 { .. } => GET_CHILDREN2,
-            ReadOp::FilteredList { .. } => FILTERED_LIST,
+            ReadKind::Exists => EXISTS,
+            ReadKind::Data => GET_DATA,
+            ReadKind::Children => GET_CHILDREN,
+            ReadKind::ChildrenAndStat => GET_CHILDREN2,
+            ReadKind::FilteredList(_, None) => FILTERED_LIST,
+            ReadKind::FilteredList(_, Some(_)) => FILTERED_LIST_WITH_STATS_AND_DATA,
         }
     }
 }

@@ -1,7 +1,7 @@
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
-use proteus_kernel_api::tree::AclEntry;
+use proteus_kernel_api::tree::{AclEntry, Stat, Zxid};
 
 use super::kinds::REQUEST_TYPES;
 use super::*;
@@ -97,6 +97,41 @@ fn watcher_type() -> impl Strategy<Value = WatcherType> {
     ])
 }
 
+fn read_request() -> impl Strategy<Value = ReadRequest> {
+    let details =
+        (any::<bool>(), any::<bool>()).prop_map(|(stat, data)| ChildDetails { stat, data });
+    let kind = prop_oneof![
+        Just(ReadKind::Exists),
+        Just(ReadKind::Data),
+        Just(ReadKind::Children),
+        Just(ReadKind::ChildrenAndStat),
+        (filter(), prop::option::of(details))
+            .prop_map(|(filter, details)| ReadKind::FilteredList(filter, details)),
+    ];
+    (kind, text(), any::<bool>()).prop_map(|(kind, path, watch)| ReadRequest { kind, path, watch })
+}
+
+fn check_stat() -> impl Strategy<Value = CheckStat> {
+    (text(), any::<i32>(), any::<[i64; 6]>(), any::<[i32; 5]>()).prop_map(
+        |(path, version, longs, ints)| {
+            let stat = Stat {
+                czxid: Zxid(longs[0]),
+                mzxid: Zxid(longs[1]),
+                pzxid: Zxid(longs[2]),
+                ctime_ms: longs[3],
+                mtime_ms: longs[4],
+                ephemeral_owner: longs[5],
+                version: ints[0],
+                cversion: ints[1],
+                aversion: ints[2],
+                data_length: ints[3],
+                num_children: ints[4],
+            };
+            CheckStat { path, version, stat }
+        },
+    )
+}
+
 fn request() -> impl Strategy<Value = Request> {
     let watched = || (text(), any::<bool>());
     let versioned = || (text(), any::<i32>());
@@ -107,11 +142,10 @@ fn request() -> impl Strategy<Value = Request> {
             .prop_map(|(path, count_max)| Request::DeleteSubtree { path, count_max }),
         versioned().prop_map(|(path, version)| Request::CheckAbsent { path, version }),
         versioned().prop_map(|(path, version)| Request::Check { path, version }),
-        watched().prop_map(|(path, watch)| Request::Exists { path, watch }),
-        watched().prop_map(|(path, watch)| Request::GetData { path, watch }),
-        (watched(), any::<bool>()).prop_map(|((path, watch), with_stat)| {
-            Request::GetChildren { path, watch, with_stat }
-        }),
+        read_request().prop_map(Request::Read),
+        check_stat().prop_map(Request::CheckStat),
+        (text(), any::<u32>())
+            .prop_map(|(path, count_max)| Request::ListRecursive { path, count_max }),
         (text(), data(), any::<i32>()).prop_map(|(path, data, version)| Request::SetData {
             path,
             data,
@@ -130,17 +164,7 @@ fn request() -> impl Strategy<Value = Request> {
         Just(Request::Ping),
         Just(Request::CloseSession),
         prop::collection::vec(multi_op(), 0..4).prop_map(Request::Multi),
-        prop::collection::vec(
-            prop_oneof![
-                text().prop_map(|path| ReadOp::GetData { path }),
-                text().prop_map(|path| ReadOp::GetChildren { path }),
-                text().prop_map(|path| ReadOp::Exists { path }),
-                text().prop_map(|path| ReadOp::GetChildren2 { path }),
-                (text(), filter()).prop_map(|(path, filter)| ReadOp::FilteredList { path, filter }),
-            ],
-            0..4
-        )
-        .prop_map(Request::MultiRead),
+        prop::collection::vec(read_request(), 0..4).prop_map(Request::MultiRead),
         (text(), data()).prop_map(|(scheme, secret)| Request::Auth {
             scheme,
             secret: secret.unwrap_or_default()
@@ -152,15 +176,12 @@ fn request() -> impl Strategy<Value = Request> {
             .prop_map(|(path, watcher_type)| Request::RemoveWatches { path, watcher_type }),
         watch_sets().prop_map(Request::SetWatches),
     ];
-    let newer =
-        prop_oneof![
-            (text(), any::<bool>(), filter())
-                .prop_map(|(path, watch, filter)| Request::FilteredList { path, watch, filter }),
-            text().prop_map(|path| Request::GetAllChildrenNumber { path }),
-            Just(Request::WhoAmI),
-            data().prop_map(|token| Request::Sasl { token: token.unwrap_or_default() }),
-            reconfig().prop_map(Request::Reconfig),
-        ];
+    let newer = prop_oneof![
+        text().prop_map(|path| Request::GetAllChildrenNumber { path }),
+        Just(Request::WhoAmI),
+        data().prop_map(|token| Request::Sasl { token: token.unwrap_or_default() }),
+        reconfig().prop_map(Request::Reconfig),
+    ];
     prop_oneof![simple, others, newer]
 }
 
@@ -219,15 +240,22 @@ fn corpus() -> Vec<Vec<u8>> {
     };
     let requests = [
         Request::Create(create.clone()),
-        Request::GetData { path: path(), watch: true },
+        Request::read(ReadKind::Data, "/a/b", true),
         Request::Multi(vec![MultiOp::Create(create), MultiOp::Check { path: path(), version: 1 }]),
-        Request::MultiRead(vec![ReadOp::GetData { path: path() }]),
+        Request::MultiRead(vec![ReadRequest { kind: ReadKind::Data, path: path(), watch: false }]),
         Request::SetWatches(sets),
         Request::Auth { scheme: "digest".to_owned(), secret: Bytes::from_static(b"u:p") },
         Request::Sasl { token: Bytes::from_static(b"token") },
         Request::WhoAmI,
         Request::GetAllChildrenNumber { path: path() },
-        Request::FilteredList { path: path(), watch: true, filter: ChildFilter::Ephemeral },
+        Request::read(ReadKind::FilteredList(ChildFilter::Ephemeral, None), "/a/b", true),
+        Request::read(
+            ReadKind::FilteredList(ChildFilter::All, Some(ChildDetails { stat: true, data: true })),
+            "/a/b",
+            false,
+        ),
+        Request::ListRecursive { path: path(), count_max: 9 },
+        Request::CheckStat(CheckStat { path: path(), version: 1, stat: Stat::default() }),
         Request::DeleteSubtree { path: path(), count_max: 9 },
         Request::CheckAbsent { path: path(), version: -1 },
         Request::Delete(DeleteRequest { path: path(), version: 1, is_tolerant: true }),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use bytes::{Buf, Bytes};
-use proteus_face_zookeeper::codec::{MultiOp, ReadOp, Request};
+use proteus_face_zookeeper::codec::{MultiOp, ReadKind, Request};
 
 /// Length of a stat on the wire.
 const STAT_BYTES: usize = 68;
@@ -58,13 +58,8 @@ pub fn body(request: &Request, body: &mut Bytes, names: &mut Names) -> String {
     let mut text = "ok".to_owned();
     match request {
         Request::Create(create) => created(create.code, body, names, &mut text),
-        Request::SetData { .. } | Request::SetAcl { .. } | Request::Exists { .. } => {
-            stat(body, names, &mut text);
-        }
-        Request::GetData { .. } => {
-            data(body, &mut text);
-            stat(body, names, &mut text);
-        }
+        Request::SetData { .. } | Request::SetAcl { .. } => stat(body, names, &mut text),
+        Request::Read(read) => read_body(read.kind, body, names, &mut text),
         Request::GetAcl { .. } => {
             for _ in 0..body.get_i32() {
                 let permissions = body.get_i32();
@@ -72,12 +67,6 @@ pub fn body(request: &Request, body: &mut Bytes, names: &mut Names) -> String {
                 put(&mut text, format_args!(" {permissions}:{scheme}:{id}"));
             }
             stat(body, names, &mut text);
-        }
-        Request::GetChildren { with_stat, .. } => {
-            sorted(body, &mut text);
-            if *with_stat {
-                stat(body, names, &mut text);
-            }
         }
         Request::GetEphemerals { .. } => sorted(body, &mut text),
         Request::GetAllChildrenNumber { .. } => put(&mut text, format_args!(" {}", body.get_i32())),
@@ -112,11 +101,7 @@ pub fn body(request: &Request, body: &mut Bytes, names: &mut Names) -> String {
                 put(&mut text, format_args!(" {code}"));
                 match (code, op) {
                     (-1, _) => put(&mut text, format_args!(" {}", body.get_i32())),
-                    (_, ReadOp::GetData { .. }) => {
-                        data(body, &mut text);
-                        stat(body, names, &mut text);
-                    }
-                    _ => sorted(body, &mut text),
+                    (_, read) => read_body(read.kind, body, names, &mut text),
                 }
             }
             multi_header(body);
@@ -127,6 +112,16 @@ pub fn body(request: &Request, body: &mut Bytes, names: &mut Names) -> String {
         put(&mut text, format_args!(" and {} bytes", body.remaining()));
     }
     text
+}
+
+fn read_body(kind: ReadKind, body: &mut Bytes, names: &mut Names, text: &mut String) {
+    match kind {
+        ReadKind::Exists => {}
+        ReadKind::Data => data(body, text),
+        ReadKind::Children => return sorted(body, text),
+        ReadKind::ChildrenAndStat | ReadKind::FilteredList(..) => sorted(body, text),
+    }
+    stat(body, names, text);
 }
 
 fn multi_header(body: &mut Bytes) -> (i32, i32) {

@@ -15,8 +15,8 @@ use std::net::SocketAddr;
 
 use bytes::{Buf, Bytes, BytesMut};
 use proteus_face_zookeeper::codec::{
-    ConnectRequest, CreateRequest, DeleteRequest, MultiOp, ReadOp, ReconfigRequest, Request,
-    WatchSets, WatcherType,
+    ConnectRequest, CreateRequest, DeleteRequest, MultiOp, ReadKind, ReadRequest, ReconfigRequest,
+    Request, WatchSets, WatcherType,
 };
 use proteus_kernel_api::tree::AclEntry;
 
@@ -161,10 +161,10 @@ fn parse(words: &[&str]) -> Request {
             Request::Delete(DeleteRequest { path: path(), version: version(2), is_tolerant: false })
         }
         "set" => Request::SetData { path: path(), data: data(words[2]), version: version(3) },
-        "get" => Request::GetData { path: path(), watch },
-        "exists" => Request::Exists { path: path(), watch },
-        "ls" => Request::GetChildren { path: path(), watch, with_stat: false },
-        "ls2" => Request::GetChildren { path: path(), watch, with_stat: true },
+        "get" => Request::read(ReadKind::Data, words[1], watch),
+        "exists" => Request::read(ReadKind::Exists, words[1], watch),
+        "ls" => Request::read(ReadKind::Children, words[1], watch),
+        "ls2" => Request::read(ReadKind::ChildrenAndStat, words[1], watch),
         "getacl" => Request::GetAcl { path: path() },
         "setacl" => Request::SetAcl { path: path(), acl: acl(words[2]), version: version(3) },
         "check" => Request::Check { path: path(), version: version(2) },
@@ -223,12 +223,9 @@ fn multi_op(words: &[&str]) -> MultiOp {
     }
 }
 
-fn read_op(words: &[&str]) -> ReadOp {
-    let path = words[1].to_owned();
-    match words[0] {
-        "get" => ReadOp::GetData { path },
-        _ => ReadOp::GetChildren { path },
-    }
+fn read_op(words: &[&str]) -> ReadRequest {
+    let kind = if words[0] == "get" { ReadKind::Data } else { ReadKind::Children };
+    ReadRequest { kind, path: words[1].to_owned(), watch: false }
 }
 
 fn watcher_type(word: &str) -> WatcherType {

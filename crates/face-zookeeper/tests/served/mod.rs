@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use proteus_env::net::TcpStream;
 use proteus_env::{Clock, SystemClock, net, task};
 use proteus_face::{Accounts, Metrics};
-use proteus_face_zookeeper::codec::{ConnectRequest, CreateRequest, Request, take_frame};
+use proteus_face_zookeeper::codec::{ConnectRequest, CreateRequest, ReadKind, Request, take_frame};
 use proteus_face_zookeeper::{ZookeeperFace, ZookeeperOptions};
 use proteus_kernel_api::Kernel;
 use proteus_kernel_api::tree::AclEntry;
@@ -182,5 +182,5 @@ pub fn set(path: &str, data: &str) -> Request {
 }
 
 pub fn get(path: &str, watch: bool) -> Request {
-    Request::GetData { path: path.to_owned(), watch }
+    Request::read(ReadKind::Data, path, watch)
 }

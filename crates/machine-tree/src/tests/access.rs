@@ -3,7 +3,7 @@
 use super::*;
 
 fn who(scheme: &str, id: &str) -> Credentials {
-    Credentials::of(vec![Identity { scheme: scheme.to_owned(), id: id.to_owned() }])
+    Credentials::of(&[Identity { scheme: scheme.to_owned(), id: id.to_owned() }])
 }
 
 fn only(permissions: i32, scheme: &str, id: &str) -> Acl {
@@ -81,7 +81,7 @@ fn changes_carry_the_acl_of_what_changed() {
 fn the_members_of_an_ensemble_are_read_only() {
     let mut world = World::new();
     let path = "/zookeeper/config".to_owned();
-    let nobody = Credentials::of(Vec::new());
+    let nobody = Credentials::of(&[]);
     assert_eq!(world.stat(&path).map(|stat| stat.aversion), Some(-1));
     let op = Op::SetData { path: path.clone(), data: None, version: None, by: nobody };
     assert_eq!(world.apply(&op), Err(not_permitted(&path)));
@@ -154,5 +154,23 @@ fn what_exists_is_kept_on_demand_and_absence_can_be_expected() {
     assert_eq!(world.apply(&absent("/a", Some(1))), Ok(Reply::Checked));
     for version in [None, Some(0)] {
         assert!(matches!(world.apply(&absent("/a", version)), Err(Refusal::NodeExists { .. })));
+    }
+}
+
+#[test]
+fn members_are_written_once_with_the_zxid_of_the_change_as_their_version() {
+    let mut world = World::new();
+    let set = |servers: &str| Op::SetMembers { servers: servers.to_owned() };
+    for (servers, version, change_count) in [
+        ("server.1=a", 1, 1),
+        ("server.1=a", 1, 0),
+        ("server.1=a\nserver.2=b", 2, 1),
+        ("server.1=a", 3, 1),
+    ] {
+        let Ok(Reply::Changed { stat }) = world.apply(&set(servers)) else { panic!("refused") };
+        assert_eq!((stat.version, world.changes.len()), (version, change_count));
+        let (text, _) = data(&world.store, crate::CONFIG_PATH).unwrap().unwrap();
+        let expected = format!("{servers}\nversion={:x}", stat.mzxid.0);
+        assert_eq!(text, Some(Bytes::from(expected)));
     }
 }

@@ -21,7 +21,13 @@ struct Cluster {
 }
 
 fn settings(join: Option<&str>) -> Vec<String> {
-    let mut settings = vec!["--cluster-secret".to_owned(), SECRET.to_owned()];
+    let fixed = [
+        ["--cluster-secret", SECRET],
+        ["--zookeeper-reconfig", "true"],
+        // Of `super:test`.
+        ["--zookeeper-super-digest", "super:D/InIHSb7yEEbrWz8b9l71RjZJU="],
+    ];
+    let mut settings: Vec<String> = fixed.concat().into_iter().map(str::to_owned).collect();
     if let Some(address) = join {
         settings.extend(["--join".to_owned(), address.to_owned()]);
     }
@@ -235,6 +241,48 @@ fn a_zookeeper_session_outlives_the_node_that_led() {
         assert_eq!(client.session_id(), session, "the same session");
         assert!(witness.check_stat("/mine").await.unwrap().is_some(), "its ephemeral lives");
     });
+}
+
+#[test]
+fn zookeeper_clients_see_the_members_and_may_take_one_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(directory.path());
+    let leader = cluster.leader();
+    let other = (0..3).find(|node| *node != leader).unwrap();
+    let leaving = (0..3).find(|node| *node != leader && *node != other).unwrap();
+    let host = cluster.nodes[other].address(2181).to_string();
+    runtime().block_on(async {
+        let client = zk::Client::connect(&host).await.unwrap();
+        let started = Instant::now();
+        let watcher = loop {
+            let (config, _, watcher) = client.get_and_watch_config().await.unwrap();
+            let config = String::from_utf8(config).unwrap();
+            if config.matches(":participant;").count() == 3 && config.contains("\nversion=") {
+                assert!(config.contains(&format!(";{host}")), "clients' addresses: {config}");
+                break watcher;
+            }
+            assert!(started.elapsed() < PATIENCE, "the members are never shown: {config}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        let number = (leaving + 1).to_string();
+        let refused = client.update_ensemble(leave(&number), None).await;
+        assert!(refused.is_err(), "not by anybody");
+        client.auth("digest", b"super:test").await.unwrap();
+        let (config, _) = client.update_ensemble(leave(&number), None).await.unwrap();
+        let config = String::from_utf8(config).unwrap();
+        assert!(!config.contains(&format!("server.{number}=")), "{config}");
+        let event = tokio::time::timeout(PATIENCE, watcher.changed()).await;
+        assert_eq!(event.expect("the watch fires").event_type, zk::EventType::NodeDataChanged);
+    });
+    let status = cluster.status().expect("two nodes that live");
+    assert_eq!(status["nodes"].as_array().map(Vec::len), Some(2), "{status}");
+}
+
+fn leave(node: &str) -> zk::EnsembleUpdate<'_, std::vec::IntoIter<&str>> {
+    zk::EnsembleUpdate::Incremental {
+        joinings: Vec::new().into_iter(),
+        leavings: vec![node].into_iter(),
+    }
 }
 
 #[test]
