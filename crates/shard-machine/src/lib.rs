@@ -171,8 +171,7 @@ impl ShardMachine for Composed {
     fn encode(command: &Minitransaction, into: &mut Vec<u8>) {
         into.push(FORMAT_VERSION);
         // Encoding plain data into a growing buffer has no way to fail.
-        let bytes = std::mem::take(into);
-        *into = postcard::to_extend(command, bytes).expect("plain data encodes");
+        postcard::serialize_with_flavor(command, Appending(into)).expect("plain data encodes");
     }
 
     fn decode(bytes: &[u8]) -> Result<(Minitransaction, &[u8]), StoreError> {
@@ -224,6 +223,28 @@ impl ShardMachine for Composed {
 
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Minitransaction>, StoreError> {
         Ok(due_ops(view, count_max)?.into_iter().map(Minitransaction::of).collect())
+    }
+}
+
+/// Appends what postcard encodes. Its own flavor for that copies byte by byte, and a record batch is a
+/// mebibyte of them.
+struct Appending<'a>(&'a mut Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Appending<'_> {
+    type Output = ();
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
     }
 }
 
