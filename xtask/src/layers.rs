@@ -15,6 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("proteus-store", &["proteus-env", "proteus-types"]),
     ("proteus-consensus", &["proteus-env", "proteus-log", "proteus-types"]),
     ("proteus-peer", &["proteus-env"]),
+    ("proteus-objects", &["proteus-env"]),
     ("proteus-machine", &["proteus-store", "proteus-types"]),
     (
         "proteus-kernel",
@@ -57,7 +58,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("proteus-face", &["proteus-env"]),
     ("proteus-face-redis", FACE),
     ("proteus-face-zookeeper", FACE),
-    ("proteus-face-kafka", FACE),
+    (
+        "proteus-face-kafka",
+        &["proteus-env", "proteus-face", "proteus-kernel-api", "proteus-objects", "proteus-types"],
+    ),
     ("proteus-face-http", FACE),
     (
         "proteus-face-postgres",
@@ -101,6 +105,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "proteus-face-zookeeper",
             "proteus-kernel-api",
             "proteus-node",
+            "proteus-objects",
             "proteus-sql",
             "proteus-types",
         ],

@@ -99,6 +99,11 @@ pub trait Kernel: Send + Sync + 'static {
         self.cluster().leads()
     }
 
+    /// The newest term: [`ClusterView::term`], for those who ask at every request.
+    fn term(&self) -> Term {
+        self.cluster().term
+    }
+
     /// Calls `reader` once with the state at the last applied commit here; linearizable behind
     /// [`Kernel::read_barrier`]. Commits wait meanwhile: read little, or in pieces at one read
     /// timestamp.

@@ -38,7 +38,7 @@ pub use validate::{RecordRules, validate_records};
 /// Length of the header, and so of the smallest batch.
 pub const BATCH_HEADER_BYTES: usize = 61;
 /// What `batch_length` does not count.
-const LENGTH_PREFIX_BYTES: usize = 12;
+pub const LENGTH_PREFIX_BYTES: usize = 12;
 /// The only format that is stored.
 pub const MAGIC: i8 = 2;
 /// The `producer_id` of a batch without one.
