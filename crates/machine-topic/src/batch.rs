@@ -32,6 +32,7 @@ pub use control::{Marker, frame_marker, read_marker};
 pub use decode::{DECOMPRESSED_BYTES_MAX, Records, decode_records};
 pub use encode::{
     NewRecord, frame_batch, partition_of_key, put_checksum, rebuild_batch, stamp_append_time,
+    with_producer,
 };
 pub use validate::{RecordRules, validate_records};
 
