@@ -335,6 +335,12 @@ fn time_settles<M: Machine>(
         }
         ts = CommitTs::from_physical_ms(ts.physical_ms() + LONG_MS);
     }
+    // What was in the object store is forgotten once it was deleted there.
+    let garbage = topic::tiering::garbage_objects(&store, usize::MAX)?;
+    let object_ids = garbage.iter().map(|name| name.object_id).collect();
+    let forget = Minitransaction::of(topic::Op::ForgetObjects { object_ids });
+    let entry = Entry { first_ts: ts.plus(1), commands: vec![forget] };
+    apply_entry::<M>(&mut store, LogIndex(1), &entry)?;
     // Each of these is one key however much was there before: see `docs/data-format.md`.
     const COUNTERS_MAX: usize = 8;
     let left = bytewise(&store)?;
