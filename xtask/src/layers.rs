@@ -15,7 +15,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("proteus-store", &["proteus-env", "proteus-types"]),
     ("proteus-consensus", &["proteus-env", "proteus-log", "proteus-types"]),
     ("proteus-peer", &["proteus-env"]),
-    ("proteus-backup", &["proteus-env", "proteus-types"]),
+    ("proteus-backup", &["proteus-objects", "proteus-types"]),
+    ("proteus-objects", &["proteus-env"]),
     ("proteus-machine", &["proteus-store", "proteus-types"]),
     (
         "proteus-kernel",
@@ -58,7 +59,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("proteus-face", &["proteus-env"]),
     ("proteus-face-redis", FACE),
     ("proteus-face-zookeeper", FACE),
-    ("proteus-face-kafka", FACE),
+    (
+        "proteus-face-kafka",
+        &["proteus-env", "proteus-face", "proteus-kernel-api", "proteus-objects", "proteus-types"],
+    ),
     ("proteus-face-http", FACE),
     (
         "proteus-face-postgres",
@@ -103,6 +107,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "proteus-face-zookeeper",
             "proteus-kernel-api",
             "proteus-node",
+            "proteus-objects",
             "proteus-sql",
             "proteus-types",
         ],

@@ -13,9 +13,9 @@
 //!
 //! Reading order: [`Backup`], [`Repository`].
 
-mod place;
 mod repository;
 
+use proteus_objects::ObjectsError;
 use proteus_types::CommitTs;
 use serde::{Deserialize, Serialize};
 
@@ -68,22 +68,12 @@ pub struct Piece {
 /// Why backups cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// The place cannot be used.
-    #[error("cannot use {place} for backups: {reason}")]
-    Place {
-        /// As it was given.
-        place: String,
-        /// Why not.
-        reason: String,
-    },
-    /// Reading or writing failed.
-    #[error("{what} failed: {reason}")]
-    Io {
-        /// What was done.
-        what: String,
-        /// What the store said.
-        reason: String,
-    },
+    /// The place cannot be used, or reading or writing failed.
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
+    /// A piece cannot be compressed, or a backup not be written down.
+    #[error("cannot encode a backup: {0}")]
+    Encoding(String),
     /// What was read is not what was written.
     #[error(
         "{what} is damaged: {reason}; restore from another backup, and keep this one for inquiry"

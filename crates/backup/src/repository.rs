@@ -2,16 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use proteus_objects::Objects;
 use proteus_types::CommitTs;
 use sha2::{Digest, Sha256};
 
-use crate::place::Place;
 use crate::{Backup, BackupError, FORMAT_VERSION, PIECE_BYTES_MAX, Piece};
 
 /// zstd's fastest regular level: a backup is bound by the disk and the network.
@@ -40,7 +36,7 @@ pub struct Pruned {
 
 /// All backups of one place.
 pub struct Repository {
-    place: Place,
+    objects: Objects,
     /// Names of the pieces that are there.
     pieces: BTreeSet<String>,
 }
@@ -51,16 +47,11 @@ impl Repository {
     /// # Errors
     /// If it cannot be used.
     pub async fn open(place: &str) -> Result<Repository, BackupError> {
-        let place = Place::open(place)?;
-        let listed: Vec<_> = place
-            .store
-            .list(Some(&Path::from(PIECES)))
-            .try_collect()
-            .await
-            .map_err(|error| failed("listing the pieces", &error))?;
-        let name = |meta: &object_store::ObjectMeta| meta.location.filename().map(str::to_owned);
+        let objects = Objects::open(place)?;
+        let listed = objects.list(PIECES).await?;
+        let name = |path: &String| path.rsplit('/').next().map(str::to_owned);
         let pieces = listed.iter().filter_map(name).collect();
-        Ok(Repository { place, pieces })
+        Ok(Repository { objects, pieces })
     }
 
     /// Keeps a piece, unless it is there.
@@ -74,9 +65,9 @@ impl Repository {
             return Ok(Added { piece: added, written_bytes: 0 });
         }
         let compressed = zstd::bulk::compress(piece, COMPRESSION_LEVEL)
-            .map_err(|error| io_failed("compressing a piece", &error))?;
+            .map_err(|error| BackupError::Encoding(error.to_string()))?;
         let written_bytes = compressed.len() as u64;
-        self.put(&piece_path(&sha256), compressed).await?;
+        self.objects.put(&piece_path(&sha256), vec![Bytes::from(compressed)]).await?;
         self.pieces.insert(sha256);
         Ok(Added { piece: added, written_bytes })
     }
@@ -87,13 +78,12 @@ impl Repository {
     /// # Errors
     /// If it cannot be written.
     pub async fn add_backup(&self, backup: &Backup) -> Result<(), BackupError> {
-        self.place.flush()?;
         let json = serde_json::to_vec(backup)
-            .map_err(|error| io_failed("encoding the backup", &error.into()))?;
+            .map_err(|error| BackupError::Encoding(error.to_string()))?;
         let mut content = format!("{}\n", hex(&Sha256::digest(&json))).into_bytes();
         content.extend_from_slice(&json);
-        self.put(&backup_path(backup.commit_ts), content).await?;
-        self.place.flush()
+        let path = backup_path(backup.commit_ts);
+        Ok(self.objects.put(&path, vec![Bytes::from(content)]).await?)
     }
 
     /// All backups, oldest first.
@@ -101,17 +91,9 @@ impl Repository {
     /// # Errors
     /// If they cannot be read, or one is damaged.
     pub async fn backups(&self) -> Result<Vec<Backup>, BackupError> {
-        let listed: Vec<_> = self
-            .place
-            .store
-            .list(Some(&Path::from(BACKUPS)))
-            .try_collect()
-            .await
-            .map_err(|error| failed("listing the backups", &error))?;
-        let mut backups = Vec::with_capacity(listed.len());
-        for meta in listed {
-            let content = self.get(&meta.location).await?;
-            backups.push(decode(&meta.location, &content)?);
+        let mut backups = Vec::new();
+        for path in self.objects.list(BACKUPS).await? {
+            backups.push(decode(&path, &self.objects.read_whole(&path).await?)?);
         }
         backups.sort_by_key(|backup| backup.commit_ts);
         Ok(backups)
@@ -139,8 +121,8 @@ impl Repository {
     /// If it cannot be read or is damaged.
     pub async fn piece(&self, piece: &Piece) -> Result<Bytes, BackupError> {
         let path = piece_path(&piece.sha256);
-        let compressed = self.get(&path).await?;
-        let damaged = |reason: String| BackupError::Damaged { what: path.to_string(), reason };
+        let compressed = self.objects.read_whole(&path).await?;
+        let damaged = |reason: String| BackupError::Damaged { what: path.clone(), reason };
         let bytes_max = usize::try_from(piece.bytes).unwrap_or(usize::MAX);
         if bytes_max > PIECE_BYTES_MAX {
             return Err(damaged(format!("no piece has {bytes_max} bytes")));
@@ -163,41 +145,23 @@ impl Repository {
         let backups = self.backups().await?;
         let (old, kept) = backups.split_at(backups.len().saturating_sub(keep));
         for backup in old {
-            self.delete(&backup_path(backup.commit_ts)).await?;
+            self.objects.delete(&backup_path(backup.commit_ts)).await?;
         }
-        // A piece must not go before the backup that names it.
-        self.place.flush()?;
         let needed: BTreeSet<&String> =
             kept.iter().flat_map(|backup| &backup.pieces).map(|piece| &piece.sha256).collect();
         let unneeded: Vec<String> =
             self.pieces.iter().filter(|name| !needed.contains(name)).cloned().collect();
         for name in &unneeded {
-            self.delete(&piece_path(name)).await?;
+            self.objects.delete(&piece_path(name)).await?;
             self.pieces.remove(name);
         }
         Ok(Pruned { backups: old.len(), pieces: unneeded.len() })
     }
-
-    async fn put(&self, path: &Path, content: Vec<u8>) -> Result<(), BackupError> {
-        let put = self.place.store.put(path, PutPayload::from(content)).await;
-        put.map(drop).map_err(|error| failed(&format!("writing {path}"), &error))
-    }
-
-    async fn get(&self, path: &Path) -> Result<Bytes, BackupError> {
-        let reading = |error| failed(&format!("reading {path}"), &error);
-        let found = self.place.store.get(path).await.map_err(reading)?;
-        found.bytes().await.map_err(reading)
-    }
-
-    async fn delete(&self, path: &Path) -> Result<(), BackupError> {
-        let deleted = self.place.store.delete(path).await;
-        deleted.map_err(|error| failed(&format!("removing {path}"), &error))
-    }
 }
 
-fn decode(path: &Path, content: &[u8]) -> Result<Backup, BackupError> {
+fn decode(path: &str, content: &[u8]) -> Result<Backup, BackupError> {
     let damaged =
-        |reason: &str| BackupError::Damaged { what: path.to_string(), reason: reason.to_owned() };
+        |reason: &str| BackupError::Damaged { what: path.to_owned(), reason: reason.to_owned() };
     let split = content.split_at_checked(64).ok_or_else(|| damaged("it is too short"))?;
     let (checksum, Some((b'\n', json))) = (split.0, split.1.split_first()) else {
         return Err(damaged("its first line is no checksum"));
@@ -216,12 +180,12 @@ fn decode(path: &Path, content: &[u8]) -> Result<Backup, BackupError> {
     Ok(backup)
 }
 
-fn piece_path(sha256: &str) -> Path {
-    Path::from(format!("{PIECES}/{}/{sha256}", sha256.get(..2).unwrap_or_default()))
+fn piece_path(sha256: &str) -> String {
+    format!("{PIECES}/{}/{sha256}", sha256.get(..2).unwrap_or_default())
 }
 
-fn backup_path(commit_ts: CommitTs) -> Path {
-    Path::from(format!("{BACKUPS}/{:016x}.json", commit_ts.0))
+fn backup_path(commit_ts: CommitTs) -> String {
+    format!("{BACKUPS}/{:016x}.json", commit_ts.0)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -230,14 +194,6 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-fn failed(what: &str, error: &object_store::Error) -> BackupError {
-    BackupError::Io { what: what.to_owned(), reason: error.to_string() }
-}
-
-fn io_failed(what: &str, error: &io::Error) -> BackupError {
-    BackupError::Io { what: what.to_owned(), reason: error.to_string() }
 }
 
 #[cfg(test)]
@@ -287,12 +243,12 @@ mod tests {
         let mut written = repository(directory.path()).await;
         let (backup, _) = back_up(&mut written, 10, &[&[7; 10_000]]).await;
         for relative in [piece_path(&backup.pieces[0].sha256), backup_path(CommitTs(10))] {
-            let path = directory.path().join(relative.as_ref());
+            let path = directory.path().join(&relative);
             let whole = proteus_env::disk::read(&path).unwrap();
             for place in 0..whole.len() {
                 let mut damaged = whole.clone();
                 damaged[place] ^= 1;
-                written.put(&relative, damaged).await.unwrap();
+                written.objects.put(&relative, vec![damaged.into()]).await.unwrap();
                 let found = match written.backups().await {
                     Ok(backups) => written.piece(&backups[0].pieces[0]).await.map(drop),
                     Err(error) => Err(error),
@@ -302,7 +258,7 @@ mod tests {
                     "byte {place}: {found:?}"
                 );
             }
-            written.put(&relative, whole).await.unwrap();
+            written.objects.put(&relative, vec![whole.into()]).await.unwrap();
         }
     }
 }

@@ -238,14 +238,6 @@ pub fn read_or_create_private(path: &Path, content: &[u8]) -> io::Result<Vec<u8>
     }
 }
 
-/// Returns once everything written to the file system that holds `directory` is on stable storage.
-///
-/// # Errors
-/// Those of the file system.
-pub fn flush_file_system(directory: &Path) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(std::fs::File::open(directory)?)?)
-}
-
 /// Whether there is a file or directory of this name.
 pub fn exists(path: &Path) -> bool {
     path.exists()
@@ -254,6 +246,30 @@ pub fn exists(path: &Path) -> bool {
 /// Whether there is a directory of this name.
 pub fn is_directory(path: &Path) -> bool {
     path.is_dir()
+}
+
+/// Makes a directory and those above it, if they are not there.
+///
+/// # Errors
+/// Those of the file system.
+pub fn create_directory(path: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(path)
+}
+
+/// Flushes a file, and the directories from the one it is in up to `top`, which is above it, so that all
+/// of them are found after a crash.
+///
+/// # Errors
+/// Those of the file system.
+pub fn flush_upto(file: &Path, top: &Path) -> io::Result<()> {
+    std::fs::File::open(file)?.sync_all()?;
+    for directory in file.ancestors().skip(1) {
+        std::fs::File::open(directory)?.sync_all()?;
+        if directory == top {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Renames a file or directory within one file system, durably.
@@ -266,6 +282,33 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
         Some(parent) => std::fs::File::open(parent)?.sync_all(),
         None => Ok(()),
     }
+}
+
+/// All files in a directory and those below it, in no order.
+///
+/// # Errors
+/// Those of the file system.
+pub fn files_under(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => directories.push(entry.path()),
+                false => files.push(entry.path()),
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// Removes a file.
+///
+/// # Errors
+/// Those of the file system.
+pub fn remove_file(path: &Path) -> io::Result<()> {
+    std::fs::remove_file(path)
 }
 
 /// Removes a directory and all in it.

@@ -6,7 +6,7 @@
 
 use kafka_protocol::messages::BrokerId;
 use kafka_protocol::protocol::StrBytes;
-use proteus_kernel_api::{ClusterView, NodeId};
+use proteus_kernel_api::{ClusterView, NodeId, topic};
 
 use crate::session::Session;
 
@@ -24,6 +24,8 @@ pub(crate) struct Brokers {
     pub(crate) all: Vec<Broker>,
     /// The one that leads every partition, if there is one now.
     leader: Option<BrokerId>,
+    /// Which leadership it is.
+    pub(crate) leader_epoch: i32,
 }
 
 /// Says of a leader: there is none.
@@ -47,9 +49,10 @@ impl Brokers {
         let own_port = i32::from(session.local.port());
         let own = Broker { id: broker_id(cluster.node), host, port: own_port };
         let leader = cluster.leader.map(broker_id);
+        let leader_epoch = topic::read::leader_epoch(cluster.term);
         let ClusterView { node, members, .. } = cluster;
         let Some(own_member) = members.get(&node) else {
-            return Brokers { all: vec![own], leader };
+            return Brokers { all: vec![own], leader, leader_epoch };
         };
         let standard_port = own_port - i32::from(own_member.port_offset);
         let all = members.iter().map(|(other, member)| {
@@ -62,7 +65,7 @@ impl Brokers {
                 port: standard_port + i32::from(member.port_offset),
             }
         });
-        Brokers { all: all.collect(), leader }
+        Brokers { all: all.collect(), leader, leader_epoch }
     }
 
     /// The broker that leads every partition; -1 if there is none now.

@@ -86,6 +86,13 @@ pub(crate) fn take_frame(
     Ok(Some(buffer.split_to(length).freeze()))
 }
 
+/// Bytes that the frame at the front of `buffer` lacks; 0 if its length is not there yet or no length.
+pub(crate) fn missing_bytes(buffer: &BytesMut) -> usize {
+    let length = buffer.first_chunk::<LENGTH_BYTES>().map(|length| i32::from_be_bytes(*length));
+    let length = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+    length.saturating_add(LENGTH_BYTES).saturating_sub(buffer.len())
+}
+
 /// Decodes a frame without its length.
 pub(crate) fn decode_request(frame: Bytes) -> Result<Request, CodecError> {
     let malformed = |what: &str| CodecError::Malformed(what.to_owned());
@@ -123,7 +130,8 @@ pub(crate) fn encode_response(
     body: &ResponseKind,
 ) -> Result<Bytes, CodecError> {
     let failed = |error: &dyn std::fmt::Display| CodecError::Malformed(error.to_string());
-    let mut bytes = BytesMut::with_capacity(256);
+    // Records are nearly all of a long response; the rest finds room behind them or makes it.
+    let mut bytes = BytesMut::with_capacity(256 + record_bytes(body));
     bytes.put_i32(0);
     let header = ResponseHeader::default().with_correlation_id(correlation_id);
     header
@@ -134,6 +142,12 @@ pub(crate) fn encode_response(
         .map_err(|_| CodecError::Malformed("a response longer than 2 GiB".to_owned()))?;
     bytes[..LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
     Ok(bytes.freeze())
+}
+
+fn record_bytes(body: &ResponseKind) -> usize {
+    let ResponseKind::Fetch(response) = body else { return 0 };
+    let partitions = response.responses.iter().flat_map(|topic| &topic.partitions);
+    partitions.map(|data| 64 + data.records.as_ref().map_or(0, Bytes::len)).sum()
 }
 
 /// What a request looks like.

@@ -82,6 +82,8 @@ fn of_topic(refusal: &TopicRefusal) -> ResponseError {
         TopicRefusal::TooManyAcls => ResponseError::InvalidRequest,
         TopicRefusal::NotNextInMirror { .. } => ResponseError::InvalidRecord,
         TopicRefusal::NoCredential { .. } => ResponseError::ResourceNotFound,
+        // Ops that only this face's own upkeep proposes.
+        TopicRefusal::NotMovable => ResponseError::UnknownServerError,
         TopicRefusal::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,
         TopicRefusal::MetadataTooLarge { .. } => ResponseError::OffsetMetadataTooLarge,
         // A check that this face does not make.

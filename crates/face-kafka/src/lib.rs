@@ -25,15 +25,18 @@ mod pattern;
 mod quota;
 mod requests;
 mod session;
+mod tiering;
 mod topics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use proteus_env::{Clock, task};
 use proteus_face::{Accounts, Connection, Face, Meter, Metrics, Serving};
 use proteus_kernel_api::Kernel;
+use proteus_objects::Objects;
 
 use crate::acl::Authorizer;
 use crate::coordinator::Coordinator;
@@ -59,6 +62,12 @@ pub struct KafkaOptions {
     pub super_users: Vec<String>,
     /// Names the cluster to clients (`cluster.id`).
     pub cluster_id: String,
+    /// Where old records go (`remote.storage.enable`), if there is a place that all nodes reach.
+    pub objects: Option<Objects>,
+    /// Whether all nodes of the cluster reach that place; one that has it for itself must be alone.
+    pub has_shared_objects: bool,
+    /// How often it is looked for records that are old enough.
+    pub tiering_interval: Duration,
 }
 
 impl Default for KafkaOptions {
@@ -69,6 +78,9 @@ impl Default for KafkaOptions {
             group: GroupOptions::default(),
             super_users: Vec::new(),
             cluster_id: "proteus".to_owned(),
+            objects: None,
+            has_shared_objects: false,
+            tiering_interval: tiering::INTERVAL,
         }
     }
 }
@@ -78,6 +90,14 @@ pub struct KafkaFace {
     shared: Arc<Shared>,
     /// Whether the task runs that forgets old offsets.
     keeps_offsets: AtomicBool,
+}
+
+impl KafkaOptions {
+    /// Where old records go, if `kernel`'s nodes all reach it.
+    pub(crate) fn objects_for(&self, kernel: &dyn Kernel) -> Option<&Objects> {
+        let is_reached = self.has_shared_objects || kernel.cluster().members.len() <= 1;
+        self.objects.as_ref().filter(|_| is_reached)
+    }
 }
 
 /// What all connections share.
@@ -151,6 +171,7 @@ impl Face for KafkaFace {
     fn serve(self: Arc<Self>, connection: Connection) -> Serving {
         if !self.keeps_offsets.swap(true, Ordering::AcqRel) {
             task::spawn(offset_retention::keep(Arc::downgrade(&self.shared)));
+            task::spawn(tiering::keep(Arc::downgrade(&self.shared)));
         }
         Box::pin(session::serve(self.shared.clone(), connection))
     }

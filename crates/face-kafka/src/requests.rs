@@ -24,13 +24,17 @@ use std::sync::Arc;
 use kafka_protocol::messages::{RequestKind, ResponseKind};
 use kafka_protocol::protocol::StrBytes;
 use proteus_face::ConnectionError;
+use proteus_kernel_api::topic;
 
 pub(crate) use fetch_session::FetchSession;
 
 use crate::session::Session;
 
-/// Generation of the partitions' leadership: there is one leader for good.
-pub(crate) const LEADER_EPOCH: i32 = 0;
+/// Generation of the partitions' leadership, which is the shard's: one node leads all of them.
+pub(crate) fn leader_epoch(session: &Session) -> i32 {
+    topic::read::leader_epoch(session.shared.kernel.term())
+}
+
 /// Where a protocol says that allowed operations are not told.
 const OPERATIONS_NOT_TOLD: i32 = i32::MIN;
 
@@ -74,7 +78,7 @@ pub(crate) async fn answer(
         }
         Q::Produce(body) => return produce::start(session, version, client_id, body).await,
         Q::Fetch(body) => R::Fetch(fetch::answer(session, version, client_id, body).await),
-        Q::ListOffsets(body) => R::ListOffsets(list_offsets::answer(session, version, body)),
+        Q::ListOffsets(body) => R::ListOffsets(list_offsets::answer(session, version, body).await),
         Q::OffsetForLeaderEpoch(body) => {
             R::OffsetForLeaderEpoch(list_offsets::for_leader_epoch(session, body))
         }

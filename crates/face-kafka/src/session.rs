@@ -44,8 +44,10 @@ const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 const WRITE_CHUNK_BYTES: usize = 256 * 1024;
 /// First size of a connection's buffer; idle ones are many.
 const READ_BUFFER_BYTES: usize = 4 * 1024;
-/// Most bytes by which it grows at once.
+/// Most bytes that an idle connection keeps.
 const READ_BUFFER_BYTES_MAX: usize = 256 * 1024;
+/// Bytes that are reserved for a frame before any of them has arrived: what most producers send at most.
+const READ_AHEAD_BYTES_MAX: usize = 1024 * 1024 + 64 * 1024;
 
 /// What the requests of one connection share.
 pub(crate) struct Session {
@@ -180,18 +182,21 @@ async fn read(
         {
             net::acknowledge_at_once(socket);
         }
-        make_room(&mut buffer);
+        make_room(&mut buffer, session.frame_bytes_max());
         if stream.read_buf(&mut buffer).await? == 0 {
             return Ok(());
         }
     }
 }
 
-/// Space grows with what has arrived, not with what a length announces, and is given back when a
-/// connection falls idle after a large request.
-fn make_room(buffer: &mut BytesMut) {
+/// Space for the rest of a frame is taken as one piece up to [`READ_AHEAD_BYTES_MAX`], beyond that it
+/// doubles with what has arrived: whoever announces much and sends nothing has cost an address range
+/// that no memory stands behind. It is given back when a connection falls idle after a large request.
+fn make_room(buffer: &mut BytesMut, frame_bytes_max: usize) {
     if !buffer.is_empty() {
-        buffer.reserve(buffer.len().clamp(READ_BUFFER_BYTES, READ_BUFFER_BYTES_MAX));
+        let missing = codec::missing_bytes(buffer).min(frame_bytes_max);
+        let ahead = missing.min(buffer.len().max(READ_AHEAD_BYTES_MAX));
+        buffer.reserve(ahead.max(READ_BUFFER_BYTES));
     } else if buffer.capacity() < READ_BUFFER_BYTES || buffer.capacity() > READ_BUFFER_BYTES_MAX {
         *buffer = BytesMut::with_capacity(READ_BUFFER_BYTES);
     }

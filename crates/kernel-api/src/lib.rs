@@ -119,6 +119,11 @@ pub trait Kernel: Send + Sync + 'static {
         Box::pin(std::future::ready(Err("this node is in no cluster".to_owned())))
     }
 
+    /// The newest term: [`ClusterView::term`], for those who ask at every request.
+    fn term(&self) -> Term {
+        self.cluster().term
+    }
+
     /// Calls `reader` once with the state at the last applied commit here; linearizable behind
     /// [`Kernel::read_barrier`]. Commits wait meanwhile: read little, or in pieces at one read
     /// timestamp.

@@ -7,7 +7,7 @@ use proteus_env::Clock;
 use proteus_machine::{Position, ShardMachine};
 use proteus_shard_machine::{Change, Composed};
 use proteus_store::{LayeredStore, StoreError};
-use proteus_types::{CommitTs, LogIndex};
+use proteus_types::{CommitTs, LogIndex, Term};
 
 use crate::{
     Commit, Feed, Kernel, KernelError, Listener, Minitransaction, Outcome, Proposal, View,
@@ -68,7 +68,8 @@ impl MemoryKernel {
             let (command, _) = Composed::decode(&encoded)?;
             let now = CommitTs::from_physical_ms(self.clock.wall_ms());
             state.applied_ts = now.max(state.applied_ts.plus(1));
-            let position = Position { index: state.applied_index, commit_ts: state.applied_ts };
+            let position =
+                Position { term: Term(0), index: state.applied_index, commit_ts: state.applied_ts };
             let mut changes: Vec<Change> = Vec::new();
             outcomes.push(Composed::apply(&mut state.store, position, &command, &mut changes)?);
             if !changes.is_empty() {

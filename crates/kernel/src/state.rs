@@ -223,7 +223,7 @@ impl<M: ShardMachine> ShardState<M> {
             let (command, rest) = M::decode(commands)?;
             commands = rest;
             let commit_ts = envelope.first_ts.plus(place);
-            let position = Position { index: id.index, commit_ts };
+            let position = Position { term: id.term, index: id.index, commit_ts };
             let mut changes = Vec::new();
             outcomes.push(M::apply(&mut stored.store, position, &command, &mut changes)?);
             stored.applied_ts = commit_ts;

@@ -2,7 +2,7 @@
 
 use proteus_machine::Position;
 use proteus_store::LayeredStore;
-use proteus_types::{CommitTs, LogIndex};
+use proteus_types::{CommitTs, LogIndex, Term};
 
 use super::*;
 
@@ -21,7 +21,7 @@ impl Bench {
 
     fn apply(&mut self, op: &Op) -> Result<Reply, Abort<Refusal>> {
         self.now = self.now.plus(1);
-        let position = Position { index: LogIndex(1), commit_ts: self.now };
+        let position = Position { term: Term(1), index: LogIndex(1), commit_ts: self.now };
         let changes = &mut self.changes;
         let mut emit = |change| changes.push(change);
         Cache::apply(&mut Ctx::new(&mut self.store, position, &mut emit), op)

@@ -6,6 +6,7 @@ use proteus_machine::key::KeyBuilder;
 use proteus_store::{Read, StoreError};
 use serde::{Deserialize, Serialize};
 
+use crate::feed::FeedTarget;
 use crate::layout::{self, TABLE_FIRST};
 use crate::{ColumnType, Row, Value};
 
@@ -63,6 +64,8 @@ pub struct TableInfo {
     pub id: TableId,
     /// What it is.
     pub definition: Definition,
+    /// Where changes of its rows are told, in the commit that makes them.
+    pub feed: Option<FeedTarget>,
 }
 
 impl Definition {

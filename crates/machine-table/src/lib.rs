@@ -10,6 +10,7 @@
 
 pub mod catalog;
 mod collect;
+pub mod feed;
 mod layout;
 pub mod rows;
 mod value;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use catalog::{Column, Definition, Source, TableId, TableInfo};
 pub use collect::VERSION_RETENTION_MS;
+pub use feed::{FedRow, FeedTarget};
 pub use proteus_store::prefix_end;
 pub use rows::Chunk;
 pub use value::{ColumnType, NUMERIC_PRECISION_MAX, Row, Value};
@@ -115,6 +117,13 @@ pub enum Op {
         /// The row's encoded key.
         key: Vec<u8>,
     },
+    /// Begins, redirects or ends (`None`) a table's feed.
+    SetFeed {
+        /// The table.
+        table: TableId,
+        /// Where changes of its rows are told from now on.
+        target: Option<FeedTarget>,
+    },
     /// Collects versions that no reader at or after `horizon` can see.
     CollectVersions {
         /// What readers may still read at (inclusive).
@@ -148,6 +157,8 @@ pub enum Reply {
         /// Whether it was there.
         existed: bool,
     },
+    /// Of `SetFeed`.
+    FeedSet,
     /// Of `CollectVersions`: how many keys were removed.
     VersionsCollected(u32),
 }
@@ -194,7 +205,7 @@ pub enum Refusal {
 }
 
 /// What followers of the feed learn.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     /// A table was added to the catalog.
     TableCreated(TableId),
@@ -207,6 +218,8 @@ pub enum Change {
         /// The row's encoded key.
         key: Vec<u8>,
     },
+    /// The same, of a table that has a feed. For the composition of machines; followers do not see it.
+    RowFed(Box<FedRow>),
 }
 
 impl Machine for Table {
@@ -235,6 +248,7 @@ impl Machine for Table {
             Op::DropTable { table } => write::drop_table(ctx, *table),
             Op::PutRow { table, key, row, mode } => write::put_row(ctx, *table, *key, row, *mode),
             Op::DeleteRow { table, key } => write::delete_row(ctx, *table, key),
+            Op::SetFeed { table, target } => feed::set(ctx, *table, *target),
             Op::CollectVersions { horizon, count_max } => {
                 collect::collect(ctx, *horizon, *count_max)
             }

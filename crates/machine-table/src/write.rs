@@ -4,6 +4,7 @@ use proteus_machine::{Abort, Ctx};
 use proteus_types::CommitTs;
 
 use crate::catalog::{self, Definition, TableId, TableInfo};
+use crate::feed::FedRow;
 use crate::layout;
 use crate::rows;
 use crate::{Change, KEY_BYTES_MAX, PutMode, Refusal, Reply, Row, RowKey};
@@ -61,7 +62,7 @@ pub(crate) fn create_table(
         let message = format!("table id {} is not reserved", id.0);
         return Err(Abort::Refused(Refusal::DefinitionInvalid(message)));
     }
-    let table = TableInfo { id, definition: definition.clone() };
+    let table = TableInfo { id, definition: definition.clone(), feed: None };
     ctx.put(layout::table_key(id), layout::encode(&table));
     ctx.put(layout::name_key(&definition.schema, &definition.name), layout::encode(&id));
     ctx.emit(Change::TableCreated(id));
@@ -85,30 +86,48 @@ pub(crate) fn put_row(
     row: &Row,
     mode: PutMode,
 ) -> Applied {
-    let definition = existing(ctx, table)?.definition;
+    let info = existing(ctx, table)?;
+    let definition = &info.definition;
     if let Some(message) = definition.misfit(row) {
         return Err(Abort::Refused(Refusal::RowInvalid { table, message }));
     }
-    let key = resolve_key(ctx, table, &definition, row_key, row)?;
+    let key = resolve_key(ctx, table, definition, row_key, row)?;
     let before = rows::newest(ctx, table, &key)?;
     let replaced = matches!(before, Some((_, true)));
     if replaced && mode == PutMode::InsertOnly {
         return Err(Abort::Refused(Refusal::DuplicateKey { table, key }));
     }
+    tell_feed(ctx, info, &key, Some(row))?;
     put_version(ctx, table, &key, before, Some(row));
     ctx.emit(Change::RowChanged { table, key });
     Ok(Reply::RowPut { replaced })
 }
 
 pub(crate) fn delete_row(ctx: &mut Ctx<'_, Change>, table: TableId, key: &[u8]) -> Applied {
-    existing(ctx, table)?;
+    let info = existing(ctx, table)?;
     let before = rows::newest(ctx, table, key)?;
     let existed = matches!(before, Some((_, true)));
     if existed {
+        tell_feed(ctx, info, key, None)?;
         put_version(ctx, table, key, before, None);
         ctx.emit(Change::RowChanged { table, key: key.to_vec() });
     }
     Ok(Reply::RowDeleted { existed })
+}
+
+/// Tells a table's feed, if it has one, what the row is to become; called before it does.
+fn tell_feed(
+    ctx: &mut Ctx<'_, Change>,
+    info: TableInfo,
+    key: &[u8],
+    after: Option<&Row>,
+) -> Applied<()> {
+    if let Some(target) = info.feed {
+        let before = rows::get(ctx, info.id, key, ctx.commit_ts())?;
+        let after = after.cloned();
+        ctx.emit(Change::RowFed(Box::new(FedRow { target, table: info, before, after })));
+    }
+    Ok(())
 }
 
 fn resolve_key(

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proteus_store::Read;
 
 use crate::batch::{BatchHeader, Marker, NO_PRODUCER_ID, frame_marker, stamp_append_time};
-use crate::read::ConfigReader;
+use crate::read::{ConfigReader, leader_epoch};
 use crate::stored::{
     self, PRODUCER_BATCHES_MAX, ProducedBatch, StoredAborted, StoredPartition, StoredProducer,
     StoredTopic,
@@ -135,6 +135,7 @@ fn put_batch(
     batch: Bytes,
 ) {
     let bytes = batch.len() as u64;
+    stored.note_epoch(leader_epoch(ctx.term()));
     ctx.put(keys::batch(topic_id, partition, stored.next_offset), batch);
     index_time(ctx, topic_id, partition, stored, header);
     stored.next_offset = header.end_offset(stored.next_offset);

@@ -32,13 +32,14 @@ pub use control::{Marker, frame_marker, read_marker};
 pub use decode::{DECOMPRESSED_BYTES_MAX, Records, decode_records};
 pub use encode::{
     NewRecord, frame_batch, partition_of_key, put_checksum, rebuild_batch, stamp_append_time,
+    with_producer,
 };
 pub use validate::{RecordRules, validate_records};
 
 /// Length of the header, and so of the smallest batch.
 pub const BATCH_HEADER_BYTES: usize = 61;
 /// What `batch_length` does not count.
-const LENGTH_PREFIX_BYTES: usize = 12;
+pub const LENGTH_PREFIX_BYTES: usize = 12;
 /// The only format that is stored.
 pub const MAGIC: i8 = 2;
 /// The `producer_id` of a batch without one.

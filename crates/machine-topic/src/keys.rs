@@ -4,6 +4,7 @@ use bytes::Bytes;
 use proteus_machine::Machine;
 use proteus_machine::key::{KeyBuilder, take_string, take_u32, take_u64};
 
+use crate::tiering::ObjectId;
 use crate::{Topic, TopicId};
 
 const TOPIC_BY_NAME: u8 = 0x01;
@@ -38,6 +39,12 @@ const CREDENTIAL: u8 = 0x13;
 /// A rule, whose value is the rest of the key.
 const ACL: u8 = 0x14;
 const QUOTA: u8 = 0x15;
+/// One entry for each object that has batches of a partition, by the first one's base offset.
+const OBJECT: u8 = 0x16;
+/// An object that is being written.
+const RESERVATION: u8 = 0x17;
+/// An object that is to be deleted from the object store.
+const GARBAGE_OBJECT: u8 = 0x18;
 
 fn key(kind: u8) -> KeyBuilder {
     KeyBuilder::new(Topic::SPACE, kind)
@@ -225,6 +232,39 @@ pub(crate) fn aborted(topic_id: TopicId, partition: u32, marker_offset: i64) -> 
 /// First key after all aborted transactions of a partition.
 pub(crate) fn aborted_end(topic_id: TopicId, partition: u32) -> Vec<u8> {
     proteus_store::prefix_end(&of_partition(ABORTED, topic_id, partition).into_vec())
+}
+
+pub(crate) fn objects_of_topic(topic_id: TopicId) -> Vec<u8> {
+    key(OBJECT).raw(&topic_id.0).into_vec()
+}
+
+pub(crate) fn objects(topic_id: TopicId, partition: u32) -> Vec<u8> {
+    of_partition(OBJECT, topic_id, partition).into_vec()
+}
+
+pub(crate) fn object(topic_id: TopicId, partition: u32, base_offset: i64) -> Vec<u8> {
+    of_partition(OBJECT, topic_id, partition).u64(ordered_offset(base_offset)).into_vec()
+}
+
+/// Partition of the key of a partition's entry.
+pub(crate) fn entry_partition(key: &[u8]) -> Option<u32> {
+    Some(take_u32(key.get(2 + 16..)?)?.0)
+}
+
+pub(crate) fn reservation(object_id: ObjectId) -> Vec<u8> {
+    key(RESERVATION).raw(&object_id.0).into_vec()
+}
+
+pub(crate) fn garbage_objects() -> Vec<u8> {
+    key(GARBAGE_OBJECT).into_vec()
+}
+
+pub(crate) fn garbage_object(object_id: ObjectId) -> Vec<u8> {
+    key(GARBAGE_OBJECT).raw(&object_id.0).into_vec()
+}
+
+pub(crate) fn garbage_object_id(key: &[u8]) -> Option<ObjectId> {
+    Some(ObjectId(key.get(2..)?.try_into().ok()?))
 }
 
 pub(crate) fn credentials() -> Vec<u8> {

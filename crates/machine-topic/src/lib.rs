@@ -18,12 +18,14 @@ pub mod acls;
 mod append;
 pub mod batch;
 mod compaction;
+mod config;
 pub mod credentials;
 mod keys;
 mod offsets;
 pub mod quotas;
 pub mod read;
 mod stored;
+pub mod tiering;
 mod timers;
 mod topics;
 mod transactions;
@@ -102,6 +104,14 @@ pub mod settings {
     pub const MAX_COMPACTION_LAG_MS: &str = "max.compaction.lag.ms";
     /// Milliseconds for which a tombstone is kept once it was compacted.
     pub const DELETE_RETENTION_MS: &str = "delete.retention.ms";
+    /// `true`: old batches move to the object store.
+    pub const REMOTE_STORAGE_ENABLE: &str = "remote.storage.enable";
+    /// Milliseconds after which a batch moves there, by its newest timestamp; -2: not by time.
+    pub const LOCAL_RETENTION_MS: &str = "local.retention.ms";
+    /// Bytes beyond which a partition's oldest batches move there; -2: not by size.
+    pub const LOCAL_RETENTION_BYTES: &str = "local.retention.bytes";
+    /// Bytes of an object, at most those of [`OBJECT_BYTES_MAX`](crate::tiering::OBJECT_BYTES_MAX).
+    pub const SEGMENT_BYTES: &str = "segment.bytes";
     /// `delete`, `compact`, or both with a comma. Retention applies where it says `delete`.
     pub const CLEANUP_POLICY: &str = "cleanup.policy";
 }
@@ -290,6 +300,25 @@ pub enum Op {
         /// What.
         subject: TimerSubject,
     },
+    /// Says that batches of a partition are about to be written to an object. Replies [`Reply::Done`].
+    ReserveObject {
+        /// The topic.
+        topic_id: TopicId,
+        /// Partition of the topic, from 0.
+        partition: u32,
+        /// Chosen at random by the proposer.
+        object_id: tiering::ObjectId,
+    },
+    /// Removes batches of a partition that stand in an object by now. Replies [`Reply::Done`].
+    MoveToObject {
+        /// It.
+        object: tiering::NewObject,
+    },
+    /// Forgets objects that were deleted from the object store. Replies [`Reply::Removed`].
+    ForgetObjects {
+        /// Which.
+        object_ids: Vec<tiering::ObjectId>,
+    },
     /// Removes a part of what a deleted topic left; proposed by the leader only.
     SweepTopic {
         /// The deleted topic.
@@ -467,6 +496,9 @@ pub enum Refusal {
         /// First offset not yet there.
         next_offset: i64,
     },
+    /// What was to move to the object store is not what it was.
+    #[error("the batches, or their topic's settings, have changed since they were read")]
+    NotMovable,
     /// There is no room for more rules.
     #[error("there would be more than {} ACLs", acls::ACLS_MAX)]
     TooManyAcls,
@@ -543,6 +575,15 @@ pub enum Change {
         partition: u32,
         /// First offset that may be read.
         log_start_offset: i64,
+    },
+    /// The oldest batches of a partition stand in the object store from now on.
+    MovedToObject {
+        /// The topic.
+        topic_id: TopicId,
+        /// The partition.
+        partition: u32,
+        /// First offset that does not.
+        local_start_offset: i64,
     },
     /// There are other rules.
     AclsChanged,
@@ -626,6 +667,11 @@ impl Machine for Topic {
             }
             Op::FireTimer { due_at_ms, subject } => timers::fire(ctx, *due_at_ms, subject),
             Op::SweepTopic { topic_id } => topics::sweep(ctx, *topic_id),
+            Op::ReserveObject { topic_id, partition, object_id } => {
+                tiering::reserve(ctx, *topic_id, *partition, *object_id)
+            }
+            Op::MoveToObject { object } => tiering::move_to_object(ctx, object),
+            Op::ForgetObjects { object_ids } => tiering::forget(ctx, object_ids),
         }
     }
 

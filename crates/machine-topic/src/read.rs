@@ -5,17 +5,17 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use proteus_store::{Direction, Read, StoreError, prefix_end};
+use proteus_types::Term;
 
-use crate::batch::{BatchHeader, RecordRules, decode_records};
+use crate::batch::{BatchHeader, decode_records};
 use crate::stored::{
     self, StoredAborted, StoredOffset, StoredPartition, StoredProducer, StoredTopic,
     StoredTransaction,
 };
-use crate::{
-    BATCH_BYTES_MAX, BATCH_BYTES_MAX_DEFAULT, DELETE_RETENTION_MS_DEFAULT, DIRTY_RATIO_DEFAULT,
-    RETENTION_MS_DEFAULT, TIMESTAMP_AFTER_MAX_MS_DEFAULT, TopicId, TransactionState, keys,
-    settings,
-};
+use crate::tiering::{self, ObjectRange};
+use crate::{TopicId, TransactionState, keys};
+
+pub use crate::config::ConfigReader;
 
 /// A topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +41,12 @@ pub struct PartitionInfo {
     pub high_watermark: i64,
     /// The end, exclusive, of what is decided: no transaction that is open began before.
     pub last_stable_offset: i64,
-    /// Of all batches kept.
+    /// First offset that is in no object.
+    pub local_start_offset: i64,
+    /// Of all batches kept here.
     pub bytes: u64,
+    /// Of all batches kept in objects.
+    pub object_bytes: u64,
 }
 
 /// A batch and where it stands.
@@ -52,6 +56,8 @@ pub struct StoredBatch {
     pub base_offset: i64,
     /// Offset of its last record.
     pub last_offset: i64,
+    /// Under which leader it was appended.
+    pub leader_epoch: i32,
     /// As its producer sent it; see [`put_batch`](crate::batch::put_batch).
     pub bytes: Bytes,
 }
@@ -179,12 +185,66 @@ pub fn partition(
         log_start_offset: stored.log_start_offset,
         high_watermark: stored.next_offset,
         last_stable_offset: stored.last_stable_offset(),
+        local_start_offset: stored.local_start_offset.max(stored.log_start_offset),
         bytes: stored.bytes,
+        object_bytes: stored.object_bytes,
     }))
 }
 
+/// A term of the shard as the protocol's leader epoch.
+pub fn leader_epoch(term: Term) -> i32 {
+    i32::try_from(term.0).unwrap_or(i32::MAX)
+}
+
+/// The last leader epoch up to `epoch`, and where it ended (exclusive), when `current` is the one that
+/// goes on; `None` if the partition knows none.
+///
+/// # Errors
+/// If the store fails.
+pub fn end_of_epoch(
+    state: &dyn Read,
+    topic_id: TopicId,
+    partition: u32,
+    epoch: i32,
+    current: i32,
+) -> Result<Option<(i32, i64)>, StoreError> {
+    let key = keys::partition(topic_id, partition);
+    let Some(stored) = stored::get::<StoredPartition>(state, &key)? else {
+        return Ok(None);
+    };
+    if epoch < 0 || epoch > current {
+        return Ok(None);
+    }
+    if epoch == current {
+        return Ok(Some((epoch, stored.next_offset)));
+    }
+    let after = stored.epochs.partition_point(|one| one.epoch <= epoch);
+    let end_offset = stored.epochs.get(after).map_or(stored.next_offset, |next| next.start_offset);
+    let last = after.checked_sub(1).and_then(|before| stored.epochs.get(before));
+    Ok(Some((last.map_or(epoch, |last| last.epoch), end_offset)))
+}
+
+/// What stands in a partition from an offset on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stretch {
+    /// It is here.
+    Here(Vec<StoredBatch>),
+    /// It is in an object, which may also have batches before the offset.
+    InObject(ObjectRange),
+}
+
+impl Stretch {
+    /// The batches that are here; `None` if they are in an object.
+    pub fn here(self) -> Option<Vec<StoredBatch>> {
+        match self {
+            Stretch::Here(batches) => Some(batches),
+            Stretch::InObject(_) => None,
+        }
+    }
+}
+
 /// Batches of a partition from the one that holds `offset` to before `end_offset`, as `limit` says.
-/// Empty if `offset` is at or after the end. Records before `offset` in the first batch are the reader's to skip.
+/// None if `offset` is at or after the end. Records before `offset` in the first batch are the reader's to skip.
 ///
 /// # Errors
 /// If the store fails.
@@ -195,11 +255,22 @@ pub fn read_batches(
     offset: i64,
     end_offset: i64,
     limit: ReadLimit,
-) -> Result<Vec<StoredBatch>, StoreError> {
+) -> Result<Stretch, StoreError> {
     let (bytes_max, takes_first) = match limit {
         ReadLimit::Bytes(bytes_max) => (bytes_max, false),
         ReadLimit::BytesOrFirst(bytes_max) => (bytes_max, true),
     };
+    let key = keys::partition(topic_id, partition);
+    let stored: Option<StoredPartition> = stored::get(state, &key)?;
+    let Some(stored) = stored else {
+        return Ok(Stretch::Here(Vec::new()));
+    };
+    if offset < stored.local_start_offset
+        && offset < end_offset
+        && let Some(object) = tiering::object_at(state, topic_id, partition, offset)?
+    {
+        return Ok(Stretch::InObject(object.range_from(offset, bytes_max as u64)));
+    }
     let mut batches: Vec<StoredBatch> = Vec::new();
     let mut bytes = 0usize;
     let mut damaged = None;
@@ -218,7 +289,9 @@ pub fn read_batches(
                 if end_offset > offset {
                     bytes += value.len();
                     let last_offset = end_offset - 1;
-                    batches.push(StoredBatch { base_offset, last_offset, bytes: value.clone() });
+                    let leader_epoch = stored.epoch_at(base_offset);
+                    let bytes = value.clone();
+                    batches.push(StoredBatch { base_offset, last_offset, leader_epoch, bytes });
                 }
                 ControlFlow::Continue(())
             }
@@ -228,7 +301,7 @@ pub fn read_batches(
             }
         }
     })?;
-    damaged.map_or(Ok(batches), Err)
+    damaged.map_or(Ok(Stretch::Here(batches)), Err)
 }
 
 /// A transaction that was aborted in a partition.
@@ -288,7 +361,7 @@ pub fn aborted_transactions(
 }
 
 /// Key of the last batch that begins at or before `offset`, or of where it would stand.
-fn first_batch_key(
+pub(crate) fn first_batch_key(
     state: &dyn Read,
     topic_id: TopicId,
     partition: u32,
@@ -304,8 +377,17 @@ fn first_batch_key(
     Ok(first)
 }
 
-/// The first record, by offset, that is at or after `timestamp_ms`: its offset and timestamp. `None`
-/// if there is none. Decompresses one batch at most.
+/// Where a record stands that was looked for by its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AtTime {
+    /// It has this offset and timestamp.
+    Record(i64, i64),
+    /// It is the first in this part of an object that is at or after a time.
+    InObject(ObjectRange, i64),
+}
+
+/// The first record, by offset, that is at or after `timestamp_ms`. `None` if there is none.
+/// Decompresses one batch at most.
 ///
 /// # Errors
 /// If the store fails.
@@ -314,12 +396,12 @@ pub fn offset_at_time(
     topic_id: TopicId,
     partition: u32,
     timestamp_ms: i64,
-) -> Result<Option<(i64, i64)>, StoreError> {
+) -> Result<Option<AtTime>, StoreError> {
     let start = keys::time(topic_id, partition, timestamp_ms, 0);
     time_entry(state, topic_id, partition, &start, Direction::Ascending, timestamp_ms)
 }
 
-/// The newest record, by timestamp: its offset and timestamp. `None` if the partition is empty.
+/// The newest record, by timestamp. `None` if the partition is empty.
 ///
 /// # Errors
 /// If the store fails.
@@ -327,7 +409,7 @@ pub fn offset_of_newest(
     state: &dyn Read,
     topic_id: TopicId,
     partition: u32,
-) -> Result<Option<(i64, i64)>, StoreError> {
+) -> Result<Option<AtTime>, StoreError> {
     let start = keys::time(topic_id, partition, i64::MIN, 0);
     time_entry(state, topic_id, partition, &start, Direction::Descending, i64::MIN)
 }
@@ -341,7 +423,11 @@ fn time_entry(
     start: &[u8],
     direction: Direction,
     timestamp_ms: i64,
-) -> Result<Option<(i64, i64)>, StoreError> {
+) -> Result<Option<AtTime>, StoreError> {
+    let key = keys::partition(topic_id, partition);
+    let Some(stored) = stored::get::<StoredPartition>(state, &key)? else {
+        return Ok(None);
+    };
     let mut entries = Vec::new();
     state.scan(start, &keys::time_end(topic_id, partition), direction, &mut |key, _| {
         entries.extend(keys::time_parts(key));
@@ -356,9 +442,15 @@ fn time_entry(
             Direction::Ascending => timestamp_ms,
             Direction::Descending => max_timestamp_ms,
         };
+        if base_offset < stored.local_start_offset
+            && let Some(object) = tiering::object_at(state, topic_id, partition, base_offset)?
+            && let Some(range) = object.range_at_time(wanted_ms)
+        {
+            return Ok(Some(AtTime::InObject(range, wanted_ms)));
+        }
         let found = record_at_time(state, topic_id, partition, base_offset, wanted_ms)?;
-        if found.is_some() {
-            return Ok(found);
+        if let Some((offset, timestamp_ms)) = found {
+            return Ok(Some(AtTime::Record(offset, timestamp_ms)));
         }
     }
     Ok(None)
@@ -380,24 +472,36 @@ fn record_at_time(
     state.scan(&start, &end, Direction::Ascending, &mut |key, batch| {
         count += 1;
         let parsed = (keys::batch_base_offset(key), BatchHeader::parse(batch));
-        if let (Some(base_offset), Ok(header)) = parsed
-            && header.max_timestamp_ms >= wanted_ms
-        {
-            // Records that cannot be read are their producer's doing; the batch's own start stands
-            // for them.
-            let record = decode_records(batch, base_offset).ok().and_then(|mut records| {
-                records.find_map(|record| {
-                    let record = record.ok()?;
-                    let is_found = record.timestamp_ms >= wanted_ms;
-                    is_found.then_some((record.offset, record.timestamp_ms))
-                })
-            });
-            found = Some(record.unwrap_or((base_offset, header.max_timestamp_ms)));
-            return ControlFlow::Break(());
+        if let (Some(base_offset), Ok(header)) = parsed {
+            found = record_of_batch(batch, &header, base_offset, wanted_ms);
+            if found.is_some() {
+                return ControlFlow::Break(());
+            }
         }
         if count < TIME_BATCHES_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     Ok(found)
+}
+
+/// The first record of a batch that is at or after a time: its offset and timestamp.
+pub fn record_of_batch(
+    batch: &Bytes,
+    header: &BatchHeader,
+    base_offset: i64,
+    wanted_ms: i64,
+) -> Option<(i64, i64)> {
+    if header.max_timestamp_ms < wanted_ms {
+        return None;
+    }
+    // Records that cannot be read are their producer's doing; the batch's own start stands for them.
+    let record = decode_records(batch, base_offset).ok().and_then(|mut records| {
+        records.find_map(|record| {
+            let record = record.ok()?;
+            let is_found = record.timestamp_ms >= wanted_ms;
+            is_found.then_some((record.offset, record.timestamp_ms))
+        })
+    });
+    Some(record.unwrap_or((base_offset, header.max_timestamp_ms)))
 }
 
 /// What a group committed for a partition.
@@ -620,162 +724,4 @@ pub(crate) fn each_offset(
         }
         ControlFlow::Continue(())
     })
-}
-
-/// A topic's settings, with their meaning and defaults.
-#[derive(Debug, Clone, Copy)]
-pub struct ConfigReader<'a>(pub &'a BTreeMap<String, String>);
-
-impl ConfigReader<'_> {
-    fn number(&self, name: &str) -> Option<i64> {
-        self.0.get(name)?.parse().ok()
-    }
-
-    fn deletes(&self) -> bool {
-        let policy = self.0.get(settings::CLEANUP_POLICY);
-        policy.is_none_or(|policy| policy.split(',').any(|part| part.trim() == "delete"))
-    }
-
-    /// Milliseconds that a batch is kept; `None`: for good.
-    pub fn retention_ms(&self) -> Option<u64> {
-        let retention_ms = match self.number(settings::RETENTION_MS) {
-            Some(retention_ms) => u64::try_from(retention_ms).ok(),
-            None => Some(RETENTION_MS_DEFAULT),
-        };
-        retention_ms.filter(|_| self.deletes())
-    }
-
-    /// Whether only the newest record of a key is kept.
-    pub fn compacts(&self) -> bool {
-        let policy = self.0.get(settings::CLEANUP_POLICY);
-        policy.is_some_and(|policy| policy.split(',').any(|part| part.trim() == "compact"))
-    }
-
-    /// Whether so many bytes, of all that a partition has, make it worth compacting.
-    pub fn is_dirty_enough(&self, dirty_bytes: u64, bytes: u64) -> bool {
-        let ratio = self.0.get(settings::MIN_CLEANABLE_DIRTY_RATIO);
-        let ratio = ratio.and_then(|ratio| ratio.parse().ok()).unwrap_or(DIRTY_RATIO_DEFAULT);
-        dirty_bytes > 0 && dirty_bytes as f64 >= ratio * bytes as f64
-    }
-
-    /// Milliseconds for which a record is not compacted.
-    pub fn compaction_lag_ms_min(&self) -> u64 {
-        let lag_ms = self.number(settings::MIN_COMPACTION_LAG_MS);
-        lag_ms.and_then(|lag_ms| u64::try_from(lag_ms).ok()).unwrap_or(0)
-    }
-
-    /// Milliseconds after which a partition is compacted however little is dirty; `None`: never.
-    pub fn compaction_lag_ms_max(&self) -> Option<u64> {
-        let lag_ms = self.number(settings::MAX_COMPACTION_LAG_MS)?;
-        u64::try_from(lag_ms).ok().filter(|lag_ms| *lag_ms < i64::MAX.cast_unsigned())
-    }
-
-    /// Milliseconds for which a tombstone is kept once it was compacted.
-    pub fn delete_retention_ms(&self) -> u64 {
-        let retention_ms = self.number(settings::DELETE_RETENTION_MS);
-        let retention_ms = retention_ms.and_then(|ms| u64::try_from(ms).ok());
-        retention_ms.unwrap_or(DELETE_RETENTION_MS_DEFAULT)
-    }
-
-    /// Bytes that a partition keeps; `None`: all.
-    pub fn retention_bytes(&self) -> Option<u64> {
-        let retention_bytes = self.number(settings::RETENTION_BYTES)?;
-        u64::try_from(retention_bytes).ok().filter(|_| self.deletes())
-    }
-
-    /// Whether batches bring their offsets along.
-    pub fn mirrors(&self) -> bool {
-        self.0.get(settings::MIRROR).is_some_and(|value| value == "true")
-    }
-
-    /// What records must be like that arrive at `now_ms`.
-    pub fn record_rules(&self, now_ms: u64) -> RecordRules {
-        let number = |name| self.number(name).and_then(|number| u64::try_from(number).ok());
-        // The largest number means any time, also one before the epoch.
-        let before_ms = number(settings::MESSAGE_TIMESTAMP_BEFORE_MAX_MS)
-            .filter(|before_ms| *before_ms < i64::MAX.cast_unsigned())
-            .unwrap_or(u64::MAX);
-        let after_ms = number(settings::MESSAGE_TIMESTAMP_AFTER_MAX_MS)
-            .unwrap_or(TIMESTAMP_AFTER_MAX_MS_DEFAULT);
-        let now_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);
-        let timestamps_ms =
-            (now_ms.saturating_sub_unsigned(before_ms), now_ms.saturating_add_unsigned(after_ms));
-        RecordRules {
-            // What another broker took need not be judged again.
-            needs_keys: self.compacts() && !self.mirrors(),
-            may_have_gaps: self.mirrors(),
-            timestamps_ms: (!self.has_append_time() && !self.mirrors()).then_some(timestamps_ms),
-        }
-    }
-
-    /// Whether records get the time at which they are appended.
-    pub fn has_append_time(&self) -> bool {
-        self.0.get(settings::MESSAGE_TIMESTAMP_TYPE).is_some_and(|kind| kind == "LogAppendTime")
-    }
-
-    /// Whether anything is ever deleted by itself.
-    pub fn has_retention(&self) -> bool {
-        self.retention_ms().is_some() || self.retention_bytes().is_some()
-    }
-
-    /// Longest batch, in bytes.
-    pub fn batch_bytes_max(&self) -> usize {
-        self.number(settings::MAX_MESSAGE_BYTES)
-            .and_then(|bytes| usize::try_from(bytes).ok())
-            .unwrap_or(BATCH_BYTES_MAX_DEFAULT)
-            .min(BATCH_BYTES_MAX)
-    }
-
-    /// What is wrong with a setting that the machine heeds, if anything.
-    pub fn problem(&self) -> Option<String> {
-        let numbers = [
-            settings::RETENTION_MS,
-            settings::RETENTION_BYTES,
-            settings::MAX_MESSAGE_BYTES,
-            settings::MIN_COMPACTION_LAG_MS,
-            settings::MAX_COMPACTION_LAG_MS,
-            settings::DELETE_RETENTION_MS,
-            settings::MESSAGE_TIMESTAMP_BEFORE_MAX_MS,
-            settings::MESSAGE_TIMESTAMP_AFTER_MAX_MS,
-        ];
-        for name in numbers {
-            if let Some(value) = self.0.get(name)
-                && value.parse::<i64>().is_err()
-            {
-                return Some(format!("{name} is a whole number, not '{value}'"));
-            }
-        }
-        let no_negative = [
-            settings::MAX_MESSAGE_BYTES,
-            settings::MIN_COMPACTION_LAG_MS,
-            settings::DELETE_RETENTION_MS,
-            settings::MESSAGE_TIMESTAMP_BEFORE_MAX_MS,
-            settings::MESSAGE_TIMESTAMP_AFTER_MAX_MS,
-        ];
-        for name in no_negative {
-            if self.number(name).is_some_and(|number| number < 0) {
-                return Some(format!("{name} must not be negative"));
-            }
-        }
-        if self.number(settings::MAX_COMPACTION_LAG_MS).is_some_and(|lag_ms| lag_ms < 1) {
-            return Some(format!("{} must be at least 1", settings::MAX_COMPACTION_LAG_MS));
-        }
-        if let Some(ratio) = self.0.get(settings::MIN_CLEANABLE_DIRTY_RATIO)
-            && !ratio.parse::<f64>().is_ok_and(|ratio| (0.0..=1.0).contains(&ratio))
-        {
-            let name = settings::MIN_CLEANABLE_DIRTY_RATIO;
-            return Some(format!("{name} is a number from 0 to 1, not '{ratio}'"));
-        }
-        if let Some(kind) = self.0.get(settings::MESSAGE_TIMESTAMP_TYPE)
-            && !matches!(kind.as_str(), "CreateTime" | "LogAppendTime")
-        {
-            let name = settings::MESSAGE_TIMESTAMP_TYPE;
-            return Some(format!("{name} is CreateTime or LogAppendTime, not '{kind}'"));
-        }
-        let policy = self.0.get(settings::CLEANUP_POLICY)?;
-        let is_known = policy.split(',').all(|part| matches!(part.trim(), "delete" | "compact"));
-        (!is_known).then(|| {
-            format!("{} is delete, compact or both, not '{policy}'", settings::CLEANUP_POLICY)
-        })
-    }
 }

@@ -7,6 +7,7 @@ use proteus_store::{Read, StoreError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::tiering::{IndexEntry, ObjectId};
 use crate::{TopicId, TransactionState};
 
 /// Version of every value below.
@@ -22,6 +23,8 @@ pub(crate) struct StoredTopic {
     pub partition_count: u32,
     pub config: BTreeMap<String, String>,
     pub created_at_ms: u64,
+    /// How often its settings were changed.
+    pub config_changes: u64,
 }
 
 /// log_start_offset ≤ next_offset. Batches below the log start may remain for a while.
@@ -45,7 +48,24 @@ pub(crate) struct StoredPartition {
     pub dirty_bytes: u64,
     /// When compaction looks at the partition next; 0 if it need not.
     pub compaction_due_at_ms: u64,
+    /// First offset that is in no object.
+    pub local_start_offset: i64,
+    /// Of all objects.
+    pub object_bytes: u64,
+    /// Where batches of a leader's term begin, by both; at most [`EPOCHS_MAX`].
+    pub epochs: Vec<EpochStart>,
 }
+
+/// Where the batches of one leader epoch begin: it is the term of who proposed them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EpochStart {
+    pub epoch: i32,
+    /// Of its first batch.
+    pub start_offset: i64,
+}
+
+/// Leader epochs of a partition that are told apart; of more, the oldest count as one.
+pub(crate) const EPOCHS_MAX: usize = 64;
 
 impl StoredPartition {
     pub(crate) fn empty() -> StoredPartition {
@@ -59,7 +79,35 @@ impl StoredPartition {
             cleaned_upto: 0,
             dirty_bytes: 0,
             compaction_due_at_ms: 0,
+            local_start_offset: 0,
+            object_bytes: 0,
+            epochs: Vec::new(),
         }
+    }
+
+    /// Notes that a batch of this epoch is about to be appended.
+    pub(crate) fn note_epoch(&mut self, epoch: i32) {
+        if self.epochs.last().is_some_and(|last| last.epoch >= epoch) {
+            return;
+        }
+        let log_start_offset = self.log_start_offset;
+        let before = self.epochs.partition_point(|one| one.start_offset <= log_start_offset);
+        // Of what is before the log start one entry is enough: that of the first batch.
+        self.epochs.drain(..before.saturating_sub(1));
+        if self.epochs.len() == EPOCHS_MAX {
+            let oldest = self.epochs.remove(0);
+            if let Some(first) = self.epochs.first_mut() {
+                first.start_offset = oldest.start_offset;
+            }
+        }
+        self.epochs.push(EpochStart { epoch, start_offset: self.next_offset });
+    }
+
+    /// The leader epoch of the batch at an offset.
+    pub(crate) fn epoch_at(&self, offset: i64) -> i32 {
+        let after = self.epochs.partition_point(|one| one.start_offset <= offset);
+        let found = self.epochs.get(after.saturating_sub(1));
+        found.map_or(0, |one| one.epoch)
     }
 
     /// End, exclusive, of what is decided: everything before belongs to no transaction, or to one
@@ -119,6 +167,33 @@ pub(crate) struct StoredAborted {
     pub first_offset: i64,
     /// The last stable offset once it had ended: all transactions that began before it had ended.
     pub last_stable_offset: i64,
+}
+
+/// An object with batches of a partition. Under the base offset of the first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredObject {
+    pub object_id: ObjectId,
+    /// First offset after its last batch.
+    pub end_offset: i64,
+    pub bytes: u64,
+    /// By base offset; never empty.
+    pub index: Vec<IndexEntry>,
+}
+
+/// An object that may come to be. Under its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredReservation {
+    pub topic_id: TopicId,
+    pub partition: u32,
+    /// Of the topic, when it was made.
+    pub config_changes: u64,
+}
+
+/// An object that nobody needs. Under its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredGarbageObject {
+    pub topic_id: TopicId,
+    pub partition: u32,
 }
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use proteus_machine::Position;
 use proteus_store::{LayeredStore, Read, State};
-use proteus_types::{CommitTs, LogIndex};
+use proteus_types::{CommitTs, LogIndex, Term};
 
 use super::batch::{BatchHeader, NewRecord, frame_batch};
 use super::read::ReadLimit;
@@ -14,12 +14,19 @@ struct Driver {
     store: LayeredStore,
     now_ms: u64,
     index: u64,
+    term: Term,
     changes: Vec<Change>,
 }
 
 impl Driver {
     fn new() -> Driver {
-        Driver { store: LayeredStore::in_memory(), now_ms: 1_000_000, index: 0, changes: vec![] }
+        Driver {
+            store: LayeredStore::in_memory(),
+            now_ms: 1_000_000,
+            index: 0,
+            term: Term(1),
+            changes: vec![],
+        }
     }
 
     fn with_topic(partition_count: u32, config: &[(&str, &str)]) -> Driver {
@@ -35,7 +42,7 @@ impl Driver {
     fn position(&mut self) -> Position {
         self.index += 1;
         let commit_ts = CommitTs::from_physical_ms(self.now_ms);
-        Position { index: LogIndex(self.index), commit_ts }
+        Position { term: self.term, index: LogIndex(self.index), commit_ts }
     }
 
     fn apply(&mut self, op: &Op) -> Result<Reply, Refusal> {
@@ -88,8 +95,19 @@ impl Driver {
     }
 
     fn offsets(&self, offset: i64, limit: ReadLimit) -> Vec<i64> {
-        let batches = read::read_batches(&self.store, ID, 0, offset, i64::MAX, limit).unwrap();
+        let batches = read::read_batches(&self.store, ID, 0, offset, i64::MAX, limit)
+            .unwrap()
+            .here()
+            .unwrap();
         batches.iter().map(|batch| batch.base_offset).collect()
+    }
+
+    fn at_time(&self, timestamp_ms: i64) -> Option<(i64, i64)> {
+        match read::offset_at_time(&self.store, ID, 0, timestamp_ms).unwrap() {
+            Some(read::AtTime::Record(offset, at_ms)) => Some((offset, at_ms)),
+            None => None,
+            Some(other) => panic!("{other:?}"),
+        }
     }
 
     fn bounds(&self) -> (i64, i64) {
@@ -123,6 +141,7 @@ fn numbered(count: usize, producer_id: i64, epoch: i16, sequence: i32) -> Bytes 
 }
 
 mod compaction;
+mod tiering;
 mod transactions;
 
 const ALL: ReadLimit = ReadLimit::Bytes(usize::MAX);
@@ -135,7 +154,8 @@ fn batches_stand_one_after_the_other_and_stay_as_they_were() {
         sent.iter().map(|batch| driver.append(batch.clone()).unwrap().base_offset).collect();
     assert_eq!(offsets, [0, 3, 4]);
     assert_eq!(driver.bounds(), (0, 9));
-    let stored = read::read_batches(&driver.store, ID, 0, 0, i64::MAX, ALL).unwrap();
+    let stored =
+        read::read_batches(&driver.store, ID, 0, 0, i64::MAX, ALL).unwrap().here().unwrap();
     assert!(stored.iter().map(|batch| &batch.bytes).eq(&sent));
     let appended = Change::Appended {
         topic_id: ID,
@@ -232,13 +252,16 @@ fn offsets_are_found_by_time() {
     for timestamp_ms in [100, 50, 300, 200, 400] {
         driver.append(batch(2, timestamp_ms)).unwrap();
     }
-    let at = |timestamp_ms| read::offset_at_time(&driver.store, ID, 0, timestamp_ms).unwrap();
+    let at = |timestamp_ms| driver.at_time(timestamp_ms);
     assert_eq!(at(0), Some((0, 100)));
     assert_eq!(at(100), Some((0, 100)));
     assert_eq!(at(101), Some((4, 300)));
     assert_eq!(at(301), Some((8, 400)));
     assert_eq!(at(401), None);
-    assert_eq!(read::offset_of_newest(&driver.store, ID, 0).unwrap(), Some((8, 400)));
+    assert_eq!(
+        read::offset_of_newest(&driver.store, ID, 0).unwrap(),
+        Some(read::AtTime::Record(8, 400))
+    );
 }
 
 #[test]
@@ -458,4 +481,33 @@ proptest! {
             prop_assert_eq!(driver.offsets(start, ALL), expected);
         }
     }
+}
+
+#[test]
+fn a_leader_epoch_ends_where_the_next_one_begins() {
+    let mut driver = Driver::with_topic(1, &[]);
+    for term in [2, 2, 5, 9] {
+        driver.term = Term(term);
+        driver.append(batch(10, 1)).unwrap();
+    }
+    let stored =
+        read::read_batches(&driver.store, ID, 0, 0, i64::MAX, ALL).unwrap().here().unwrap();
+    let epochs: Vec<i32> = stored.iter().map(|batch| batch.leader_epoch).collect();
+    assert_eq!(epochs, [2, 2, 5, 9]);
+    let end = |epoch| read::end_of_epoch(&driver.store, ID, 0, epoch, 11).unwrap();
+    assert_eq!(end(1), Some((1, 0)), "older than all there is");
+    assert_eq!(end(2), Some((2, 20)));
+    assert_eq!(end(4), Some((2, 20)), "one that has appended nothing");
+    assert_eq!(end(5), Some((5, 30)));
+    assert_eq!(end(9), Some((9, 40)));
+    assert_eq!(end(10), Some((9, 40)));
+    assert_eq!(end(11), Some((11, 40)), "the one that goes on");
+    assert_eq!((end(12), end(-1)), (None, None));
+    for term in 10..200 {
+        driver.term = Term(term);
+        driver.append(batch(10, 1)).unwrap();
+    }
+    let end = |epoch| read::end_of_epoch(&driver.store, ID, 0, epoch, 200).unwrap();
+    assert_eq!(end(198), Some((198, 1930)));
+    assert_eq!(end(2), Some((2, 0)), "the oldest are told apart no more");
 }

@@ -13,9 +13,11 @@ use serde::{Deserialize, Serialize};
 use crate::batch::BatchHeader;
 use crate::read::ConfigReader;
 use crate::stored::{self, StoredPartition, StoredProducer, StoredTopic};
+use crate::tiering::ObjectRetention;
 use crate::topics::existing_partition;
 use crate::{
-    Applied, Change, Op, Refusal, Reply, TopicCtx, TopicId, compaction, keys, refuse, transactions,
+    Applied, Change, Op, Refusal, Reply, TopicCtx, TopicId, compaction, keys, refuse, tiering,
+    transactions,
 };
 
 /// How long an idle producer's numbers are remembered, as Kafka's
@@ -70,6 +72,11 @@ pub enum TimerSubject {
     TransactionalId {
         /// Its producer.
         producer_id: i64,
+    },
+    /// Give up an object that was not written in time.
+    Upload {
+        /// It.
+        object_id: tiering::ObjectId,
     },
 }
 
@@ -145,6 +152,7 @@ pub(crate) fn fire(
         TimerSubject::TransactionalId { producer_id } => {
             transactions::expire(ctx, *producer_id)?;
         }
+        TimerSubject::Upload { object_id } => tiering::give_up(ctx, *object_id)?,
     }
     Ok(Reply::Done)
 }
@@ -270,8 +278,14 @@ fn retain(ctx: &mut TopicCtx<'_>, topic_id: TopicId, partition: u32) -> Applied<
         return Ok(());
     };
     stored.retention_due_at_ms = 0;
-    let expired = find_expired(ctx, topic_id, partition, &topic, &stored)?;
     let log_start_before = stored.log_start_offset;
+    let objects = tiering::retain(ctx, topic_id, partition, &topic, &mut stored)?;
+    let expired = if objects.has_objects {
+        let ObjectRetention { next_due_at_ms, has_more, .. } = objects;
+        Expired { batches: Vec::new(), next_due_at_ms, has_more }
+    } else {
+        find_expired(ctx, topic_id, partition, &topic, &stored)?
+    };
     for batch in &expired.batches {
         ctx.delete(keys::batch(topic_id, partition, batch.base_offset));
         stored.bytes = stored.bytes.saturating_sub(batch.bytes);
@@ -282,7 +296,8 @@ fn retain(ctx: &mut TopicCtx<'_>, topic_id: TopicId, partition: u32) -> Applied<
     }
     if expired.has_more {
         arm_retention_at(ctx, topic_id, partition, &mut stored, 0);
-    } else if stored.bytes > 0 && ConfigReader(&topic.config).has_retention() {
+    } else if stored.bytes + stored.object_bytes > 0 && ConfigReader(&topic.config).has_retention()
+    {
         let now_ms = ctx.now_ms();
         // By time nothing is due before the oldest batch is; by size something may be at any time.
         let has_bytes_max = ConfigReader(&topic.config).retention_bytes().is_some();

@@ -9,7 +9,8 @@ use proteus_store::Read;
 use crate::read::{self, ConfigReader};
 use crate::stored::{self, StoredPartition, StoredTopic};
 use crate::{
-    Applied, Change, PARTITIONS_MAX, Refusal, Reply, TopicCtx, TopicId, keys, refuse, timers,
+    Applied, Change, PARTITIONS_MAX, Refusal, Reply, TopicCtx, TopicId, keys, refuse, tiering,
+    timers,
 };
 
 /// Longest name of a topic, in characters, as in Kafka.
@@ -64,6 +65,7 @@ pub(crate) fn create(
         partition_count,
         config: config.clone(),
         created_at_ms: ctx.now_ms(),
+        config_changes: 0,
     };
     ctx.put(keys::topic_by_name(name), stored::encode(&topic_id));
     put_topic(ctx, topic_id, &topic);
@@ -144,6 +146,7 @@ pub(crate) fn configure(
     if let Some(problem) = ConfigReader(&topic.config).problem() {
         return refuse(Refusal::InvalidConfig(problem));
     }
+    topic.config_changes += 1;
     put_topic(ctx, topic_id, &topic);
     for partition in 0..topic.partition_count {
         timers::schedule_retention(ctx, topic_id, partition, &topic)?;
@@ -180,6 +183,11 @@ pub(crate) fn delete(ctx: &mut TopicCtx<'_>, topic_id: TopicId) -> Applied<Reply
 pub(crate) fn sweep(ctx: &mut TopicCtx<'_>, topic_id: TopicId) -> Applied<Reply> {
     if ctx.get(&keys::garbage(topic_id))?.is_none() {
         return Ok(Reply::Removed(0));
+    }
+    let discarded = tiering::discard_of_topic(ctx, topic_id, SWEEP_COUNT_MAX)?;
+    if discarded > 0 {
+        // The next sweep goes on.
+        return Ok(Reply::Removed(discarded as u64));
     }
     let mut found: Vec<Bytes> = Vec::new();
     for prefix in keys::left_by(topic_id) {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use proteus_machine::{Abort, Ctx, Machine, Position, View};
 use proteus_store::{LayeredStore, Read, State};
-use proteus_types::{CommitTs, LogIndex};
+use proteus_types::{CommitTs, LogIndex, Term};
 
 use crate::record::{self, Lifetime};
 use crate::{
@@ -45,7 +45,7 @@ impl World {
 
     fn apply(&mut self, op: &Op) -> Result<Reply, Refusal> {
         self.now = self.now.plus(1);
-        let position = Position { index: LogIndex(1), commit_ts: self.now };
+        let position = Position { term: Term(1), index: LogIndex(1), commit_ts: self.now };
         self.changes.clear();
         self.store.savepoint();
         let changes = &mut self.changes;
@@ -62,7 +62,7 @@ impl World {
     }
 
     fn check(&mut self, check: &Check) -> Result<(), Refusal> {
-        let position = Position { index: LogIndex(1), commit_ts: self.now };
+        let position = Position { term: Term(1), index: LogIndex(1), commit_ts: self.now };
         let mut emit = |_| panic!("a check changes nothing");
         match Tree::check(&mut Ctx::new(&mut self.store, position, &mut emit), check) {
             Ok(()) => Ok(()),

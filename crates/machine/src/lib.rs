@@ -19,13 +19,15 @@ mod shard;
 
 use bytes::Bytes;
 use proteus_store::{Direction, Read, State, StoreError, Visit};
-use proteus_types::{CommitTs, LogIndex};
+use proteus_types::{CommitTs, LogIndex, Term};
 
 pub use shard::{Committed, KernelError, ShardMachine};
 
 /// Where in the order of all things a minitransaction stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
+    /// Term of the leader that proposed it; never less than that of what stands before.
+    pub term: Term,
     /// Index of its entry in the shard's log.
     pub index: LogIndex,
     /// Its commit timestamp; unique to it.
@@ -64,6 +66,11 @@ impl<'a, C> Ctx<'a, C> {
     /// Index of the log entry being applied.
     pub fn index(&self) -> LogIndex {
         self.position.index
+    }
+
+    /// Term of the leader that proposed the log entry being applied.
+    pub fn term(&self) -> Term {
+        self.position.term
     }
 
     /// Sets the value under `key`.

@@ -39,7 +39,7 @@ use proteus_kernel_api::{
 use proteus_log::{Log, LogError, LogOptions};
 use proteus_peer::serve;
 use proteus_shard_machine::Composed;
-use proteus_types::{CommitTs, Member, ShardId};
+use proteus_types::{CommitTs, Member, ShardId, Term};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -339,6 +339,10 @@ impl Kernel for NodeKernel {
 
     fn leads(&self) -> bool {
         self.shard.group().leadership().leader == Some(self.identity.node)
+    }
+
+    fn term(&self) -> Term {
+        self.shard.group().leadership().term
     }
 
     fn follow(&self, listener: Arc<dyn Listener>) {

@@ -179,6 +179,12 @@ struct Settings {
     /// Accounts as user:password, separated by commas; better set in the file or environment
     #[arg(long, value_name = "LIST")]
     users: Option<String>,
+    /// Accounts for which no Kafka ACL counts, separated by commas [default: none]
+    #[arg(long, value_name = "NAMES")]
+    super_users: Option<String>,
+    /// Where old records of topics go, as a directory or s3://bucket/prefix [default: in the data directory]
+    #[arg(long, value_name = "PLACE")]
+    object_store: Option<String>,
     /// Certificate chain, PEM: opens the faces' encrypted ports
     #[arg(long, value_name = "FILE")]
     tls_certificate: Option<String>,
@@ -247,6 +253,8 @@ impl Settings {
             ("dead_after_s", &self.dead_after_s),
             ("snapshot_mib_per_s", &self.snapshot_mib_per_s),
             ("users", &self.users),
+            ("super_users", &self.super_users),
+            ("object_store", &self.object_store),
             ("tls_certificate", &self.tls_certificate),
             ("tls_key", &self.tls_key),
             ("tls_client_ca", &self.tls_client_ca),

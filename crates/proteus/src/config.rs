@@ -118,6 +118,18 @@ pub const KEYS: &[Key] = &[
         help: "Accounts; without any, everyone is admitted",
     },
     Key {
+        name: "super_users",
+        default: "",
+        accepts: "nothing, or names of accounts separated by commas",
+        help: "Accounts that may do everything over the Kafka protocol, whatever an ACL says; super.users",
+    },
+    Key {
+        name: "object_store",
+        default: "",
+        accepts: "nothing, a directory, or s3://bucket/prefix in a build that has it",
+        help: "Where old records of topics go; one that all nodes reach. Without it, a directory of the node's own",
+    },
+    Key {
         name: "tls_certificate",
         default: "",
         accepts: "nothing, or a PEM file",
@@ -316,6 +328,10 @@ pub struct Config {
     pub snapshot_bytes_per_second_max: u64,
     /// Who may connect.
     pub accounts: Accounts,
+    /// Accounts that may do everything over the Kafka protocol.
+    pub super_users: Vec<String>,
+    /// Where old records go, if it is not the node's own directory.
+    pub object_store: Option<String>,
     /// Files for encryption; `None` for none.
     pub tls: Option<TlsFiles>,
     /// Names of the faces that are not served without encryption; `None` for all.
@@ -437,6 +453,14 @@ impl Config {
                 (mib <= 100_000).then_some(mib << 20)
             })?,
             accounts: reader.parse("users", parse_users)?,
+            super_users: reader.parse("super_users", |value| {
+                let names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
+                // As Kafka's broker writes them.
+                Some(names.map(|name| name.trim_start_matches("User:").to_owned()).collect())
+            })?,
+            object_store: reader.parse("object_store", |value| {
+                Some((!value.is_empty()).then(|| value.to_owned()))
+            })?,
             tls: interpret_tls(&reader)?,
             tls_only: reader.parse("tls_only", |value| match value {
                 "" => Some(Some(Vec::new())),

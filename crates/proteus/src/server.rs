@@ -15,6 +15,7 @@ use proteus_face_postgres::{PostgresFace, PostgresOptions};
 use proteus_face_redis::RedisFace;
 use proteus_face_zookeeper::{ZookeeperFace, ZookeeperOptions};
 use proteus_node::{ClusterOptions, Node, NodeError, NodeOptions, UpkeepOptions};
+use proteus_objects::Objects;
 use tracing::warn;
 
 use crate::cluster::{self, PEER_PORT};
@@ -29,6 +30,9 @@ pub enum StartError {
     /// There is no secret to meet other nodes with.
     #[error("{0}")]
     Credentials(String),
+    /// Old records have no place.
+    #[error("{0}; configure object_store")]
+    Objects(String),
     /// The SQL engine refuses its options.
     #[error("the SQL engine cannot start: {0}")]
     Sql(String),
@@ -276,11 +280,26 @@ fn build_faces(
         .with_commands(zookeeper.admin_commands());
     Ok(vec![
         Arc::new(zookeeper),
-        KafkaFace::new(kernel.clone(), clock.clone(), metrics, accounts(), KafkaOptions::default()),
+        KafkaFace::new(kernel.clone(), clock.clone(), metrics, accounts(), kafka_options(config)?),
         Arc::new(RedisFace::new(kernel.clone(), clock.clone(), metrics, accounts())),
         Arc::new(postgres),
         Arc::new(http),
     ])
+}
+
+/// The directory of old records, in that of the node, if no other place is configured.
+const OBJECTS_DIRECTORY: &str = "objects";
+
+fn kafka_options(config: &Config) -> Result<KafkaOptions, StartError> {
+    let own = || config.data_directory.join(OBJECTS_DIRECTORY).display().to_string();
+    let place = config.object_store.clone().unwrap_or_else(own);
+    let objects = Objects::open(&place).map_err(|error| StartError::Objects(error.to_string()))?;
+    Ok(KafkaOptions {
+        super_users: config.super_users.clone(),
+        objects: Some(objects),
+        has_shared_objects: config.object_store.is_some(),
+        ..KafkaOptions::default()
+    })
 }
 
 /// Figures that are read when somebody looks.

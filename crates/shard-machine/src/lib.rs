@@ -4,7 +4,12 @@
 //! are held first, in order; then all ops are applied, in order, each computing its reply. If any
 //! refuses, nothing happened. This crate knows no protocol and no runtime.
 //!
+//! What one machine's changes mean to another is in `derive.rs`.
+//!
 //! Adding a machine is adding one line to [`compose!`](self) below.
+
+mod derive;
+mod envelope;
 
 use proteus_machine::{Abort, Ctx, Machine, Position, ShardMachine, View};
 use proteus_store::{State, StoreError};
@@ -66,9 +71,9 @@ pub enum Outcome {
         /// Why.
         refusal: Refusal,
     },
-    /// Nothing happened, because an op refused.
+    /// Nothing happened, because an op refused, or one that follows from the ops.
     Refused {
-        /// Which op, counted from 0.
+        /// Which op, counted from 0; the last one if it was none of them.
         op_index: usize,
         /// Why.
         refusal: Refusal,
@@ -171,8 +176,7 @@ impl ShardMachine for Composed {
     fn encode(command: &Minitransaction, into: &mut Vec<u8>) {
         into.push(FORMAT_VERSION);
         // Encoding plain data into a growing buffer has no way to fail.
-        let bytes = std::mem::take(into);
-        *into = postcard::to_extend(command, bytes).expect("plain data encodes");
+        postcard::serialize_with_flavor(command, Appending(into)).expect("plain data encodes");
     }
 
     fn decode(bytes: &[u8]) -> Result<(Minitransaction, &[u8]), StoreError> {
@@ -219,7 +223,16 @@ impl ShardMachine for Composed {
                 }
             }
         }
-        Ok(Outcome::Committed { commit_ts: position.commit_ts, replies })
+        match derive::derive(state, position, changes, change_count) {
+            Ok(()) => Ok(Outcome::Committed { commit_ts: position.commit_ts, replies }),
+            Err(Abort::Fault(error)) => Err(error),
+            Err(Abort::Refused(refusal)) => {
+                state.rollback();
+                changes.truncate(change_count);
+                let op_index = command.ops.len().saturating_sub(1);
+                Ok(Outcome::Refused { op_index, refusal })
+            }
+        }
     }
 
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Minitransaction>, StoreError> {
@@ -227,9 +240,166 @@ impl ShardMachine for Composed {
     }
 }
 
+/// Appends what postcard encodes. Its own flavor for that copies byte by byte, and a record batch is a
+/// mebibyte of them.
+struct Appending<'a>(&'a mut Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Appending<'_> {
+    type Output = ();
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn position(ms: u64) -> Position {
+        Position {
+            term: proteus_types::Term(1),
+            index: proteus_types::LogIndex(ms),
+            commit_ts: CommitTs::from_physical_ms(ms),
+        }
+    }
+
+    /// Applies at `ms` and returns the outcome and the changes that followers learn.
+    fn apply(
+        store: &mut proteus_store::LayeredStore,
+        ms: u64,
+        minitransaction: &Minitransaction,
+    ) -> (Outcome, Vec<Change>) {
+        let mut changes = Vec::new();
+        let outcome =
+            Composed::apply(store, position(ms), minitransaction, &mut changes).expect("a store");
+        (outcome, changes)
+    }
+
+    const FEED: topic::TopicId = topic::TopicId([5; 16]);
+
+    /// A table with a feed of two partitions, which takes batches of so many bytes.
+    fn fed_table(bytes_max: usize) -> (proteus_store::LayeredStore, table::TableId) {
+        let mut store = proteus_store::LayeredStore::in_memory();
+        let column = |name: &str| table::Column {
+            name: name.to_owned(),
+            column_type: table::ColumnType::BigInt,
+            not_null: true,
+            default: None,
+        };
+        let definition = table::Definition {
+            schema: "public".to_owned(),
+            name: "t".to_owned(),
+            columns: vec![column("id"), column("n")],
+            primary_key: vec![0],
+            source: table::Source::Rows,
+        };
+        let create = table::Op::CreateTable { id: None, definition, if_not_exists: false };
+        let config = [("max.message.bytes".to_owned(), bytes_max.to_string())].into();
+        let topic = topic::Op::CreateTopic {
+            name: "feed".to_owned(),
+            topic_id: FEED,
+            partition_count: 2,
+            config,
+        };
+        let (outcome, _) = apply(&mut store, 1, &Minitransaction::of(create).op(topic));
+        let Outcome::Committed { replies, .. } = outcome else { panic!("{outcome:?}") };
+        let Some(Reply::Table(table::Reply::TableCreated { id, .. })) = replies.first() else {
+            panic!("{replies:?}")
+        };
+        let target = Some(table::FeedTarget(FEED.0));
+        let set = Minitransaction::of(table::Op::SetFeed { table: *id, target });
+        assert!(matches!(apply(&mut store, 2, &set).0, Outcome::Committed { .. }));
+        (store, *id)
+    }
+
+    fn put(table: table::TableId, id: i64, n: i64) -> table::Op {
+        let row = vec![table::Value::Int(id), table::Value::Int(n)];
+        let (key, mode) = (table::RowKey::FromColumns, table::PutMode::Upsert);
+        table::Op::PutRow { table, key, row, mode }
+    }
+
+    /// What each record of the feed says: the row's id, what happened, and its number before and after.
+    fn fed(store: &proteus_store::LayeredStore) -> Vec<String> {
+        let mut fed = Vec::new();
+        for partition in 0..2 {
+            let limit = topic::read::ReadLimit::Bytes(usize::MAX);
+            let found = topic::read::read_batches(store, FEED, partition, 0, i64::MAX, limit);
+            for batch in found.unwrap().here().unwrap() {
+                for record in topic::batch::decode_records(&batch.bytes, batch.base_offset).unwrap()
+                {
+                    let record = record.unwrap();
+                    let key: serde_json::Value =
+                        serde_json::from_slice(&record.key.unwrap()).unwrap();
+                    let value = record.value.unwrap_or_else(|| "{}".into());
+                    let value: serde_json::Value = serde_json::from_slice(&value).unwrap();
+                    fed.push(format!(
+                        "{} {} {} {}",
+                        key["id"], value["op"], value["before"]["n"], value["after"]["n"]
+                    ));
+                }
+            }
+        }
+        fed.sort();
+        fed
+    }
+
+    #[test]
+    fn a_fed_table_tells_each_change_in_the_commit_that_makes_it() {
+        let (mut store, table) = fed_table(1_000_000);
+        let both =
+            Minitransaction::of(put(table, 1, 10)).op(put(table, 2, 20)).op(put(table, 1, 11));
+        let (_, changes) = apply(&mut store, 3, &both);
+        let is_fed = |change: &Change| matches!(change, Change::Table(table::Change::RowFed(_)));
+        assert!(!changes.iter().any(is_fed), "followers are not told twice");
+        let appends = changes.iter().filter(|change| matches!(change, Change::Topic(_))).count();
+        assert!(appends >= 1, "but of the topic: {changes:?}");
+        let mut key = Vec::new();
+        table::Value::Int(2).encode_key(&mut key);
+        let delete = Minitransaction::of(table::Op::DeleteRow { table, key });
+        apply(&mut store, 4, &delete);
+        let expected = [
+            "1 \"c\" null 10",
+            "1 \"u\" 10 11",
+            "2 \"c\" null 20",
+            "2 \"d\" 20 null",
+            "2 null null null",
+        ];
+        assert_eq!(fed(&store), expected);
+
+        // What aborts tells nothing.
+        let check = table::Check::TableUnchanged { table: table::TableId(9) };
+        let refused = Minitransaction::of(put(table, 3, 1)).check(check);
+        assert!(matches!(apply(&mut store, 5, &refused).0, Outcome::CheckFailed { .. }));
+        assert_eq!(fed(&store), expected);
+
+        // A feed whose topic is gone has ended; the table goes on.
+        let delete = Minitransaction::of(topic::Op::DeleteTopic { topic_id: FEED });
+        apply(&mut store, 6, &delete);
+        let (outcome, _) = apply(&mut store, 7, &Minitransaction::of(put(table, 4, 1)));
+        assert!(matches!(outcome, Outcome::Committed { .. }));
+    }
+
+    #[test]
+    fn a_feed_that_refuses_undoes_the_commit() {
+        let (mut store, table) = fed_table(100);
+        let (outcome, changes) = apply(&mut store, 3, &Minitransaction::of(put(table, 1, 10)));
+        assert!(matches!(outcome, Outcome::Refused { refusal: Refusal::Topic(_), .. }));
+        assert!(changes.is_empty());
+        let ts = CommitTs::from_physical_ms(3);
+        let rows = table::rows::scan_chunk(&store, table, &[], None, ts, 10).unwrap().rows;
+        assert!(rows.is_empty(), "{rows:?}");
+    }
 
     #[test]
     fn machines_do_not_share_a_space() {

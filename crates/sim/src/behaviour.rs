@@ -9,7 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 use proteus_shard_machine::{Minitransaction, Op, Outcome, cache, table, topic, tree};
 use proteus_store::{DiskStore, LayeredStore, StoreError};
-use proteus_types::{CommitTs, LogIndex};
+use proteus_types::{CommitTs, LogIndex, Term};
 
 use crate::commands::Generator;
 use crate::random::Random;
@@ -204,7 +204,8 @@ fn aborted_leave_no_trace<M: Machine>(script: &Script) -> Result<Result<(), Stri
     for (entry, dooms) in &script.entries {
         for (place, (command, is_doomed)) in entry.commands.iter().zip(dooms).enumerate() {
             let commit_ts = entry.first_ts.plus(place as u64);
-            let position = proteus_machine::Position { index: LogIndex(1), commit_ts };
+            let position =
+                proteus_machine::Position { term: Term(1), index: LogIndex(1), commit_ts };
             let mut changes = Vec::new();
             let outcome = M::apply(&mut store, position, command, &mut changes)?;
             let after = bytewise(&store)?;
@@ -334,6 +335,12 @@ fn time_settles<M: Machine>(
         }
         ts = CommitTs::from_physical_ms(ts.physical_ms() + LONG_MS);
     }
+    // What was in the object store is forgotten once it was deleted there.
+    let garbage = topic::tiering::garbage_objects(&store, usize::MAX)?;
+    let object_ids = garbage.iter().map(|name| name.object_id).collect();
+    let forget = Minitransaction::of(topic::Op::ForgetObjects { object_ids });
+    let entry = Entry { first_ts: ts.plus(1), commands: vec![forget] };
+    apply_entry::<M>(&mut store, LogIndex(1), &entry)?;
     // Each of these is one key however much was there before: see `docs/data-format.md`.
     const COUNTERS_MAX: usize = 8;
     let left = bytewise(&store)?;

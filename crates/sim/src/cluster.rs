@@ -25,6 +25,7 @@ use tempfile::TempDir;
 use crate::history::{History, ReplicaFeed};
 use crate::ledger;
 use crate::network::{Network, Traffic, Weather};
+use crate::producers::{self, Produced, Producers};
 use crate::random::Random;
 use crate::replica::Machine;
 
@@ -70,6 +71,17 @@ pub struct Summary {
     pub terms: u64,
     /// What the network did.
     pub traffic: Traffic,
+    /// What Kafka's producers did, if they were there.
+    pub produced: Produced,
+}
+
+/// Who calls and reads in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Callers {
+    /// Those of the ledger.
+    Ledger,
+    /// Those, and Kafka's producers and consumers.
+    Kafka,
 }
 
 /// Runs the plan of `seed`.
@@ -80,6 +92,21 @@ pub struct Summary {
 /// # Panics
 /// If the machine has no temporary directory or runtime.
 pub fn run<M: Machine>(seed: u64, planted: Planted) -> Result<Summary, String> {
+    run_with::<M>(seed, planted, Callers::Ledger)
+}
+
+/// Runs the plan of `seed` with these callers.
+///
+/// # Errors
+/// As [`run`].
+///
+/// # Panics
+/// As [`run`].
+pub fn run_with<M: Machine>(
+    seed: u64,
+    planted: Planted,
+    callers: Callers,
+) -> Result<Summary, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
@@ -87,6 +114,9 @@ pub fn run<M: Machine>(seed: u64, planted: Planted) -> Result<Summary, String> {
         .expect("a runtime for a run");
     runtime.block_on(async {
         let mut world = World::<M>::new(seed, planted);
+        if callers == Callers::Kafka {
+            world.producers = Some(Producers::new(&mut world.random));
+        }
         let result = world.live().await;
         world.end().await;
         result.map(|()| world.summary)
@@ -109,6 +139,7 @@ struct World<M: Machine> {
     network: Network<M>,
     nodes: BTreeMap<NodeId, Node<M>>,
     history: Arc<History>,
+    producers: Option<Producers>,
     summary: Summary,
 }
 
@@ -122,6 +153,7 @@ impl<M: Machine> World<M> {
             network,
             nodes: BTreeMap::new(),
             history: Arc::default(),
+            producers: None,
             summary: Summary::default(),
         }
     }
@@ -229,8 +261,13 @@ impl<M: Machine> World<M> {
     /// From a cluster of one to one of all.
     async fn form_cluster(&mut self) -> Result<(), String> {
         let Some((_, founder)) = self.leader() else { return Err("no founder".to_owned()) };
-        let outcomes = founder.propose(&[ledger::creation()]).await;
-        if !matches!(outcomes.as_deref(), Ok([Outcome::Committed { .. }])) {
+        let mut creations = vec![ledger::creation()];
+        if self.producers.is_some() {
+            creations.push(producers::creation());
+        }
+        let outcomes = founder.propose(&creations).await;
+        let is_committed = |outcome: &Outcome| matches!(outcome, Outcome::Committed { .. });
+        if !outcomes.as_ref().is_ok_and(|outcomes| outcomes.iter().all(is_committed)) {
             return Err(format!("the ledger cannot be created: {outcomes:?}"));
         }
         let members =
@@ -256,7 +293,16 @@ impl<M: Machine> World<M> {
             };
             clients.push(client.work());
         }
-        for result in join_all(clients).await {
+        let shards: Vec<_> = running.iter().map(|(_, shard)| shard.clone()).collect();
+        let producing = async {
+            match &mut self.producers {
+                Some(producers) => producers.work(&shards).await,
+                None => Ok(()),
+            }
+        };
+        let (results, produced) = futures::future::join(join_all(clients), producing).await;
+        produced?;
+        for result in results {
             let (reads, unanswered) = result?;
             self.summary.reads += reads;
             self.summary.unanswered += unanswered;
@@ -438,6 +484,10 @@ impl<M: Machine> World<M> {
         }
         if ledgers.windows(2).any(|pair| pair[0] != pair[1]) {
             return Err("the replicas hold different ledgers".to_owned());
+        }
+        let shards: Vec<_> = self.running().into_iter().map(|(_, shard)| shard).collect();
+        if let Some(producers) = &mut self.producers {
+            self.summary.produced = producers.settle(&shards).await?;
         }
         Ok(())
     }

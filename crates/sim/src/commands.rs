@@ -153,7 +153,8 @@ impl Generator {
         let op_count = if self.random.chance(60) { 1 } else { 2 + self.random.below(3) };
         for _ in 0..op_count {
             let op = match self.random.below(10) {
-                0 => self.transaction_op(view)?.into(),
+                0 if self.random.chance(70) => self.transaction_op(view)?.into(),
+                0 => self.tiering_op(view)?.into(),
                 _ => self.op(),
             };
             drawn.ops.push(op);
@@ -497,8 +498,34 @@ impl Generator {
         })
     }
 
+    /// Batches that move to an object, mostly as they are in the state.
+    fn tiering_op(&mut self, view: View<'_>) -> Result<topic::Op, StoreError> {
+        let (topic_id, partition) = (self.topic_id(), self.random.below(2) as u32);
+        let object_id = topic::tiering::ObjectId([self.random.below(3) as u8; 16]);
+        Ok(match self.random.below(10) {
+            0..=4 => topic::Op::ReserveObject { topic_id, partition, object_id },
+            5 => topic::Op::ForgetObjects { object_ids: vec![object_id] },
+            _ => {
+                let state = view.state;
+                let batches =
+                    topic::tiering::movable_batches(state, topic_id, partition, u64::MAX)?;
+                let object = topic::tiering::NewObject::of(object_id, &batches);
+                topic::Op::MoveToObject { object }
+            }
+        })
+    }
+
     fn settings(&mut self) -> BTreeMap<String, String> {
         let mut settings = BTreeMap::new();
+        if self.random.chance(30) {
+            for (name, value) in [
+                (topic::settings::REMOTE_STORAGE_ENABLE, "true"),
+                (topic::settings::LOCAL_RETENTION_MS, "0"),
+                (topic::settings::SEGMENT_BYTES, "200"),
+            ] {
+                settings.insert(name.to_owned(), value.to_owned());
+            }
+        }
         if self.random.chance(60) {
             let ms = self.random.pick(&["-1", "5000", "600000"]);
             settings.insert(topic::settings::RETENTION_MS.to_owned(), ms.to_owned());
@@ -685,7 +712,12 @@ impl Generator {
                 definition: self.definition(),
                 if_not_exists: self.random.chance(30),
             },
-            4 => table::Op::DropTable { table },
+            4 if self.random.chance(50) => table::Op::DropTable { table },
+            4 => {
+                let topic_id = self.topic_id();
+                let target = self.random.chance(80).then_some(table::FeedTarget(topic_id.0));
+                table::Op::SetFeed { table, target }
+            }
             5..=13 => table::Op::PutRow {
                 table,
                 key: match self.random.below(8) {

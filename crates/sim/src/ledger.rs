@@ -122,7 +122,8 @@ fn read_all(view: View<'_>) -> Result<Result<Option<Vec<CommitId>>, String>, Sto
 fn topic_ids(view: View<'_>) -> Result<Vec<CommitId>, StoreError> {
     let limit = topic::read::ReadLimit::Bytes(usize::MAX);
     let mut ids = Vec::new();
-    for batch in topic::read::read_batches(view.state, TOPIC, 0, 0, i64::MAX, limit)? {
+    let stretch = topic::read::read_batches(view.state, TOPIC, 0, 0, i64::MAX, limit)?;
+    for batch in stretch.here().unwrap_or_default() {
         let records = topic::batch::decode_records(&batch.bytes, batch.base_offset);
         for record in records.into_iter().flatten().flatten() {
             ids.push(record.value.map_or(0, |value| parse(&value)));

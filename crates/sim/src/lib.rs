@@ -9,7 +9,7 @@
 //! It knows no face and no protocol. Only its own tests use it.
 //!
 //! Reading order: [`behaviour`], [`commands`], [`shard`], [`network`], [`cluster`],
-//! [`ledger`], [`history`], [`planted`].
+//! [`ledger`], [`history`], [`producers`], [`planted`].
 
 pub mod behaviour;
 pub mod cluster;
@@ -18,6 +18,7 @@ pub mod history;
 pub mod ledger;
 pub mod network;
 pub mod planted;
+pub mod producers;
 pub mod random;
 pub mod replica;
 pub mod shard;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proteus_machine::{Position, ShardMachine, View};
 use proteus_shard_machine::{Change, Minitransaction, Outcome};
 use proteus_store::{LayeredStore, Read, State, StoreError};
-use proteus_types::{CommitTs, LogIndex};
+use proteus_types::{CommitTs, LogIndex, Term};
 
 /// Where a replica keeps the index of the last entry it applied: a key of the kernel's space.
 const APPLIED_KEY: &[u8] = &[0, 1];
@@ -64,7 +64,7 @@ pub fn apply_entry<M: Machine>(
     for place in 0..entry.commands.len() as u64 {
         let (command, after) = M::decode(rest)?;
         rest = after;
-        let position = Position { index, commit_ts: entry.first_ts.plus(place) };
+        let position = Position { term: Term(1), index, commit_ts: entry.first_ts.plus(place) };
         let mut changes = Vec::new();
         let outcome = M::apply(store, position, &command, &mut changes)?;
         applied.push((outcome, changes));

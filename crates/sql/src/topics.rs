@@ -19,7 +19,7 @@ use proteus_kernel_api::table::{
 };
 use proteus_kernel_api::topic::batch::{BatchError, BatchHeader, decode_records};
 use proteus_kernel_api::topic::read::{
-    self, AbortedTransaction, ReadLimit, StoredBatch, TopicInfo,
+    self, AbortedTransaction, ReadLimit, StoredBatch, Stretch, TopicInfo,
 };
 
 use crate::batch::batch_of;
@@ -118,16 +118,25 @@ impl TopicReader for KernelTopics {
         let number = u32::try_from(partition).unwrap_or(u32::MAX);
         let limit = ReadLimit::BytesOrFirst(bytes_max);
         // No record of a transaction that is open or was aborted is a row.
-        let (batches, aborted) = self.kernel.read(|view| {
+        let (batches, aborted, is_in_object) = self.kernel.read(|view| {
             let Some(info) = read::partition(view.state, topic_id, number)? else {
-                return Ok((Vec::new(), Vec::new()));
+                return Ok((Vec::new(), Vec::new(), false));
             };
             let end = info.last_stable_offset;
-            let batches = read::read_batches(view.state, topic_id, number, offset, end, limit)?;
+            let stretch = read::read_batches(view.state, topic_id, number, offset, end, limit)?;
+            let Stretch::Here(batches) = stretch else {
+                return Ok((Vec::new(), Vec::new(), true));
+            };
             let end = batches.last().map_or(offset, StoredBatch::end_offset);
             let aborted = read::aborted_transactions(view.state, topic_id, number, offset, end)?;
-            Ok((batches, aborted))
+            Ok((batches, aborted, false))
         })?;
+        if is_in_object {
+            let message = format!(
+                "records of topic \"{topic}\" from offset {offset} on are in the object store, which SQL does not read; consume them over the Kafka protocol"
+            );
+            return Err(SqlError::new(crate::error::sqlstate::FEATURE_NOT_SUPPORTED, message));
+        }
         let mut records = Vec::new();
         let mut next = offset;
         for stored in batches {
@@ -179,7 +188,8 @@ impl fmt::Debug for TopicProvider {
 impl TopicProvider {
     /// The topic with the columns that every topic has.
     pub fn raw(reader: Arc<dyn TopicReader>, topic: &str) -> TopicProvider {
-        let table = Arc::new(TableInfo { id: TableId(0), definition: raw_definition(topic) });
+        let table =
+            Arc::new(TableInfo { id: TableId(0), definition: raw_definition(topic), feed: None });
         TopicProvider::over(reader, topic, table, false)
     }
 

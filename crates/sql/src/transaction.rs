@@ -111,7 +111,7 @@ impl Transaction {
 
     /// Remembers a table to be created under a reserved id.
     pub fn create_table(&mut self, id: TableId, definition: Definition) {
-        self.catalog.push(CatalogWrite::Create(Arc::new(TableInfo { id, definition })));
+        self.catalog.push(CatalogWrite::Create(Arc::new(TableInfo { id, definition, feed: None })));
     }
 
     /// Remembers a table to be dropped.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
 
 use crate::image::{self, DiskImage};
 use crate::layered::Change;
@@ -13,6 +13,10 @@ use crate::{Direction, KEY_BYTES_MAX, StoreError};
 /// Blocks of the tree kept in memory, in bytes. Hot rows live in the tables above; this serves the
 /// rest, and counts against the idle memory only as it fills.
 const BLOCK_CACHE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Values from this length on stand in files of their own, which merges of the tree do not rewrite.
+/// They are mostly record batches, which never change and go in the order in which they came.
+const VALUE_APART_BYTES_MIN: u32 = 4 * 1024;
 
 /// The name of the one key space inside the tree.
 const KEYSPACE: &str = "state";
@@ -51,7 +55,11 @@ impl DiskStore {
             .worker_threads(1)
             .open()
             .map_err(io)?;
-        let keyspace = database.keyspace(KEYSPACE, KeyspaceCreateOptions::default).map_err(io)?;
+        let options = || {
+            let apart = KvSeparationOptions::default().separation_threshold(VALUE_APART_BYTES_MIN);
+            KeyspaceCreateOptions::default().with_kv_separation(Some(apart))
+        };
+        let keyspace = database.keyspace(KEYSPACE, options).map_err(io)?;
         Ok(DiskStore { database, keyspace, location: directory.to_owned() })
     }
 

@@ -18,11 +18,15 @@ use proteus_kernel_api::topic::read::{self, TopicInfo};
 use proteus_kernel_api::topic::{self, TopicId};
 use uuid::Uuid;
 
-use super::{LEADER_EPOCH, OPERATIONS_NOT_TOLD, text, topics};
+use super::{OPERATIONS_NOT_TOLD, text, topics};
 use crate::acl::{Operation, Resource};
 use crate::brokers::Brokers;
 use crate::errors::Failure;
 use crate::session::Session;
+
+/// Topics that one request for metadata creates at most: each is a commit. A client that wants more asks
+/// again.
+const CREATIONS_MAX: usize = 100;
 
 /// Coordinators of consumer groups and of transactions.
 const KEY_TYPES: [i8; 2] = [0, 1];
@@ -52,9 +56,10 @@ pub(crate) async fn metadata(
     // Before version 4 a request could not say whether to create topics, and did.
     let may_create =
         session.shared.options.creates_topics && (version < 4 || request.allow_auto_topic_creation);
+    let mut creations_left = if may_create { Some(CREATIONS_MAX) } else { None };
     let mut described = Vec::with_capacity(wanted.len());
     for topic in wanted {
-        described.push(describe_wanted(session, &brokers, topic, may_create).await);
+        described.push(describe_wanted(session, &brokers, topic, &mut creations_left).await);
     }
     response.with_topics(described)
 }
@@ -85,10 +90,10 @@ async fn describe_wanted(
     session: &Arc<Session>,
     brokers: &Brokers,
     wanted: MetadataRequestTopic,
-    may_create: bool,
+    creations_left: &mut Option<usize>,
 ) -> MetadataResponseTopic {
     let found = match &wanted.name {
-        Some(name) => by_name(session, name.as_str(), may_create).await,
+        Some(name) => by_name(session, name.as_str(), creations_left).await,
         None => by_id(session, TopicId(wanted.topic_id.into_bytes())),
     };
     match found {
@@ -111,10 +116,11 @@ fn by_id(session: &Session, topic_id: TopicId) -> Result<TopicInfo, Failure> {
     Ok(found)
 }
 
+/// The topic of this name, which is made if it is not there; `None` left means that none may be.
 async fn by_name(
     session: &Arc<Session>,
     name: &str,
-    may_create: bool,
+    creations_left: &mut Option<usize>,
 ) -> Result<TopicInfo, Failure> {
     session.authorize(Operation::Describe, Resource::Topic, name)?;
     if let Some(info) = session.shared.topics.info(&*session.shared.kernel, name)? {
@@ -127,9 +133,14 @@ async fn by_name(
         let message = format!("there is no topic '{name}'");
         Failure::new(ResponseError::UnknownTopicOrPartition, message)
     };
-    if !may_create {
+    let Some(left) = creations_left else {
         return Err(unknown());
-    }
+    };
+    let Some(fewer) = left.checked_sub(1) else {
+        let message = format!("a request creates {CREATIONS_MAX} topics at most; ask again");
+        return Err(Failure::new(ResponseError::LeaderNotAvailable, message));
+    };
+    *left = fewer;
     let partition_count = session.shared.options.partition_count;
     match topics::create_one(session, name, partition_count, BTreeMap::new()).await {
         Ok(_) => {}
@@ -148,7 +159,7 @@ fn describe_topic(brokers: &Brokers, info: &TopicInfo) -> MetadataResponseTopic 
             .with_error_code(error.map_or(0, |error| error.code()))
             .with_partition_index(i32::try_from(partition).unwrap_or(i32::MAX))
             .with_leader_id(leader_id)
-            .with_leader_epoch(LEADER_EPOCH)
+            .with_leader_epoch(brokers.leader_epoch)
             .with_replica_nodes(brokers.ids())
             .with_isr_nodes(brokers.ids())
     });

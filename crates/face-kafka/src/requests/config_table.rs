@@ -65,8 +65,8 @@ impl Known {
     }
 }
 
-/// All settings of topics, by name. Those of segments, indexes, flushing and throttles are accepted
-/// and change nothing here.
+/// All settings of topics, by name. Those of indexes, flushing and throttles are accepted
+/// and change nothing here; `segment.bytes` bounds what is moved to the object store as one.
 pub(crate) fn of_topics() -> Vec<Known> {
     use Kind::{Boolean, Double, Int, List, Long, String};
     let codecs = &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"];
@@ -97,7 +97,7 @@ pub(crate) fn of_topics() -> Vec<Known> {
         known("preallocate", Boolean, false),
         one_of("remote.log.copy.disable", Boolean, "false", only_false),
         one_of("remote.log.delete.on.disable", Boolean, "false", only_false),
-        one_of("remote.storage.enable", Boolean, "false", only_false),
+        known("remote.storage.enable", Boolean, false),
         known("proteus.mirror", Boolean, false),
         known("retention.bytes", Long, -1),
         known("retention.ms", Long, RETENTION_MS_DEFAULT),
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(problem("cleanup.policy", "compact, delete"), None);
         assert!(problem("cleanup.policy", "shrink").is_some());
         assert!(problem("segment.bytes", "big").is_some());
-        assert!(problem("remote.storage.enable", "true").is_some());
+        assert!(problem("remote.log.copy.disable", "true").is_some());
         assert!(problem("min.cleanable.dirty.ratio", "NaN").is_some());
     }
 }

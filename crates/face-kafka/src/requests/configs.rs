@@ -72,7 +72,12 @@ pub(crate) fn effective(config: &BTreeMap<String, String>) -> Vec<Entry> {
 }
 
 /// What is wrong with settings that somebody wants for a topic.
-pub(crate) fn problem(config: &BTreeMap<String, String>) -> Option<String> {
+pub(crate) fn problem(session: &Session, config: &BTreeMap<String, String>) -> Option<String> {
+    let (options, kernel) = (&session.shared.options, &*session.shared.kernel);
+    if ConfigReader(config).has_remote_storage() && options.objects_for(kernel).is_none() {
+        let message = "remote.storage.enable=true needs an object store that all nodes reach; configure object_store";
+        return Some(message.to_owned());
+    }
     let all = config_table::of_topics();
     for (name, value) in config {
         match all.iter().find(|known| known.name == name) {
@@ -296,7 +301,7 @@ async fn apply(
     changes: BTreeMap<String, Option<String>>,
     validate_only: bool,
 ) -> Result<(), Failure> {
-    if let Some(problem) = problem(after) {
+    if let Some(problem) = problem(session, after) {
         return Err(invalid_config(problem));
     }
     if validate_only {

@@ -12,15 +12,16 @@ use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, ProducerId
 use proteus_env::task;
 use proteus_kernel_api::topic::TopicId;
 use proteus_kernel_api::topic::batch::put_batch;
-use proteus_kernel_api::topic::read::{self, PartitionInfo, ReadLimit, StoredBatch};
+use proteus_kernel_api::topic::read::{self, PartitionInfo, ReadLimit, Stretch};
 
 use super::fetch_session::{self, Wanted};
 use super::list_offsets::{check_leader_epoch, unknown_partition};
-use super::{LEADER_EPOCH, READ_COMMITTED, partition_number, topics};
+use super::{READ_COMMITTED, leader_epoch, partition_number, topics};
 use crate::acl::Operation;
 use crate::errors::Failure;
 use crate::quota::CONSUMED;
 use crate::session::Session;
+use crate::tiering;
 
 /// Most bytes of records in one response, as Kafka's `fetch.max.bytes`.
 const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
@@ -29,8 +30,10 @@ const WAIT_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// What one look at a partition gave.
 struct Found {
+    topic_id: TopicId,
+    partition: u32,
     info: PartitionInfo,
-    batches: Vec<StoredBatch>,
+    stretch: Stretch,
     /// For those who read only what is committed: what they must leave out of the batches.
     aborted: Option<Vec<read::AbortedTransaction>>,
 }
@@ -52,10 +55,11 @@ pub(crate) async fn answer(
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
     let deadline = session.shared.clock.elapsed() + wait;
-    let found = loop {
+    let current_epoch = leader_epoch(session);
+    let mut found = loop {
         // Registered before the look, so that nothing falls between the two.
         let growing = session.shared.topics.growing.wait(&growing_keys(wanted, &topic_ids));
-        let found = look(session, wanted, &topic_ids, isolation, bytes_max);
+        let found = look(session, wanted, &topic_ids, (isolation, current_epoch), bytes_max);
         let bytes: usize = found.iter().flatten().map(Found::bytes).sum();
         let is_final = bytes >= bytes_min || found.iter().any(Result::is_err);
         let left = deadline.saturating_sub(session.shared.clock.elapsed());
@@ -63,6 +67,16 @@ pub(crate) async fn answer(
             break found;
         }
     };
+    for (wanted, found) in wanted.iter().zip(&mut found) {
+        let offset = wanted.partition.fetch_offset;
+        let whole = match found {
+            Ok(found) => found.read_object(session, offset).await,
+            Err(_) => continue,
+        };
+        if let Err(failure) = whole {
+            *found = Err(failure);
+        }
+    }
     let answers: Vec<PartitionData> = wanted
         .iter()
         .zip(found)
@@ -128,7 +142,7 @@ fn look(
     session: &Session,
     wanted: &[Wanted],
     topic_ids: &[Result<TopicId, Failure>],
-    isolation: i8,
+    reading: (i8, i32),
     bytes_max: usize,
 ) -> Vec<Result<Found, Failure>> {
     let mut bytes_left = bytes_max;
@@ -146,8 +160,8 @@ fn look(
             } else {
                 ReadLimit::Bytes(bytes_max)
             };
-            let found = look_at(session, wanted, topic_id.clone()?, isolation, limit)?;
-            is_empty &= found.batches.is_empty();
+            let found = look_at(session, wanted, topic_id.clone()?, reading, limit)?;
+            is_empty &= found.bytes() == 0;
             bytes_left = bytes_left.saturating_sub(found.bytes());
             Ok(found)
         })
@@ -158,11 +172,11 @@ fn look_at(
     session: &Session,
     wanted: &Wanted,
     topic_id: TopicId,
-    isolation: i8,
+    (isolation, current_epoch): (i8, i32),
     limit: ReadLimit,
 ) -> Result<Found, Failure> {
     let partition = partition_number(wanted.partition.partition).ok_or_else(unknown_partition)?;
-    check_leader_epoch(wanted.partition.current_leader_epoch)?;
+    check_leader_epoch(wanted.partition.current_leader_epoch, current_epoch)?;
     let offset = wanted.partition.fetch_offset;
     let found = session.shared.kernel.read(|view| {
         let Some(info) = read::partition(view.state, topic_id, partition)? else {
@@ -172,21 +186,23 @@ fn look_at(
         let end_offset =
             if is_committed_only { info.last_stable_offset } else { info.high_watermark };
         let is_readable = (info.log_start_offset..end_offset).contains(&offset);
-        let batches = if is_readable {
+        let stretch = if is_readable {
             read::read_batches(view.state, topic_id, partition, offset, end_offset, limit)?
         } else {
-            Vec::new()
+            Stretch::Here(Vec::new())
         };
-        let aborted = match batches.last() {
-            Some(last) if is_committed_only => {
-                let end_offset = last.end_offset();
-                let state = view.state;
-                read::aborted_transactions(state, topic_id, partition, offset, end_offset)?
-            }
+        let aborted = match &stretch {
+            Stretch::Here(batches) if is_committed_only => match batches.last() {
+                Some(last) => {
+                    let (state, end_offset) = (view.state, last.end_offset());
+                    read::aborted_transactions(state, topic_id, partition, offset, end_offset)?
+                }
+                None => Vec::new(),
+            },
             _ => Vec::new(),
         };
         let aborted = is_committed_only.then_some(aborted);
-        Ok(Some(Found { info, batches, aborted }))
+        Ok(Some(Found { topic_id, partition, info, stretch, aborted }))
     })?;
     let found = found.ok_or_else(unknown_partition)?;
     if offset < found.info.log_start_offset || offset > found.info.high_watermark {
@@ -201,7 +217,30 @@ fn look_at(
 
 impl Found {
     fn bytes(&self) -> usize {
-        self.batches.iter().map(|batch| batch.bytes.len()).sum()
+        match &self.stretch {
+            Stretch::Here(batches) => batches.iter().map(|batch| batch.bytes.len()).sum(),
+            Stretch::InObject(range) => {
+                let bytes = range.bytes.end.saturating_sub(range.bytes.start);
+                usize::try_from(bytes).unwrap_or(usize::MAX)
+            }
+        }
+    }
+
+    /// Reads what is in the object store, where all transactions have ended.
+    async fn read_object(&mut self, session: &Arc<Session>, offset: i64) -> Result<(), Failure> {
+        let Stretch::InObject(range) = &self.stretch else {
+            return Ok(());
+        };
+        let batches = tiering::read_range(&session.shared, range, offset).await?;
+        if let (Some(aborted), Some(last)) = (&mut self.aborted, batches.last()) {
+            let (topic_id, partition, end_offset) =
+                (self.topic_id, self.partition, last.end_offset());
+            *aborted = session.shared.kernel.read(|view| {
+                read::aborted_transactions(view.state, topic_id, partition, offset, end_offset)
+            })?;
+        }
+        self.stretch = Stretch::Here(batches);
+        Ok(())
     }
 }
 
@@ -250,8 +289,10 @@ fn respond_partition(
     match found {
         Ok(found) => {
             let mut records = BytesMut::with_capacity(found.bytes());
-            for batch in &found.batches {
-                put_batch(&mut records, batch.base_offset, LEADER_EPOCH, &batch.bytes);
+            if let Stretch::Here(batches) = &found.stretch {
+                for batch in batches {
+                    put_batch(&mut records, batch.base_offset, batch.leader_epoch, &batch.bytes);
+                }
             }
             data.with_high_watermark(found.info.high_watermark)
                 .with_last_stable_offset(found.info.last_stable_offset)

@@ -131,9 +131,13 @@ fn refusal_of(session: &Session, request: &ProduceRequest) -> Option<Failure> {
     {
         return Some(failure);
     }
-    (!(-1..=1).contains(&request.acks)).then(|| {
+    if !(-1..=1).contains(&request.acks) {
         let message = format!("acks is 0, 1 or -1, not {}", request.acks);
-        Failure::new(ResponseError::InvalidRequiredAcks, message)
+        return Some(Failure::new(ResponseError::InvalidRequiredAcks, message));
+    }
+    (!session.shared.kernel.leads()).then(|| {
+        // It would reach the leader all the same, but each time with a detour.
+        Failure::new(ResponseError::NotLeaderOrFollower, "another broker leads")
     })
 }
 

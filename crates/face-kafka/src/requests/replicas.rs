@@ -28,7 +28,7 @@ use kafka_protocol::messages::{
 use proteus_kernel_api::topic::read::{self, TopicInfo};
 use uuid::Uuid;
 
-use super::{LEADER_EPOCH, OPERATIONS_NOT_TOLD, partition_number, text, topics};
+use super::{OPERATIONS_NOT_TOLD, partition_number, text, topics};
 use crate::acl::Operation;
 use crate::brokers::Brokers;
 use crate::errors::Failure;
@@ -287,7 +287,7 @@ fn describe_partitions(
         DescribeTopicPartitionsResponsePartition::default()
             .with_partition_index(i32::try_from(number).unwrap_or(i32::MAX))
             .with_leader_id(brokers.leader_id())
-            .with_leader_epoch(LEADER_EPOCH)
+            .with_leader_epoch(brokers.leader_epoch)
             .with_replica_nodes(brokers.ids())
             .with_isr_nodes(brokers.ids())
             .with_eligible_leader_replicas(Some(Vec::new()))

@@ -125,7 +125,7 @@ async fn create_wanted(
         .iter()
         .filter_map(|entry| Some((entry.name.to_string(), entry.value.as_ref()?.to_string())))
         .collect();
-    if let Some(problem) = configs::problem(&config) {
+    if let Some(problem) = configs::problem(session, &config) {
         return Err(Failure::new(ResponseError::InvalidConfig, problem));
     }
     if validate_only {

@@ -234,3 +234,23 @@ async fn who_exceeds_a_quota_is_told_to_wait() {
     let free = call!(other, Produce, 9, produce("t", 0, -1, batch("x")));
     assert_eq!(free.throttle_time_ms, 0);
 }
+
+#[tokio::test]
+async fn one_request_for_metadata_creates_so_many_topics() {
+    use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+    let face = served();
+    let mut client = Client::connect(face.address).await;
+    let named = |number: usize| {
+        let name = TopicName(text(&format!("topic-{number}")));
+        MetadataRequestTopic::default().with_name(Some(name))
+    };
+    let request = MetadataRequest::default()
+        .with_topics(Some((0..150).map(named).collect()))
+        .with_allow_auto_topic_creation(true);
+    let mut errors = Vec::new();
+    for _ in 0..2 {
+        let response = call!(client, Metadata, 9, request.clone());
+        errors.push(response.topics.iter().filter(|topic| topic.error_code == 5).count());
+    }
+    assert_eq!(errors, [50, 0], "LEADER_NOT_AVAILABLE: the client asks again");
+}

@@ -2,7 +2,7 @@
 
 use proteus_machine::{Ctx, Machine, Position};
 use proteus_store::LayeredStore;
-use proteus_types::{CommitTs, LogIndex};
+use proteus_types::{CommitTs, LogIndex, Term};
 
 use super::*;
 use crate::{Cache, Call, Op};
@@ -19,7 +19,7 @@ impl Bench {
 
     fn run(&mut self, words: &[&str]) -> Reply {
         self.ts = self.ts.plus(1);
-        let position = Position { index: LogIndex(1), commit_ts: self.ts };
+        let position = Position { term: Term(1), index: LogIndex(1), commit_ts: self.ts };
         let mut emit = |_| {};
         let call = Call { seed: 7, ..Call::new(words) };
         Cache::apply(&mut Ctx::new(&mut self.store, position, &mut emit), &Op::Command(call))

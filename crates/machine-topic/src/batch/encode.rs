@@ -49,6 +49,28 @@ pub fn frame_batch(records: &[NewRecord], timestamp_ms: i64) -> Option<Bytes> {
     Some(Bytes::from(batch))
 }
 
+/// A batch that was framed here, as a producer with this id and epoch numbers it.
+pub fn with_producer(
+    batch: &[u8],
+    (producer_id, epoch): (i64, i16),
+    base_sequence: i32,
+    is_transactional: bool,
+) -> Bytes {
+    let mut batch = batch.to_vec();
+    if batch.len() < BATCH_HEADER_BYTES {
+        return Bytes::from(batch);
+    }
+    if is_transactional {
+        let attributes = i16::from_be_bytes([batch[21], batch[22]]) | super::TRANSACTIONAL_FLAG;
+        batch[21..23].copy_from_slice(&attributes.to_be_bytes());
+    }
+    batch[43..51].copy_from_slice(&producer_id.to_be_bytes());
+    batch[51..53].copy_from_slice(&epoch.to_be_bytes());
+    batch[53..57].copy_from_slice(&base_sequence.to_be_bytes());
+    put_checksum(&mut batch);
+    Bytes::from(batch)
+}
+
 /// The batch of `header`, which stands at `base_offset`, with only the records that compaction kept:
 /// the same offsets, timestamps, producer and codec. With a delete horizon it says when its
 /// tombstones may go. `None` if no record is left, or the batch cannot be made.

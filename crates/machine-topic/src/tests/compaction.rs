@@ -25,7 +25,7 @@ fn keyed(records: &[(u8, Option<u8>)], timestamp_ms: i64) -> Bytes {
 
 fn records(driver: &Driver) -> Vec<Record> {
     let (start, end) = driver.bounds();
-    let stored = read::read_batches(&driver.store, ID, 0, start, end, ALL).unwrap();
+    let stored = read::read_batches(&driver.store, ID, 0, start, end, ALL).unwrap().here().unwrap();
     let mut records = Vec::new();
     for batch in stored {
         let header = BatchHeader::parse(&batch.bytes).unwrap();
@@ -61,7 +61,7 @@ fn of_each_key_the_newest_record_stays_where_it_was() {
     assert_eq!(seen(&driver), [(3, 2, Some(4)), (4, 3, Some(5)), (5, 1, Some(9)), (6, 3, Some(6))]);
     assert_eq!(driver.bounds(), (0, 7));
     // By time: what went away is passed over.
-    let at = |timestamp_ms| read::offset_at_time(&driver.store, ID, 0, timestamp_ms).unwrap();
+    let at = |timestamp_ms| driver.at_time(timestamp_ms);
     assert_eq!(at(0), Some((3, 60)));
     assert_eq!(at(65), Some((5, 70)));
 }
@@ -92,7 +92,7 @@ fn a_key_that_changes_for_ever_takes_no_more_room() {
         }
     }
     assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
-    let at = |timestamp_ms| read::offset_at_time(&driver.store, ID, 0, timestamp_ms).unwrap();
+    let at = |timestamp_ms| driver.at_time(timestamp_ms);
     assert_eq!(at(0), Some((398, 498)));
     assert_eq!(at(499), Some((399, 499)));
     assert_eq!(at(500), None);
@@ -151,7 +151,7 @@ fn timestamps_of_the_append_replace_the_producers() {
     let appended = driver.append(batch(3, 5)).unwrap();
     assert_eq!(appended.append_time_ms, Some(now_ms));
     assert!(records(&driver).iter().all(|record| record.timestamp_ms == now_ms));
-    assert_eq!(read::offset_at_time(&driver.store, ID, 0, 6).unwrap(), Some((0, now_ms)));
+    assert_eq!(driver.at_time(6), Some((0, now_ms)));
 }
 
 proptest! {
@@ -221,7 +221,7 @@ proptest! {
         let aborted = read::aborted_transactions(&driver.store, ID, 0, 0, end).unwrap();
         let mut found = Vec::new();
         let mut bytes = 0;
-        for stored in read::read_batches(&driver.store, ID, 0, 0, i64::MAX, ALL).unwrap() {
+        for stored in read::read_batches(&driver.store, ID, 0, 0, i64::MAX, ALL).unwrap().here().unwrap() {
             bytes += stored.bytes.len() as u64;
             let header = BatchHeader::parse(&stored.bytes).unwrap();
             let covers = aborted.iter().any(|one| one.covers(&header, stored.base_offset));

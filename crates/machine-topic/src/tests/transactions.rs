@@ -78,7 +78,8 @@ fn what_is_open_holds_the_last_stable_offset() {
     assert_eq!(end(&mut driver, producer, true, false), Ok(producer));
     assert_eq!((driver.bounds(), last_stable(&driver)), ((0, 5), 5));
     assert_eq!(aborted(&driver, 0, 5), []);
-    let stored = read::read_batches(&driver.store, ID, 0, 4, i64::MAX, ALL).unwrap();
+    let stored =
+        read::read_batches(&driver.store, ID, 0, 4, i64::MAX, ALL).unwrap().here().unwrap();
     assert!(read_marker(&stored[0].bytes).unwrap().is_commit);
     // The same answer again, but not the other one.
     assert_eq!(end(&mut driver, producer, true, false), Ok(producer));
@@ -269,7 +270,7 @@ proptest! {
             // From any offset the list of aborted transactions filters the same.
             for from in [0, end / 2] {
                 let aborted = aborted(&driver, from, end);
-                let stored = read::read_batches(&driver.store, ID, 0, from, end, ALL).unwrap();
+                let stored = read::read_batches(&driver.store, ID, 0, from, end, ALL).unwrap().here().unwrap();
                 let seen: Vec<i64> = stored.iter().filter(|stored| {
                     let header = BatchHeader::parse(&stored.bytes).unwrap();
                     !header.is_control()

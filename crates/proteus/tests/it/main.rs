@@ -6,6 +6,7 @@ mod cluster;
 mod crash;
 mod damage;
 mod demo;
+mod feed;
 mod full_disk;
 mod garbage;
 mod node;

@@ -1,12 +1,17 @@
 //! Procedures over the topic machine.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
+use proteus_env::random;
+use proteus_kernel_api::table::{self, FeedTarget, TableInfo};
 use proteus_kernel_api::topic::batch::{NewRecord, frame_batch, partition_of_key};
 use proteus_kernel_api::topic::read::{self, TopicInfo};
-use proteus_kernel_api::topic::{Check, NewOffset, Op};
+use proteus_kernel_api::topic::{self, Check, NewOffset, Op, TopicId};
 
 use super::{Arguments, Calls, Function, Procedure};
 use crate::error::{SqlError, sqlstate};
+use crate::names::PUBLIC;
 
 pub(super) fn procedures() -> Vec<Box<dyn Procedure>> {
     let offset = "group, topic, partition, offset";
@@ -18,6 +23,8 @@ pub(super) fn procedures() -> Vec<Box<dyn Procedure>> {
             parameters: "group, topic, partition, expected_offset (null: none committed)",
             body: check_offset,
         },
+        Function { name: "kafka.feed_table", parameters: "table, topic", body: feed_table },
+        Function { name: "kafka.end_feed", parameters: "table", body: end_feed },
     ];
     all.into_iter().map(|function| -> Box<dyn Procedure> { Box::new(function) }).collect()
 }
@@ -81,5 +88,51 @@ fn check_offset(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<
     let what = format!("kafka.check_offset('{group}', '{}', {partition})", topic.name);
     let check = Check::CommittedOffset { group, topic_id: topic.topic_id, partition, expected };
     calls.cross_face.check(check, what);
+    Ok(())
+}
+
+/// A table with rows of its own, by its name or `schema.name`.
+fn table(arguments: &mut Arguments<'_>, calls: &Calls<'_>) -> Result<TableInfo, SqlError> {
+    let name = arguments.text()?;
+    let (schema, own) = name.split_once('.').unwrap_or((PUBLIC, &name));
+    let found = calls.kernel.read(|view| table::catalog::table_by_name(view.state, schema, own))?;
+    let found = found.ok_or_else(|| SqlError::undefined_table(&name))?;
+    match found.definition.source {
+        table::Source::Rows => Ok(found),
+        table::Source::Topic { .. } => {
+            Err(arguments.mismatch(&format!("{name} is a topic already")))
+        }
+    }
+}
+
+/// From the commit on, each change of a row is a record of the topic, which is made if it is not there.
+fn feed_table(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlError> {
+    let info = table(arguments, calls)?;
+    let name = arguments.text()?;
+    let what = format!("kafka.feed_table('{}', '{name}')", info.definition.name);
+    let found = calls.kernel.read(|view| read::topic_by_name(view.state, &name))?;
+    let topic_id = match found {
+        Some(topic) => topic.topic_id,
+        None => {
+            if let Some(problem) = topic::name_problem(&name) {
+                return Err(arguments.mismatch(&problem));
+            }
+            let topic_id = TopicId(random::random_bytes());
+            let config = BTreeMap::new();
+            let create = Op::CreateTopic { name, topic_id, partition_count: 1, config };
+            calls.cross_face.op(create, what.clone());
+            topic_id
+        }
+    };
+    let target = Some(FeedTarget(topic_id.0));
+    calls.cross_face.op(table::Op::SetFeed { table: info.id, target }, what);
+    Ok(())
+}
+
+/// From the commit on, changes of the table's rows are told no more. What was told stays.
+fn end_feed(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlError> {
+    let info = table(arguments, calls)?;
+    let what = format!("kafka.end_feed('{}')", info.definition.name);
+    calls.cross_face.op(table::Op::SetFeed { table: info.id, target: None }, what);
     Ok(())
 }
