@@ -268,6 +268,19 @@ pub fn resident_memory_bytes() -> Option<u64> {
     status_bytes("/proc/self/status", "VmRSS:")
 }
 
+/// Processor time that this process has taken so far, in seconds: its own, and the system's for it; where
+/// the operating system tells.
+pub fn processor_seconds() -> Option<(f64, f64)> {
+    /// Ticks a second that the system counts in, on every architecture that it tells them on.
+    const TICKS: f64 = 100.0;
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name, which may hold anything, ends with the last parenthesis.
+    let mut fields = text.get(text.rfind(')')? + 1..)?.split_whitespace().skip(11);
+    let user: f64 = fields.next()?.parse().ok()?;
+    let system: f64 = fields.next()?.parse().ok()?;
+    Some((user / TICKS, system / TICKS))
+}
+
 /// Highest resident memory of another process in bytes, where the operating system tells.
 pub fn peak_memory_bytes(process_id: u32) -> Option<u64> {
     status_bytes(&format!("/proc/{process_id}/status"), "VmHWM:")

@@ -252,6 +252,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn acl_and_command_know_every_command() {
+        for found in all() {
+            let fact = proteus_kernel_api::cache::acl::find_fact(found.name());
+            let fact = fact.unwrap_or_else(|| panic!("{} is not known", found.name()));
+            assert_eq!(fact.arity, found.arity(), "{}", found.name());
+        }
+    }
+
     /// docs/faces/redis.md lists every command of Redis; it must agree with the table.
     #[test]
     fn the_support_table_agrees_with_the_code() {

@@ -25,6 +25,11 @@ impl Accounts {
         self.passwords.is_empty()
     }
 
+    /// Names of all users.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.passwords.keys().map(String::as_str)
+    }
+
     /// The password of `user`, for mechanisms that prove it instead of sending it.
     pub fn password(&self, user: &str) -> Option<&[u8]> {
         self.passwords.get(user).map(String::as_bytes)

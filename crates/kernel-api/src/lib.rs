@@ -51,6 +51,8 @@ pub struct ClusterView {
     pub term: Term,
     /// All nodes. Empty for a kernel that is in no cluster.
     pub members: BTreeMap<NodeId, Member>,
+    /// How many of them vote: a commit is on more than half of these.
+    pub voter_count: usize,
 }
 
 impl ClusterView {

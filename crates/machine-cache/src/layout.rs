@@ -4,13 +4,14 @@
 //! 1 db slot hash key        ─▶ head of a key: a string, a small collection whole, or where a large one is
 //! 2 id place                ─▶ one element of a large collection
 //! 3 expire_at_ms db key     ─▶ nothing: keys by the time they expire
-//! 4 db                      ─▶ how many keys, how many of them expire
+//! 4 db                      ─▶ how many keys, how many of them expire, bytes that they are charged
 //! 5                         ─▶ id of the next large collection
 //! 6 id                      ─▶ nothing: a collection without a head, whose elements are to be removed
 //! 7 expire_at_ms db key     ─▶ nothing: hashes by the earliest time at which a field expires
 //! 8 sha1                    ─▶ a script
 //! 9 name                    ─▶ a library of functions
 //! A name                    ─▶ a function: whether it never writes, and its library's name
+//! B name                    ─▶ a setting
 //! ```
 //! Heads stand in the order of hash slot and hash, so that a scan's cursor is a number, needs no memory
 //! in the server, and meets every key that is there from beginning to end; and a hash slot is a range.
@@ -34,6 +35,7 @@ pub(crate) const KIND_FIELD_EXPIRY: u8 = 7;
 pub(crate) const KIND_SCRIPT: u8 = 8;
 pub(crate) const KIND_LIBRARY: u8 = 9;
 pub(crate) const KIND_FUNCTION: u8 = 10;
+pub(crate) const KIND_SETTING: u8 = 11;
 
 /// Bytes before the key itself in a head's place: space, kind, database, slot, hash.
 pub(crate) const HEAD_PREFIX_BYTES: usize = 9;

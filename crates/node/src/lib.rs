@@ -282,6 +282,7 @@ impl Kernel for NodeKernel {
             node: self.identity.node,
             leader: leadership.leader,
             term: leadership.term,
+            voter_count: membership.voters.len(),
             members: membership.members,
         }
     }

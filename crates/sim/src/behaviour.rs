@@ -360,6 +360,13 @@ fn nothing_is_overdue(
     if counted != live {
         return Ok(Err(format!("{counted} keys are counted, {live} have not expired")));
     }
+    for db in 0..2 {
+        let (told, found) =
+            (cache::sums(view(store, ts), db)?, cache::recount(view(store, ts), db)?);
+        if told != found {
+            return Ok(Err(format!("database {db} sums up to {told:?}, its keys to {found:?}")));
+        }
+    }
     for path in paths(store)? {
         let Some(node) = tree::node(store, &path)? else { continue };
         let stat = node.stat();
@@ -411,6 +418,9 @@ fn deletions(store: &LayeredStore) -> Result<Vec<Minitransaction>, StoreError> {
         Minitransaction::of(cache::Op::command(&["FLUSHALL"])),
         Minitransaction::of(cache::Op::command(&["SCRIPT", "FLUSH"])),
     ];
+    for (name, _) in cache::settings(store, "")? {
+        commands.push(Minitransaction::of(cache::Op::PutSetting { name, value: None }));
+    }
     for path in paths(store)? {
         let by = tree::Credentials::TRUSTED;
         commands.push(Minitransaction::of(tree::Op::Delete { path, version: None, by }));

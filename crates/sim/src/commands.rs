@@ -125,18 +125,30 @@ pub struct Generator {
     first_table: u32,
     /// Whether everything of a machine may be removed at once.
     clears: bool,
+    /// Of a key that was looked at.
+    revision: cache::Revision,
 }
 
 impl Generator {
     /// Commands over anything.
     pub fn new(random: Random) -> Generator {
-        Generator { random, first_table: FIRST_TABLE, clears: true }
+        Generator {
+            random,
+            first_table: FIRST_TABLE,
+            clears: true,
+            revision: cache::Revision::ABSENT,
+        }
     }
 
     /// Commands that leave the first table, and keys that others own, alone.
     #[must_use]
     pub fn beside_others(random: Random) -> Generator {
-        Generator { random, first_table: FIRST_TABLE + 1, clears: false }
+        Generator {
+            random,
+            first_table: FIRST_TABLE + 1,
+            clears: false,
+            revision: cache::Revision::ABSENT,
+        }
     }
 
     /// One to four ops, perhaps with checks; over one machine or several.
@@ -272,6 +284,13 @@ impl Generator {
                 } else {
                     cache::Revision::ABSENT
                 };
+                // What is to be evicted later may by then be another.
+                self.revision = revision;
+                if self.random.chance(20) {
+                    let name = "setting 1".to_owned();
+                    let value = cache::setting(view.state, &name)?.filter(|_| is_true);
+                    return Ok(cache::Check::SettingIs { name, value }.into());
+                }
                 cache::Check::Unchanged { db: 0, key, revision }.into()
             }
             4 => table::Check::TableUnchanged { table: self.table() }.into(),
@@ -613,11 +632,15 @@ impl Generator {
     fn cache_op(&mut self) -> cache::Op {
         if self.random.chance(5) {
             let key = self.key();
-            return match self.random.below(4) {
+            return match self.random.below(6) {
                 0 => cache::Op::Expire { db: 0, key, expire_at_ms: self.random.below(1 << 41) },
                 1 => cache::Op::ExpireFields { db: 0, key },
                 2 => cache::Op::Reclaim { id: self.random.below(1 << 20) + (1 << 40) },
-                _ => cache::Op::Evict { db: 0, key },
+                3 | 4 => {
+                    let name = format!("setting {}", self.random.below(3));
+                    cache::Op::PutSetting { name, value: self.random.chance(70).then_some(key) }
+                }
+                _ => cache::Op::Evict { db: 0, key, revision: self.revision },
             };
         }
         let mut template = self.random.pick(CACHE_COMMANDS);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use proteus_kernel_api::cache::commands::{Flags, Group};
-use proteus_kernel_api::cache::{Check, Op, Reply, Revision, revision};
+use proteus_kernel_api::cache::{Check, Reply, Revision, revision};
 use proteus_kernel_api::{Minitransaction, Outcome};
 
 use super::waiting::nothing_for;
@@ -141,6 +141,18 @@ impl Session {
                 Found::Own(own) if own.command == OwnCommand::Select => {
                     elements.push(Element::Ready(self.select(&arguments)));
                 }
+                // Rights may have changed since it was queued.
+                found
+                    if !self.user.is_unrestricted
+                        && let Some(denied) = self.forbidden(&arguments) =>
+                {
+                    let text = format!(
+                        "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. This command is no longer allowed for the following reason: {}",
+                        denied.text(&self.user.name)
+                    );
+                    self.face.slow.reject(found.index());
+                    elements.push(Element::Ready(Reply::Error(text.into())));
+                }
                 Found::Own(own) => elements.push(Element::Own(own.command, arguments)),
                 Found::Data(command) => {
                     let call = self.call(command.flags, arguments);
@@ -151,7 +163,7 @@ impl Session {
                     } else {
                         Element::Op(found)
                     });
-                    minitransaction = minitransaction.op(Op::Command(call));
+                    minitransaction = minitransaction.op(self.op(found, call));
                 }
             }
         }
