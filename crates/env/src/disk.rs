@@ -263,6 +263,22 @@ pub fn remove_directory(path: &Path) -> io::Result<()> {
     std::fs::remove_dir_all(path)
 }
 
+/// Opens a file to be read from its beginning.
+///
+/// # Errors
+/// If there is none, or it may not be read.
+pub fn open_to_read(path: &Path) -> io::Result<std::fs::File> {
+    std::fs::File::open(path)
+}
+
+/// Makes a file that was not there, to be written.
+///
+/// # Errors
+/// If there is one, or it cannot be made.
+pub fn create_new(path: &Path) -> io::Result<std::fs::File> {
+    std::fs::File::options().write(true).create_new(true).open(path)
+}
+
 /// Resident memory of this process in bytes, where the operating system tells.
 pub fn resident_memory_bytes() -> Option<u64> {
     status_bytes("/proc/self/status", "VmRSS:")

@@ -14,7 +14,7 @@ pub(crate) fn event_bits(letter: u8) -> Option<u32> {
 }
 
 /// The classes that `A` stands for.
-const ALL_CLASSES: &[u8] = b"g$lshzxetd";
+pub(crate) const ALL_CLASSES: &[u8] = b"g$lshzxetd";
 
 /// The bit of a class of events.
 pub(crate) fn class_bits(class: Class) -> u32 {

@@ -274,7 +274,7 @@ impl Hub {
     fn announce(&self, db: u8, class: Class, event: &'static str, key: &Bytes) {
         let events = self.settings.events.load(Ordering::Relaxed);
         // What no client of Redis knows stays inside.
-        if events & class_bits(class) == 0 || matches!(event, "xack" | "swapdb") {
+        if events & class_bits(class) == 0 || matches!(event, "xack" | "swapdb" | "invalidated") {
             return;
         }
         if events & KEYSPACE != 0 {

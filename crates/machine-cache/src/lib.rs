@@ -13,6 +13,7 @@
 pub mod acl;
 mod collection;
 pub mod commands;
+mod declared;
 mod exec;
 mod head;
 mod layout;
@@ -32,6 +33,10 @@ use serde::{Deserialize, Serialize};
 
 use std::ops::ControlFlow;
 
+pub use declared::{
+    DECLARATIONS_MAX, Declaration, DeclarationKind, DerivedEntry, INVALIDATED_MS, KeyPart,
+    RecordedEvents, Refresh, declarations, declared_kinds,
+};
 pub use head::{Kind, Revision};
 pub use memory::{Candidate, candidates, recount, size_of, soonest, sums, used_bytes};
 pub use number::{decimal_float_text, float_text, parse_float, parse_integer};
@@ -125,6 +130,36 @@ pub enum Op {
         name: String,
         /// Its value.
         value: Option<Bytes>,
+    },
+    /// Declares what follows from other changes.
+    Declare {
+        /// A name for it.
+        name: String,
+        /// What.
+        declaration: Declaration,
+    },
+    /// Ends a declaration.
+    Revoke {
+        /// Its name.
+        name: String,
+        /// Its kind.
+        kind: DeclarationKind,
+    },
+    /// Takes an entry away that follows from a row.
+    Invalidate {
+        /// The database.
+        db: u8,
+        /// The key.
+        key: Bytes,
+    },
+    /// Forgets that an entry was taken away; the leader's timer proposes it.
+    ForgetInvalidated {
+        /// The database.
+        db: u8,
+        /// The key.
+        key: Bytes,
+        /// Until when it was to be remembered.
+        until_ms: u64,
     },
     /// Removes a key whose time has come; the leader's timer proposes it.
     Expire {
@@ -267,9 +302,14 @@ pub fn revision(state: &dyn Read, now_ms: u64, db: u8, key: &[u8]) -> Result<Rev
         return Ok(Revision::ABSENT);
     }
     let place = layout::head(db, key);
-    let Some(bytes) = state.get(&place)? else { return Ok(Revision::ABSENT) };
+    let absent = || {
+        // Of an entry that follows from rows it counts when it was taken away.
+        let invalidated = declared::invalidated(state, db, key)?;
+        Ok(invalidated.unwrap_or(Revision::ABSENT))
+    };
+    let Some(bytes) = state.get(&place)? else { return absent() };
     let head = Head::decode(&place, &bytes)?;
-    Ok(if head.is_expired(now_ms) { Revision::ABSENT } else { head.revision })
+    if head.is_expired(now_ms) { absent() } else { Ok(head.revision) }
 }
 
 /// Answers a command that only reads.
@@ -422,6 +462,14 @@ impl Machine for Cache {
                 exec.user = Some(Box::new(user));
                 Ok(settle(commands::run(&mut exec, &call.arguments))?)
             }
+            Op::Declare { name, declaration } => declared::declare(ctx, name, declaration),
+            Op::Revoke { name, kind } => declared::revoke(ctx, name, *kind),
+            Op::Invalidate { db, key } => {
+                Ok(declared::invalidate(ctx, (*db).min(DATABASE_COUNT - 1), key)?)
+            }
+            Op::ForgetInvalidated { db, key, until_ms } => {
+                Ok(declared::forget(ctx, *db, key, *until_ms)?)
+            }
             Op::PutSetting { name, value } => Ok(settings::put(ctx, name, value.as_ref())),
             Op::Expire { db, key, expire_at_ms } => Ok(expire(ctx, *db, key, *expire_at_ms)?),
             Op::ExpireFields { db, key } => {
@@ -467,6 +515,11 @@ impl Machine for Cache {
             })
         };
         timed(layout::KIND_EXPIRY, &|expire_at_ms, db, key| Op::Expire { db, key, expire_at_ms })?;
+        timed(layout::KIND_INVALIDATED_UNTIL, &|until_ms, db, key| Op::ForgetInvalidated {
+            db,
+            key,
+            until_ms,
+        })?;
         timed(layout::KIND_FIELD_EXPIRY, &|_, db, key| Op::ExpireFields { db, key })?;
         let mut count = 0;
         view.state.scan_prefix(&[SPACE, layout::KIND_GARBAGE], &mut |place, _| {

@@ -7,6 +7,8 @@
 
 use bytes::Bytes;
 
+pub mod file;
+
 /// Most bytes that a compressed string may become.
 const STRING_BYTES_MAX: usize = crate::STRING_BYTES_MAX;
 
@@ -300,7 +302,7 @@ pub fn restore(payload: &[u8]) -> Result<Dumped, BadDump> {
         return Err(BadDump::Frame);
     }
     let (&kind, rest) = value.split_first().ok_or(BadDump::Data)?;
-    let mut reader = Reader { rest };
+    let mut reader = Reader::of(rest);
     let value = reader.value(kind).ok_or(BadDump::Data)?;
     let is_empty = match &value {
         Dumped::String(_) | Dumped::Stream(_) => false,
@@ -320,11 +322,20 @@ enum Length {
 /// Reads values; `None` wherever the bytes end early or mean nothing.
 struct Reader<'a> {
     rest: &'a [u8],
+    /// More was wanted than there is.
+    is_short: bool,
 }
 
 impl<'a> Reader<'a> {
+    fn of(rest: &'a [u8]) -> Reader<'a> {
+        Reader { rest, is_short: false }
+    }
+
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (part, rest) = self.rest.split_at_checked(count)?;
+        let Some((part, rest)) = self.rest.split_at_checked(count) else {
+            self.is_short = true;
+            return None;
+        };
         self.rest = rest;
         Some(part)
     }
@@ -485,7 +496,7 @@ impl<'a> Reader<'a> {
         let mut stream = DumpedStream::default();
         for _ in 0..self.count()? {
             let master = self.string()?;
-            let master = Reader { rest: &master }.raw_id()?;
+            let master = Reader::of(&master).raw_id()?;
             stream_node(master, &listpack(&self.string()?)?, &mut stream.entries)?;
         }
         let length = self.length()?;
@@ -609,7 +620,7 @@ fn number(number: i64) -> Bytes {
 }
 
 fn intset(bytes: &[u8]) -> Option<Vec<Bytes>> {
-    let mut reader = Reader { rest: bytes };
+    let mut reader = Reader::of(bytes);
     let width = u32::from_le_bytes(reader.array()?) as usize;
     let count = u32::from_le_bytes(reader.array()?) as usize;
     if !matches!(width, 2 | 4 | 8) || reader.rest.len() != count.checked_mul(width)? {
@@ -619,7 +630,7 @@ fn intset(bytes: &[u8]) -> Option<Vec<Bytes>> {
 }
 
 fn listpack(bytes: &[u8]) -> Option<Vec<Bytes>> {
-    let mut reader = Reader { rest: bytes };
+    let mut reader = Reader::of(bytes);
     if u32::from_le_bytes(reader.array()?) as usize != bytes.len() {
         return None;
     }
@@ -658,7 +669,7 @@ fn listpack(bytes: &[u8]) -> Option<Vec<Bytes>> {
 }
 
 fn ziplist(bytes: &[u8]) -> Option<Vec<Bytes>> {
-    let mut reader = Reader { rest: bytes };
+    let mut reader = Reader::of(bytes);
     if u32::from_le_bytes(reader.array()?) as usize != bytes.len() {
         return None;
     }
@@ -699,7 +710,7 @@ fn decompress(packed: &[u8], whole: usize) -> Option<Vec<u8>> {
     if whole > STRING_BYTES_MAX {
         return None;
     }
-    let mut reader = Reader { rest: packed };
+    let mut reader = Reader::of(packed);
     let mut out: Vec<u8> = Vec::new();
     while !reader.rest.is_empty() {
         let control = usize::from(reader.byte()?);
@@ -730,7 +741,7 @@ fn decompress(packed: &[u8], whole: usize) -> Option<Vec<u8>> {
 /// If the property does not hold.
 pub fn fuzz_restore(input: &[u8]) {
     let Some((kind, rest)) = input.split_first() else { return };
-    let mut reader = Reader { rest };
+    let mut reader = Reader::of(rest);
     if let Some(value) = reader.value(*kind)
         && !matches!(value, Dumped::Hash(_))
     {

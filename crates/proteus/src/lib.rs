@@ -8,6 +8,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod demo;
+mod redis;
 pub mod server;
 mod topic;
 mod zk;

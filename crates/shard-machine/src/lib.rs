@@ -4,7 +4,14 @@
 //! are held first, in order; then all ops are applied, in order, each computing its reply. If any
 //! refuses, nothing happened. This crate knows no protocol and no runtime.
 //!
+//! What one machine's changes mean to another is in `derive.rs`.
+//!
 //! Adding a machine is adding one line to [`compose!`](self) below.
+
+mod derive;
+mod entries;
+mod events;
+mod text;
 
 use proteus_machine::{Abort, Ctx, Machine, Position, ShardMachine, View};
 use proteus_store::{State, StoreError};
@@ -66,9 +73,9 @@ pub enum Outcome {
         /// Why.
         refusal: Refusal,
     },
-    /// Nothing happened, because an op refused.
+    /// Nothing happened, because an op refused, or one that follows from the ops.
     Refused {
-        /// Which op, counted from 0.
+        /// Which op, counted from 0; the last one if it was none of them.
         op_index: usize,
         /// Why.
         refusal: Refusal,
@@ -219,7 +226,16 @@ impl ShardMachine for Composed {
                 }
             }
         }
-        Ok(Outcome::Committed { commit_ts: position.commit_ts, replies })
+        match derive::derive(state, position, changes, change_count) {
+            Ok(()) => Ok(Outcome::Committed { commit_ts: position.commit_ts, replies }),
+            Err(Abort::Fault(error)) => Err(error),
+            Err(Abort::Refused(refusal)) => {
+                state.rollback();
+                changes.truncate(change_count);
+                let op_index = command.ops.len().saturating_sub(1);
+                Ok(Outcome::Refused { op_index, refusal })
+            }
+        }
     }
 
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Minitransaction>, StoreError> {

@@ -418,6 +418,11 @@ fn deletions(store: &LayeredStore) -> Result<Vec<Minitransaction>, StoreError> {
         Minitransaction::of(cache::Op::command(&["FLUSHALL"])),
         Minitransaction::of(cache::Op::command(&["SCRIPT", "FLUSH"])),
     ];
+    for kind in [cache::DeclarationKind::Entry, cache::DeclarationKind::Events] {
+        for (name, _) in cache::declarations(store, kind)? {
+            commands.insert(0, Minitransaction::of(cache::Op::Revoke { name, kind }));
+        }
+    }
     for (name, _) in cache::settings(store, "")? {
         commands.push(Minitransaction::of(cache::Op::PutSetting { name, value: None }));
     }

@@ -3,6 +3,7 @@
 mod acl;
 mod cluster;
 mod config;
+mod declare;
 mod docs;
 mod info;
 mod memory;
@@ -76,6 +77,8 @@ impl Session {
                 _ => unknown("module", arguments),
             },
             OwnCommand::Debug => self.debug(arguments).await,
+            OwnCommand::ProteusCache => self.proteus_cache(arguments).await,
+            OwnCommand::ProteusEvents => self.proteus_events(arguments).await,
             OwnCommand::Cluster => self.cluster(arguments),
             // Every node serves every key, reads and writes.
             OwnCommand::Asking | OwnCommand::ReadOnly | OwnCommand::ReadWrite => Reply::OK,
