@@ -295,13 +295,7 @@ pub enum BadDump {
 /// # Errors
 /// If the bytes are damaged, or of a version or type unknown here.
 pub fn restore(payload: &[u8]) -> Result<Dumped, BadDump> {
-    let (body, crc) = payload.split_last_chunk::<8>().ok_or(BadDump::Frame)?;
-    let (value, version) = body.split_last_chunk::<2>().ok_or(BadDump::Frame)?;
-    let crc = u64::from_le_bytes(*crc);
-    if u16::from_le_bytes(*version) > VERSION_MAX || (crc != 0 && crc != checksum(body)) {
-        return Err(BadDump::Frame);
-    }
-    let (&kind, rest) = value.split_first().ok_or(BadDump::Data)?;
+    let (&kind, rest) = framed(payload)?.split_first().ok_or(BadDump::Data)?;
     let mut reader = Reader::of(rest);
     let value = reader.value(kind).ok_or(BadDump::Data)?;
     let is_empty = match &value {
@@ -311,6 +305,46 @@ pub fn restore(payload: &[u8]) -> Result<Dumped, BadDump> {
         Dumped::Hash(items) => items.is_empty(),
     };
     if reader.rest.is_empty() && !is_empty { Ok(value) } else { Err(BadDump::Data) }
+}
+
+/// What FUNCTION DUMP answers: the texts of libraries.
+pub fn dump_libraries(texts: &[Bytes]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for text in texts {
+        out.push(0xF5);
+        put_string(&mut out, text);
+    }
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    let crc = checksum(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// Reads what FUNCTION DUMP gave.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_libraries(payload: &[u8]) -> Result<Vec<Bytes>, BadDump> {
+    let mut reader = Reader::of(framed(payload)?);
+    let mut texts = Vec::new();
+    while let Some(opcode) = reader.byte() {
+        if opcode != 0xF5 {
+            return Err(BadDump::Data);
+        }
+        texts.push(reader.string().ok_or(BadDump::Data)?);
+    }
+    Ok(texts)
+}
+
+/// The bytes within, if version and checksum are right.
+fn framed(payload: &[u8]) -> Result<&[u8], BadDump> {
+    let (body, crc) = payload.split_last_chunk::<8>().ok_or(BadDump::Frame)?;
+    let (value, version) = body.split_last_chunk::<2>().ok_or(BadDump::Frame)?;
+    let crc = u64::from_le_bytes(*crc);
+    if u16::from_le_bytes(*version) > VERSION_MAX || (crc != 0 && crc != checksum(body)) {
+        return Err(BadDump::Frame);
+    }
+    Ok(value)
 }
 
 enum Length {

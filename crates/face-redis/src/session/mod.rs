@@ -341,7 +341,10 @@ impl Session {
             self.answer(Some(found), Reply::Error(error.into()));
             return Some(found);
         }
-        if self.face.hub.has_monitors() && !found.flags().has(Flags::ADMIN) {
+        if self.face.hub.has_monitors()
+            && !found.flags().has(Flags::ADMIN)
+            && !may_hold_password(found)
+        {
             self.show_monitors(&arguments);
         }
         if let Some(refused) = self.refuse_for_memory(found).await {
@@ -502,7 +505,11 @@ impl Session {
             own => {
                 // It may depend on what the commands before it do, or change how replies look.
                 self.settle().await;
-                match self.alone(own, &arguments).await {
+                let reply = self.alone(own, &arguments).await;
+                if !may_hold_password(found) {
+                    self.last_read = arguments;
+                }
+                match reply {
                     Some(reply) => reply,
                     None => return,
                 }
@@ -567,6 +574,15 @@ fn is_about_transaction(found: Found) -> bool {
             | OwnCommand::Watch
             | OwnCommand::Quit
             | OwnCommand::Reset
+    )
+}
+
+/// Whether its arguments are for nobody else to see.
+fn may_hold_password(found: Found) -> bool {
+    let Found::Own(own) = found else { return false };
+    matches!(
+        own.command,
+        OwnCommand::Auth | OwnCommand::Hello | OwnCommand::Acl | OwnCommand::Config
     )
 }
 

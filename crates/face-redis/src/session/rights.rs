@@ -10,7 +10,7 @@ use proteus_kernel_api::cache::commands::{Command, Flags, Group, Keys};
 use proteus_kernel_api::cache::{Call, Op, Reply, Revision, revision};
 
 use super::Session;
-use crate::errors::{OOM, of_kernel};
+use crate::errors::{OOM, of_kernel, unknown_subcommand};
 use crate::hub::Subscription;
 use crate::slow::Slow;
 use crate::table::Found;
@@ -62,6 +62,13 @@ impl Session {
 
     /// As [`Session::forbidden`], as a reply; and noted.
     pub(super) fn denied(&self, arguments: &[Bytes]) -> Option<Reply> {
+        // A subcommand that there is not is told as such, to whomever.
+        if let Some(fact) = acl::resolve(arguments)
+            && !fact.subcommands.is_empty()
+            && let Some(word) = arguments.get(1)
+        {
+            return Some(unknown_subcommand(fact.name, word));
+        }
         let denied = self.forbidden(arguments)?;
         let now_ms = self.face.clock.wall_ms();
         let context = if self.transaction.is_some() { "multi" } else { "toplevel" };

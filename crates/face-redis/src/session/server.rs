@@ -99,7 +99,24 @@ impl Session {
                 task::sleep(Duration::from_secs_f64(seconds)).await;
                 Reply::OK
             }
-            (b"SET-ACTIVE-EXPIRE" | b"JMAP" | b"CHANGE-REPL-ID", _) => Reply::OK,
+            (b"ERROR", 3) => {
+                let text = String::from_utf8_lossy(&arguments[2]).replace(['\r', '\n'], " ");
+                Reply::Error(text.into())
+            }
+            // What they make sure of holds already, or has no meaning here.
+            (
+                b"SET-ACTIVE-EXPIRE"
+                | b"JMAP"
+                | b"CHANGE-REPL-ID"
+                | b"RELOAD"
+                | b"LOADAOF"
+                | b"QUICKLIST-PACKED-THRESHOLD"
+                | b"SET-DISABLE-DENY-SCRIPTS"
+                | b"REPLYBUFFER"
+                | b"PAUSE-CRON"
+                | b"DICT-RESIZING",
+                _,
+            ) => Reply::OK,
             (b"OBJECT", 3) => {
                 let call = Call {
                     db: self.db,
