@@ -14,7 +14,7 @@ use proteus_kernel_api::cache::settings;
 use proteus_kernel_api::{Kernel, KernelError};
 
 /// What a setting's name begins with that holds a user.
-pub(crate) const PREFIX: &str = "user/";
+pub(crate) const PREFIX: &str = proteus_kernel_api::cache::acl::SETTING_PREFIX;
 
 /// The user that a connection has before it says which.
 pub(crate) const DEFAULT: &str = "default";

@@ -125,8 +125,19 @@ fn keys_of(arguments: &[Bytes], with_flags: bool) -> Reply {
         let specs = fact.map(|fact| fact.keys.as_slice()).unwrap_or_default();
         let flags_of = |place: usize| {
             let spec = specs.iter().find(|spec| spec.places(inner).contains(&place));
-            // Keys that only the command itself finds are those that it stores to.
-            let flags = spec.map_or_else(|| vec!["OW", "update"], |spec| spec.flags.clone());
+            let flags = match spec {
+                // Keys that only the command itself finds are those that it stores to.
+                None => vec!["OW", "update"],
+                Some(spec) if spec.flags.contains(&"variable_flags") => {
+                    let uses = fact.map(|fact| acl::key_uses(fact, inner)).unwrap_or_default();
+                    match uses.iter().find(|found| found.place == place) {
+                        Some(found) if !found.writes => vec!["RO", "access"],
+                        Some(found) if found.reads => vec!["RW", "access", "update"],
+                        _ => vec!["OW", "update"],
+                    }
+                }
+                Some(spec) => spec.flags.clone(),
+            };
             Reply::Set(flags.into_iter().map(Reply::status).collect())
         };
         let pair = |place: usize| {
@@ -148,18 +159,15 @@ pub(super) fn command(arguments: &[Bytes]) -> Reply {
         Some(b"LIST") => list(names),
         Some(b"INFO") if names.is_empty() => descriptions(),
         Some(b"INFO") => Reply::Array(
-            names
-                .iter()
-                .map(|name| fact_by_name(name).map_or(Reply::NilArray, description))
-                .collect(),
+            names.iter().map(|name| fact_by_name(name).map_or(Reply::Nil, description)).collect(),
         ),
         Some(b"DOCS") => Reply::Map(if names.is_empty() {
             table::all().into_iter().map(documentation).collect()
         } else {
             names.iter().filter_map(|name| table::find(name)).map(documentation).collect()
         }),
-        Some(b"GETKEYS") if !names.is_empty() => keys_of(arguments, false),
-        Some(b"GETKEYSANDFLAGS") if !names.is_empty() => keys_of(arguments, true),
+        Some(b"GETKEYS") if names.len() > 1 => keys_of(arguments, false),
+        Some(b"GETKEYSANDFLAGS") if names.len() > 1 => keys_of(arguments, true),
         Some(b"HELP") if names.is_empty() => super::help(&[
             "COMMAND <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
             "(no subcommand)",
