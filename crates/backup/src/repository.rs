@@ -78,8 +78,8 @@ impl Repository {
     /// # Errors
     /// If it cannot be written.
     pub async fn add_backup(&self, backup: &Backup) -> Result<(), BackupError> {
-        let json = serde_json::to_vec(backup)
-            .map_err(|error| BackupError::Encoding(error.to_string()))?;
+        let json =
+            serde_json::to_vec(backup).map_err(|error| BackupError::Encoding(error.to_string()))?;
         let mut content = format!("{}\n", hex(&Sha256::digest(&json))).into_bytes();
         content.extend_from_slice(&json);
         let path = backup_path(backup.commit_ts);

@@ -319,9 +319,38 @@ pub fn remove_directory(path: &Path) -> io::Result<()> {
     std::fs::remove_dir_all(path)
 }
 
+/// Opens a file to be read from its beginning.
+///
+/// # Errors
+/// If there is none, or it may not be read.
+pub fn open_to_read(path: &Path) -> io::Result<std::fs::File> {
+    std::fs::File::open(path)
+}
+
+/// Makes a file that was not there, to be written.
+///
+/// # Errors
+/// If there is one, or it cannot be made.
+pub fn create_new(path: &Path) -> io::Result<std::fs::File> {
+    std::fs::File::options().write(true).create_new(true).open(path)
+}
+
 /// Resident memory of this process in bytes, where the operating system tells.
 pub fn resident_memory_bytes() -> Option<u64> {
     status_bytes("/proc/self/status", "VmRSS:")
+}
+
+/// Processor time that this process has taken so far, in seconds: its own, and the system's for it; where
+/// the operating system tells.
+pub fn processor_seconds() -> Option<(f64, f64)> {
+    /// Ticks a second that the system counts in, on every architecture that it tells them on.
+    const TICKS: f64 = 100.0;
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name, which may hold anything, ends with the last parenthesis.
+    let mut fields = text.get(text.rfind(')')? + 1..)?.split_whitespace().skip(11);
+    let user: f64 = fields.next()?.parse().ok()?;
+    let system: f64 = fields.next()?.parse().ok()?;
+    Some((user / TICKS, system / TICKS))
 }
 
 /// Highest resident memory of another process in bytes, where the operating system tells.

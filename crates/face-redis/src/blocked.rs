@@ -51,6 +51,11 @@ pub(crate) struct Blocked {
 }
 
 impl Blocked {
+    /// How many keys somebody waits for.
+    pub(crate) fn key_count(&self) -> usize {
+        self.waiting.lock().len()
+    }
+
     /// A commit touched the key.
     pub(crate) fn note(&self, db: u8, key: &Bytes) {
         if !self.has_waiters.load(Ordering::Acquire) {

@@ -14,6 +14,8 @@ pub(crate) const WRONGPASS: Reply =
 pub(crate) const NO_PASSWORD_SET: Reply = Reply::error(
     "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
 );
+pub(crate) const OOM: Reply =
+    Reply::error("OOM command not allowed when used memory > 'maxmemory'.");
 pub(crate) const NOPROTO: Reply = Reply::error("NOPROTO unsupported protocol version");
 pub(crate) const DB_OUT_OF_RANGE: Reply = Reply::error("ERR DB index is out of range");
 pub(crate) const NESTED_MULTI: Reply = Reply::error("ERR MULTI calls can not be nested");

@@ -5,16 +5,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use proteus_face::Accounts;
 use proteus_kernel_api::Change as AnyChange;
-use proteus_kernel_api::cache::{Change, Class, matches};
+use proteus_kernel_api::cache::commands::Keys;
+use proteus_kernel_api::cache::{Change, Class, Reply, matches};
 use proteus_kernel_api::{Commit, Listener};
 
+use crate::acl::{self, Users};
 use crate::blocked::Blocked;
 use crate::client::{Client, Push};
+use crate::events::{KEYEVENT, KEYSPACE, class_bits};
+use crate::settings::{self, Settings};
 
 /// Which of the three kinds of subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,35 +62,6 @@ struct Tracking {
     prefixes: BTreeMap<(Bytes, u64), ()>,
 }
 
-/// Bits of `notify-keyspace-events`.
-pub(crate) const KEYSPACE: u32 = 1;
-pub(crate) const KEYEVENT: u32 = 1 << 1;
-
-/// The bit of a class of events, by its letter.
-pub(crate) fn event_bits(letter: u8) -> Option<u32> {
-    let at = b"KEg$lshzxetdnm".iter().position(|other| *other == letter)?;
-    Some(1 << at)
-}
-
-/// The classes that `A` stands for.
-pub(crate) const ALL_CLASSES: &[u8] = b"g$lshzxetd";
-
-fn class_bits(class: Class) -> u32 {
-    let letter = match class {
-        Class::Generic => b'g',
-        Class::String => b'$',
-        Class::List => b'l',
-        Class::Set => b's',
-        Class::Hash => b'h',
-        Class::SortedSet => b'z',
-        Class::Stream => b't',
-        Class::Expired => b'x',
-        Class::Evicted => b'e',
-        Class::New => b'n',
-    };
-    event_bits(letter).unwrap_or(0)
-}
-
 /// What all connections of a face share.
 pub(crate) struct Hub {
     clients: Mutex<BTreeMap<u64, Arc<Client>>>,
@@ -93,28 +69,83 @@ pub(crate) struct Hub {
     has_subscribers: AtomicBool,
     tracking: Mutex<Tracking>,
     is_tracking: AtomicBool,
-    /// Which events are announced on channels.
-    pub(crate) events: AtomicU32,
+    pub(crate) settings: Settings,
+    pub(crate) users: Users,
     pub(crate) blocked: Blocked,
     has_monitors: AtomicBool,
     pub(crate) commands: AtomicU64,
     pub(crate) connections: AtomicU64,
+    /// Reads that found something, and that found nothing.
+    pub(crate) hits: AtomicU64,
+    pub(crate) misses: AtomicU64,
+    /// Keys that expired and were removed, as far as this node was told.
+    pub(crate) expired: AtomicU64,
+    /// Errors answered, and how many of each code.
+    pub(crate) errors: AtomicU64,
+    errors_by_code: Mutex<BTreeMap<String, u64>>,
+    /// The most that the keys were seen to take, in bytes.
+    peak_bytes: AtomicU64,
 }
 
+/// Codes of errors that are told apart.
+const ERROR_CODES_MAX: usize = 128;
+
 impl Hub {
-    pub(crate) fn new() -> Hub {
+    pub(crate) fn new(accounts: &Accounts) -> Hub {
         Hub {
             clients: Mutex::default(),
             subscriptions: Mutex::default(),
             has_subscribers: AtomicBool::new(false),
             tracking: Mutex::default(),
             is_tracking: AtomicBool::new(false),
-            events: AtomicU32::new(0),
+            settings: Settings::new(),
+            users: Users::new(accounts),
             blocked: Blocked::default(),
             has_monitors: AtomicBool::new(false),
             commands: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            errors_by_code: Mutex::default(),
+            peak_bytes: AtomicU64::new(0),
         }
+    }
+
+    /// Counts a read by whether it found something.
+    pub(crate) fn note_read(&self, keys: Keys, reply: &Reply) {
+        match reply {
+            _ if keys == Keys::None => {}
+            Reply::Nil | Reply::NilArray => _ = self.misses.fetch_add(1, Ordering::Relaxed),
+            _ => _ = self.hits.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// Counts an error that was answered.
+    pub(crate) fn note_error(&self, reply: &Reply) {
+        let Reply::Error(text) = reply else { return };
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        let code = text.split(' ').next().unwrap_or_default();
+        let mut all = self.errors_by_code.lock();
+        if let Some(count) = all.get_mut(code) {
+            *count += 1;
+        } else if all.len() < ERROR_CODES_MAX {
+            all.insert(code.to_owned(), 1);
+        }
+    }
+
+    pub(crate) fn errors_by_code(&self) -> BTreeMap<String, u64> {
+        self.errors_by_code.lock().clone()
+    }
+
+    pub(crate) fn forget_errors(&self) {
+        self.errors_by_code.lock().clear();
+    }
+
+    /// The most that the keys were seen to take, now that they take so much.
+    pub(crate) fn peak(&self, used_bytes: u64) -> u64 {
+        self.peak_bytes.fetch_max(used_bytes, Ordering::Relaxed).max(used_bytes)
     }
 
     pub(crate) fn join(&self, client: &Arc<Client>) {
@@ -241,9 +272,9 @@ impl Hub {
     }
 
     fn announce(&self, db: u8, class: Class, event: &'static str, key: &Bytes) {
-        let events = self.events.load(Ordering::Relaxed);
+        let events = self.settings.events.load(Ordering::Relaxed);
         // What no client of Redis knows stays inside.
-        if events & class_bits(class) == 0 || matches!(event, "xack" | "swapdb") {
+        if events & class_bits(class) == 0 || matches!(event, "xack" | "swapdb" | "invalidated") {
             return;
         }
         if events & KEYSPACE != 0 {
@@ -320,6 +351,18 @@ impl Hub {
         }
     }
 
+    fn note_setting(&self, name: &str, value: Option<&Bytes>) {
+        if let Some(name) = name.strip_prefix(settings::PREFIX) {
+            self.settings.note(name, value);
+        } else if let Some(name) = name.strip_prefix(acl::PREFIX) {
+            self.users.note(name, value);
+            // Each looks what it may still do.
+            for client in self.clients.lock().values() {
+                client.wake.notify_one();
+            }
+        }
+    }
+
     fn note_cleared(&self) {
         let mut tracking = self.tracking.lock();
         let mut told: BTreeSet<u64> = tracking.prefixes.keys().map(|(_, client)| *client).collect();
@@ -335,13 +378,16 @@ impl Hub {
 impl Listener for Hub {
     fn on_commit(&self, commit: &Commit) {
         let is_tracking = self.is_tracking.load(Ordering::Acquire);
-        let announces = self.events.load(Ordering::Relaxed) != 0
+        let announces = self.settings.events.load(Ordering::Relaxed) != 0
             && self.has_subscribers.load(Ordering::Acquire);
         let mut last: Option<(&Bytes, u8)> = None;
         for change in &commit.changes {
             let AnyChange::Cache(change) = change else { continue };
             match change {
                 Change::Key { db, key, class, event, origin } => {
+                    if *class == Class::Expired {
+                        self.expired.fetch_add(1, Ordering::Relaxed);
+                    }
                     if last != Some((key, *db)) {
                         self.blocked.note(*db, key);
                         if is_tracking {
@@ -358,6 +404,7 @@ impl Listener for Hub {
                         self.note_cleared();
                     }
                 }
+                Change::Setting { name, value } => self.note_setting(name, value.as_ref()),
                 Change::Published { channel, message, is_sharded } => {
                     self.deliver(channel, message, *is_sharded);
                 }
@@ -371,5 +418,7 @@ impl Listener for Hub {
             self.note_cleared();
         }
         self.blocked.note_all();
+        self.settings.mark_stale();
+        self.users.mark_stale();
     }
 }

@@ -13,14 +13,18 @@
 //!
 //! Reading order: [`codec`], `table`, `session`, `hub`, `blocked`, `reply`, `errors`.
 
+mod acl;
 mod blocked;
 mod client;
 pub mod codec;
 mod errors;
+mod events;
+mod evict;
 mod hub;
 mod reply;
 mod session;
 mod settings;
+mod slow;
 mod table;
 
 use std::net::SocketAddr;
@@ -34,8 +38,9 @@ use proteus_face::{Accounts, Connection, Face, Meter, Metrics, Serving};
 use proteus_kernel_api::Kernel;
 use tokio::sync::Notify;
 
+use evict::Evictor;
 use hub::Hub;
-use settings::Settings;
+use slow::Slow;
 
 /// The release whose behaviour this face follows, as it tells its clients.
 pub(crate) const REDIS_VERSION: &str = "7.4.0";
@@ -44,9 +49,9 @@ pub(crate) const REDIS_VERSION: &str = "7.4.0";
 pub struct RedisFace {
     kernel: Arc<dyn Kernel>,
     clock: Arc<dyn Clock>,
-    accounts: Accounts,
     hub: Arc<Hub>,
-    settings: Settings,
+    evictor: Evictor,
+    slow: Slow,
     /// One for each command, in the order of [`table::Found::index`].
     meters: Vec<Meter>,
     /// Time from a batch of commands to its replies.
@@ -70,15 +75,18 @@ impl RedisFace {
     ) -> RedisFace {
         let meters = table::in_order().map(|found| metrics.meter("redis", found.name())).collect();
         let batches = metrics.meter("redis", "(batch)");
-        let hub = Arc::new(Hub::new());
+        let hub = Arc::new(Hub::new(&accounts));
         kernel.follow(hub.clone());
+        // What the settings say is read when the first client comes.
+        hub.settings.mark_stale();
+        hub.users.mark_stale();
         let run_id = u128::from_be_bytes(proteus_env::random::random_bytes());
         RedisFace {
             kernel,
             clock,
-            accounts,
             hub,
-            settings: Settings::new(),
+            evictor: Evictor::new(),
+            slow: Slow::new(table::in_order().count()),
             meters,
             batches,
             paused: Mutex::new(None),

@@ -30,6 +30,8 @@ pub(crate) enum OwnCommand {
     Monitor,
     Multi,
     Ping,
+    ProteusCache,
+    ProteusEvents,
     PsubScribe,
     PubSub,
     PunsubScribe,
@@ -111,6 +113,8 @@ pub(crate) static OWN: &[Own] = &[
     own("monitor", 1, ADMIN, Group::Server, OwnCommand::Monitor),
     own("multi", 1, CONNECTION, Group::Transactions, OwnCommand::Multi),
     own("ping", -1, Flags::FAST, Group::Connection, OwnCommand::Ping),
+    own("proteus.cache", -2, ADMIN, Group::Server, OwnCommand::ProteusCache),
+    own("proteus.events", -2, ADMIN, Group::Server, OwnCommand::ProteusEvents),
     own("psubscribe", -2, LISTEN, Group::PubSub, OwnCommand::PsubScribe),
     own("pubsub", -2, LISTEN, Group::PubSub, OwnCommand::PubSub),
     own("punsubscribe", -1, LISTEN, Group::PubSub, OwnCommand::PunsubScribe),
@@ -249,6 +253,15 @@ mod tests {
         assert!(find(b"NOSUCHCOMMANDATALLANYWHERE").is_none());
         for (index, found) in in_order().enumerate() {
             assert_eq!(found.index(), index, "{}", found.name());
+        }
+    }
+
+    #[test]
+    fn acl_and_command_know_every_command() {
+        for found in all() {
+            let fact = proteus_kernel_api::cache::acl::find_fact(found.name());
+            let fact = fact.unwrap_or_else(|| panic!("{} is not known", found.name()));
+            assert_eq!(fact.arity, found.arity(), "{}", found.name());
         }
     }
 

@@ -180,7 +180,7 @@ impl Raw {
         loop {
             self.send("INFO clients").await;
             let mut text = String::new();
-            while !text.ends_with("watching_clients:0\r\n\r\n") {
+            while !(text.contains("total_blocking_keys") && text.ends_with("\r\n\r\n")) {
                 let mut byte = [0];
                 self.0.read_exact(&mut byte).await.unwrap();
                 text.push(byte[0] as char);

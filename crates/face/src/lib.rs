@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-pub use accounts::{Accounts, WrongPassword};
+pub use accounts::{Accounts, StoredAccounts, WrongPassword};
 pub use metrics::{Meter, Metrics};
 pub use server::{CONNECTIONS_MAX_DEFAULT, Listening, Security, ServeOptions, ServingFace, serve};
 pub use shutdown::{Shutdown, ShutdownHandle};

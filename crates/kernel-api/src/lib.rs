@@ -51,7 +51,7 @@ pub struct ClusterView {
     pub term: Term,
     /// All nodes. Empty for a kernel that is in no cluster.
     pub members: BTreeMap<NodeId, Member>,
-    /// Those of them that vote.
+    /// Those of them that vote: a commit is on more than half of these.
     pub voters: BTreeSet<NodeId>,
 }
 

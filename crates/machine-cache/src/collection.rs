@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! body = count  meta_bytes meta  0 (place value)*     a small one, whole in its head
-//! body = count  meta_bytes meta  1 id                 a large one, each element under the id
+//! body = count  meta_bytes meta  1 id bytes           a large one, each element under the id
 //! ```
 //! Counts and lengths are variable-length integers. What a place is, the type says: a list's index, a
 //! member behind its hash, a score. Once large, a collection stays large until it is empty.
@@ -15,6 +15,7 @@ use proteus_store::{Direction, StoreError, Visit, prefix_end};
 use crate::exec::{Before, Exec};
 use crate::head::{Head, Kind};
 use crate::layout;
+use crate::memory::ENTRY_BYTES;
 
 /// A small collection has at most this many elements of at most that many bytes together: what it
 /// costs to write one whole for a change to an element.
@@ -34,6 +35,51 @@ pub(crate) struct Collection {
     before: Before,
     /// The time under which the index of hashes with expiring fields has this one.
     indexed_field_expiry_ms: Option<u64>,
+    /// What a large one's elements take, as far as it is known.
+    spread: Spread,
+}
+
+/// What the elements of a large collection take. Those that are replaced or removed are not looked at;
+/// they count as the average.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spread {
+    /// Bytes and elements before the command.
+    bytes: u64,
+    count: u64,
+    /// Bytes and places that the command has written.
+    put_bytes: u64,
+    put_count: u64,
+}
+
+impl Spread {
+    /// Bytes now that there are `count` elements of so many places each.
+    fn now(self, count: u64, places: u64) -> u64 {
+        let average = self.bytes / (self.count * places).max(1);
+        let added = (count.cast_signed() - self.count.cast_signed()) * places.cast_signed();
+        let replaced = (self.put_count.cast_signed() - added).max(0).unsigned_abs();
+        (self.bytes + self.put_bytes).saturating_sub(replaced.saturating_mul(average))
+    }
+}
+
+/// What the elements of a large collection take, by its head's body; 0 of a small one.
+pub(crate) fn spread_bytes(body: &[u8]) -> u64 {
+    let mut rest = body;
+    let mut bytes = || {
+        take_varint(&mut rest)?;
+        let meta_bytes = usize::try_from(take_varint(&mut rest)?).ok()?;
+        let (form, after) = rest.get(meta_bytes..)?.split_first()?;
+        if *form == 0 {
+            return None;
+        }
+        rest = after;
+        take_varint(&mut rest)?;
+        take_varint(&mut rest)
+    };
+    bytes().unwrap_or(0)
+}
+
+fn element_bytes(place: &[u8], value: &[u8]) -> u64 {
+    ENTRY_BYTES + (place.len() + value.len() + layout::ELEMENT_PREFIX_BYTES) as u64
 }
 
 enum Data {
@@ -74,6 +120,7 @@ impl Collection {
             data: Data::Small(Vec::new()),
             before,
             indexed_field_expiry_ms: None,
+            spread: Spread::default(),
         }
     }
 
@@ -89,6 +136,7 @@ impl Collection {
         let (meta, after) = rest.split_at_checked(meta_bytes)?;
         let (form, after) = after.split_first()?;
         rest = after;
+        let mut spread = Spread { count, ..Spread::default() };
         let data = if *form == 0 {
             let mut elements = Vec::with_capacity(usize::try_from(count).ok()?.min(256));
             let part = |rest: &mut &[u8]| {
@@ -102,7 +150,9 @@ impl Collection {
             }
             Data::Small(elements)
         } else {
-            Data::Spread(take_varint(&mut rest)?)
+            let id = take_varint(&mut rest)?;
+            spread.bytes = take_varint(&mut rest)?;
+            Data::Spread(id)
         };
         let mut decoded = Collection {
             kind: head.kind,
@@ -113,6 +163,7 @@ impl Collection {
             data,
             before,
             indexed_field_expiry_ms: None,
+            spread,
         };
         decoded.indexed_field_expiry_ms = decoded.field_expiry_ms();
         Some(decoded)
@@ -136,6 +187,8 @@ impl Collection {
             Data::Spread(id) => {
                 body.push(1);
                 put_varint(&mut body, *id);
+                let places = if self.kind == Kind::SortedSet { 2 } else { 1 };
+                put_varint(&mut body, self.spread.now(self.count, places));
             }
         }
         body
@@ -202,7 +255,11 @@ impl Collection {
                     Err(at) => elements.insert(at, (Bytes::copy_from_slice(place), value)),
                 }
             }
-            Data::Spread(id) => exec.access.put(layout::element(*id, place), value),
+            Data::Spread(id) => {
+                self.spread.put_bytes += element_bytes(place, &value);
+                self.spread.put_count += 1;
+                exec.access.put(layout::element(*id, place), value);
+            }
         }
     }
 
@@ -286,7 +343,9 @@ impl Collection {
         }
         let elements = std::mem::take(elements);
         let id = exec.next_id()?;
+        self.spread = Spread { count: self.count, ..Spread::default() };
         for (place, value) in elements {
+            self.spread.bytes += element_bytes(&place, &value);
             exec.access.put(layout::element(id, &place), value);
         }
         self.data = Data::Spread(id);
@@ -317,6 +376,7 @@ impl Collection {
             Data::Small(elements) => Data::Small(elements.clone()),
             Data::Spread(_) => {
                 let id = exec.next_id()?;
+                copy.spread = self.spread;
                 for (place, value) in self.all(exec, b"")? {
                     exec.access.put(layout::element(id, &place), value);
                 }

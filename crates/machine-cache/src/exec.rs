@@ -9,8 +9,10 @@ use proteus_machine::{Ctx, View};
 use proteus_store::{Direction, Read, StoreError, Visit, prefix_end};
 use proteus_types::CommitTs;
 
+use crate::acl::User;
 use crate::collection::Collection;
 use crate::head::{Head, Kind};
+use crate::memory::charge;
 use crate::random::Random;
 use crate::reply::Reply;
 use crate::{Change, Class, KEY_BYTES_MAX, SPACE, layout};
@@ -148,11 +150,24 @@ pub(crate) struct Exec<'a> {
     pub(crate) random: Random,
     /// Who asks; 0 for nobody.
     pub(crate) origin: u64,
+    /// Whose rights a script's commands are held against; `None` for one that may do everything.
+    pub(crate) user: Option<Box<User>>,
+}
+
+/// What a database holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Sums {
+    /// Keys, with those that expired and were not removed yet.
+    pub(crate) keys: u64,
+    /// How many of them expire.
+    pub(crate) expires: u64,
+    /// What they are charged.
+    pub(crate) bytes: u64,
 }
 
 impl<'a> Exec<'a> {
     pub(crate) fn new(access: &'a mut dyn Access, db: u8, seed: u64) -> Exec<'a> {
-        Exec { access, db, random: Random::new(seed), origin: 0 }
+        Exec { access, db, random: Random::new(seed), origin: 0, user: None }
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
@@ -268,8 +283,11 @@ impl<'a> Exec<'a> {
             }
         }
         let expires = i64::from(expire_at_ms.is_some()) - i64::from(stored_ms.is_some());
-        if is_new || expires != 0 {
-            self.add_to_counts(self.db, i64::from(is_new), expires)?;
+        let charged = |head: &Head| charge(key, head.kind, &head.body);
+        let bytes = charge(key, kind, body).cast_signed()
+            - before.stored.as_ref().map_or(0, charged).cast_signed();
+        if is_new || expires != 0 || bytes != 0 {
+            self.add_to_sums(self.db, i64::from(is_new), expires, bytes)?;
         }
         let bytes = Head::encode(kind, is_large, self.access.commit_ts(), expire_at_ms, body);
         self.access.put(layout::head(self.db, key), bytes);
@@ -358,7 +376,9 @@ impl<'a> Exec<'a> {
         if let Some(at_ms) = head.expire_at_ms {
             self.access.delete(layout::timed(layout::KIND_EXPIRY, at_ms, self.db, key));
         }
-        self.add_to_counts(self.db, -1, -i64::from(head.expire_at_ms.is_some()))?;
+        let expires = -i64::from(head.expire_at_ms.is_some());
+        let bytes = charge(key, head.kind, &head.body);
+        self.add_to_sums(self.db, -1, expires, -bytes.cast_signed())?;
         self.access.delete(layout::head(self.db, key));
         Ok(before.is_live)
     }
@@ -413,28 +433,48 @@ impl<'a> Exec<'a> {
         Ok(id)
     }
 
-    fn add_to_counts(&mut self, db: u8, keys: i64, expires: i64) -> Result<(), StoreError> {
-        let (key_count, expire_count) = self.counts(db)?;
-        let keys = key_count.saturating_add_signed(keys);
-        let expires = expire_count.saturating_add_signed(expires);
+    fn add_to_sums(
+        &mut self,
+        db: u8,
+        keys: i64,
+        expires: i64,
+        bytes: i64,
+    ) -> Result<(), StoreError> {
+        let sums = self.sums(db)?;
+        let numbers = [
+            sums.keys.saturating_add_signed(keys),
+            sums.expires.saturating_add_signed(expires),
+            sums.bytes.saturating_add_signed(bytes),
+        ];
         let place = Bytes::copy_from_slice(&layout::counts(db));
-        if keys == 0 && expires == 0 {
+        if numbers == [0; 3] {
             self.access.delete(place);
         } else {
-            let mut bytes = [0; 16];
-            bytes[..8].copy_from_slice(&keys.to_be_bytes());
-            bytes[8..].copy_from_slice(&expires.to_be_bytes());
-            self.access.put(place, Bytes::copy_from_slice(&bytes));
+            let mut record = Vec::with_capacity(24);
+            for number in numbers {
+                record.extend_from_slice(&number.to_be_bytes());
+            }
+            self.access.put(place, Bytes::from(record));
         }
         Ok(())
     }
 
-    /// How many keys a database has, with those that expired and were not removed yet; and how many
-    /// of them expire.
+    /// What a database holds.
+    pub(crate) fn sums(&self, db: u8) -> Result<Sums, StoreError> {
+        let Some(record) = self.access.get(&layout::counts(db))? else {
+            return Ok(Sums::default());
+        };
+        let sums = take_u64(&record).and_then(|(keys, rest)| {
+            let (expires, rest) = take_u64(rest)?;
+            Some(Sums { keys, expires, bytes: take_u64(rest)?.0 })
+        });
+        Ok(sums.unwrap_or_default())
+    }
+
+    /// How many keys a database has, and how many of them expire.
     pub(crate) fn counts(&self, db: u8) -> Result<(u64, u64), StoreError> {
-        let Some(bytes) = self.access.get(&layout::counts(db))? else { return Ok((0, 0)) };
-        let counts = take_u64(&bytes).and_then(|(keys, rest)| Some((keys, take_u64(rest)?.0)));
-        Ok(counts.unwrap_or((0, 0)))
+        let sums = self.sums(db)?;
+        Ok((sums.keys, sums.expires))
     }
 
     /// Removes every key of a database.

@@ -4,13 +4,18 @@
 //! 1 db slot hash key        ─▶ head of a key: a string, a small collection whole, or where a large one is
 //! 2 id place                ─▶ one element of a large collection
 //! 3 expire_at_ms db key     ─▶ nothing: keys by the time they expire
-//! 4 db                      ─▶ how many keys, how many of them expire
+//! 4 db                      ─▶ how many keys, how many of them expire, bytes that they are charged
 //! 5                         ─▶ id of the next large collection
 //! 6 id                      ─▶ nothing: a collection without a head, whose elements are to be removed
 //! 7 expire_at_ms db key     ─▶ nothing: hashes by the earliest time at which a field expires
 //! 8 sha1                    ─▶ a script
 //! 9 name                    ─▶ a library of functions
 //! A name                    ─▶ a function: whether it never writes, and its library's name
+//! B name                    ─▶ a setting
+//! C                         ─▶ which kinds of declarations there are
+//! C kind name               ─▶ a declaration
+//! D db key                  ─▶ when an entry was taken away by its declaration
+//! E until_ms db key         ─▶ nothing: how long that is remembered
 //! ```
 //! Heads stand in the order of hash slot and hash, so that a scan's cursor is a number, needs no memory
 //! in the server, and meets every key that is there from beginning to end; and a hash slot is a range.
@@ -34,6 +39,20 @@ pub(crate) const KIND_FIELD_EXPIRY: u8 = 7;
 pub(crate) const KIND_SCRIPT: u8 = 8;
 pub(crate) const KIND_LIBRARY: u8 = 9;
 pub(crate) const KIND_FUNCTION: u8 = 10;
+pub(crate) const KIND_SETTING: u8 = 11;
+pub(crate) const KIND_DECLARATION: u8 = 12;
+pub(crate) const KIND_INVALIDATED: u8 = 13;
+pub(crate) const KIND_INVALIDATED_UNTIL: u8 = 14;
+
+pub(crate) const DECLARED: [u8; 2] = [SPACE, KIND_DECLARATION];
+
+pub(crate) fn declaration(kind: u8, name: &[u8]) -> Bytes {
+    KeyBuilder::new(SPACE, KIND_DECLARATION).raw(&[kind]).raw(name).build()
+}
+
+pub(crate) fn invalidated(db: u8, key: &[u8]) -> Bytes {
+    KeyBuilder::new(SPACE, KIND_INVALIDATED).raw(&[db]).raw(key).build()
+}
 
 /// Bytes before the key itself in a head's place: space, kind, database, slot, hash.
 pub(crate) const HEAD_PREFIX_BYTES: usize = 9;

@@ -10,17 +10,21 @@
 //! Reading order: [`Op`], [`Reply`], `layout`, `head`, `collection`, `exec`, then any file of
 //! `commands`.
 
+pub mod acl;
 mod collection;
 pub mod commands;
+mod declared;
 mod exec;
 mod head;
 mod layout;
+mod memory;
 mod number;
 mod pattern;
 mod random;
 pub mod rdb;
 mod reply;
 mod script;
+mod settings;
 
 use bytes::Bytes;
 use proteus_machine::{Abort, Ctx, Machine, View};
@@ -29,10 +33,16 @@ use serde::{Deserialize, Serialize};
 
 use std::ops::ControlFlow;
 
+pub use declared::{
+    DECLARATIONS_MAX, Declaration, DeclarationKind, DerivedEntry, INVALIDATED_MS, KeyPart,
+    RecordedEvents, Refresh, declarations, declared_kinds,
+};
 pub use head::{Kind, Revision};
+pub use memory::{Candidate, candidates, recount, size_of, soonest, sums, used_bytes};
 pub use number::{decimal_float_text, float_text, parse_float, parse_integer};
 pub use pattern::matches;
 pub use reply::Reply;
+pub use settings::{SETTING_BYTES_MAX, setting, settings};
 
 use exec::{Exec, ReadOnly, Stop};
 use head::Head;
@@ -88,6 +98,13 @@ pub enum Check {
         /// What [`revision`] said.
         revision: Revision,
     },
+    /// A setting has this value, or is not there.
+    SettingIs {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Option<Bytes>,
+    },
 }
 
 /// A change, or a read in the order of the log.
@@ -97,6 +114,53 @@ pub enum Op {
     Command(Call),
     /// A command whose error refuses the whole minitransaction, as SQL's transactions want.
     OrRefuse(Call),
+    /// A command that runs scripts, for a user who may not do everything: each of their commands is held
+    /// against the user's rights.
+    Restricted {
+        /// The command.
+        call: Call,
+        /// The user's name.
+        user: String,
+        /// Its rules, as [`acl::User::rules`] gives them.
+        rules: String,
+    },
+    /// Sets or removes what holds for all nodes.
+    PutSetting {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Option<Bytes>,
+    },
+    /// Declares what follows from other changes.
+    Declare {
+        /// A name for it.
+        name: String,
+        /// What.
+        declaration: Declaration,
+    },
+    /// Ends a declaration.
+    Revoke {
+        /// Its name.
+        name: String,
+        /// Its kind.
+        kind: DeclarationKind,
+    },
+    /// Takes an entry away that follows from a row.
+    Invalidate {
+        /// The database.
+        db: u8,
+        /// The key.
+        key: Bytes,
+    },
+    /// Forgets that an entry was taken away; the leader's timer proposes it.
+    ForgetInvalidated {
+        /// The database.
+        db: u8,
+        /// The key.
+        key: Bytes,
+        /// Until when it was to be remembered.
+        until_ms: u64,
+    },
     /// Removes a key whose time has come; the leader's timer proposes it.
     Expire {
         /// The database.
@@ -118,12 +182,14 @@ pub enum Op {
         /// The collection's id.
         id: u64,
     },
-    /// Removes a key to make room; the leader proposes it.
+    /// Removes a key to make room.
     Evict {
         /// The database.
         db: u8,
         /// The key.
         key: Bytes,
+        /// What it was when it was chosen; if it has changed since, nothing happens.
+        revision: Revision,
     },
 }
 
@@ -146,6 +212,12 @@ pub enum Refusal {
         /// The key.
         key: Bytes,
     },
+    /// A setting has changed.
+    #[error("the setting {name} has changed meanwhile")]
+    SettingChanged {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// Classes of events, as `notify-keyspace-events` selects them.
@@ -162,6 +234,24 @@ pub enum Class {
     Expired,
     Evicted,
     New,
+}
+
+impl Class {
+    /// The letter by which `notify-keyspace-events` selects it.
+    pub fn letter(self) -> u8 {
+        match self {
+            Class::Generic => b'g',
+            Class::String => b'$',
+            Class::List => b'l',
+            Class::Set => b's',
+            Class::Hash => b'h',
+            Class::SortedSet => b'z',
+            Class::Stream => b't',
+            Class::Expired => b'x',
+            Class::Evicted => b'e',
+            Class::New => b'n',
+        }
+    }
 }
 
 /// What followers of the feed learn.
@@ -194,6 +284,13 @@ pub enum Change {
         /// By SPUBLISH.
         is_sharded: bool,
     },
+    /// A setting has a new value, or is gone.
+    Setting {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Option<Bytes>,
+    },
 }
 
 /// The revision of `key` at `now_ms`: what [`Check::Unchanged`] compares with.
@@ -205,9 +302,14 @@ pub fn revision(state: &dyn Read, now_ms: u64, db: u8, key: &[u8]) -> Result<Rev
         return Ok(Revision::ABSENT);
     }
     let place = layout::head(db, key);
-    let Some(bytes) = state.get(&place)? else { return Ok(Revision::ABSENT) };
+    let absent = || {
+        // Of an entry that follows from rows it counts when it was taken away.
+        let invalidated = declared::invalidated(state, db, key)?;
+        Ok(invalidated.unwrap_or(Revision::ABSENT))
+    };
+    let Some(bytes) = state.get(&place)? else { return absent() };
     let head = Head::decode(&place, &bytes)?;
-    Ok(if head.is_expired(now_ms) { Revision::ABSENT } else { head.revision })
+    if head.is_expired(now_ms) { absent() } else { Ok(head.revision) }
 }
 
 /// Answers a command that only reads.
@@ -269,28 +371,6 @@ pub fn rehearse(view: View<'_>, call: &Call) -> Result<Reply, StoreError> {
     settle(commands::run(&mut exec, &call.arguments))
 }
 
-/// Bytes that a key and its value take in memory, if it is there.
-///
-/// # Errors
-/// If the store fails.
-pub fn size_of(view: View<'_>, db: u8, key: &[u8]) -> Result<Option<usize>, StoreError> {
-    /// What an entry costs beside its bytes: its share of tables, and handles.
-    const ENTRY_BYTES: usize = 56;
-    let mut access = ReadOnly(view);
-    let exec = Exec::new(&mut access, db, 0);
-    let Some(head) = exec.head(key)? else { return Ok(None) };
-    let mut bytes = ENTRY_BYTES + key.len() + head.body.len();
-    if head.kind != Kind::String
-        && let Ok(Some(held)) = exec.collection(key, head.kind)
-        && held.spread_id().is_some()
-    {
-        for (place, value) in held.all(&exec, b"")? {
-            bytes += ENTRY_BYTES + place.len() + value.len();
-        }
-    }
-    Ok(Some(bytes))
-}
-
 /// The hash slot of a key, by Redis Cluster's rule.
 pub fn hash_slot(key: &[u8]) -> u16 {
     proteus_types::Slot::of_key(key).number()
@@ -347,7 +427,12 @@ impl Machine for Cache {
     type Change = Change;
 
     fn check(ctx: &mut Ctx<'_, Change>, check: &Check) -> Result<(), Abort<Refusal>> {
-        let Check::Unchanged { db, key, revision: expected } = check;
+        let (db, key, expected) = match check {
+            Check::Unchanged { db, key, revision } => (db, key, revision),
+            Check::SettingIs { name, value } => {
+                return settings::check(ctx, name, value.as_ref());
+            }
+        };
         let now_ms = ctx.now_ms();
         if revision(ctx.read(), now_ms, *db, key)? == *expected {
             Ok(())
@@ -368,6 +453,24 @@ impl Machine for Cache {
                 Reply::Error(text) => Err(Abort::Refused(Refusal::Command(text.into_owned()))),
                 reply => Ok(reply),
             },
+            Op::Restricted { call, user, rules } => {
+                let mut exec = Exec::new(ctx, call.db.min(DATABASE_COUNT - 1), call.seed);
+                exec.origin = call.origin;
+                // Rules that nobody could have made allow nothing.
+                let user =
+                    acl::User::from_rules(user, rules).unwrap_or_else(|_| acl::User::new(user));
+                exec.user = Some(Box::new(user));
+                Ok(settle(commands::run(&mut exec, &call.arguments))?)
+            }
+            Op::Declare { name, declaration } => declared::declare(ctx, name, declaration),
+            Op::Revoke { name, kind } => declared::revoke(ctx, name, *kind),
+            Op::Invalidate { db, key } => {
+                Ok(declared::invalidate(ctx, (*db).min(DATABASE_COUNT - 1), key)?)
+            }
+            Op::ForgetInvalidated { db, key, until_ms } => {
+                Ok(declared::forget(ctx, *db, key, *until_ms)?)
+            }
+            Op::PutSetting { name, value } => Ok(settings::put(ctx, name, value.as_ref())),
             Op::Expire { db, key, expire_at_ms } => Ok(expire(ctx, *db, key, *expire_at_ms)?),
             Op::ExpireFields { db, key } => {
                 let mut exec = Exec::new(ctx, *db, 0);
@@ -380,9 +483,13 @@ impl Machine for Cache {
                 }
                 Ok(Reply::OK)
             }
-            Op::Evict { db, key } => {
+            Op::Evict { db, key, revision } => {
                 let mut exec = Exec::new(ctx, *db, 0);
-                if exec.remove(key)? {
+                let before = exec.before(key)?;
+                if before.stored.as_ref().is_none_or(|head| head.revision != *revision) {
+                    return Ok(Reply::ZERO);
+                }
+                if exec.remove_known(key, &before, false)? {
                     exec.notify(Class::Evicted, "evicted", key);
                 }
                 Ok(Reply::OK)
@@ -408,6 +515,11 @@ impl Machine for Cache {
             })
         };
         timed(layout::KIND_EXPIRY, &|expire_at_ms, db, key| Op::Expire { db, key, expire_at_ms })?;
+        timed(layout::KIND_INVALIDATED_UNTIL, &|until_ms, db, key| Op::ForgetInvalidated {
+            db,
+            key,
+            until_ms,
+        })?;
         timed(layout::KIND_FIELD_EXPIRY, &|_, db, key| Op::ExpireFields { db, key })?;
         let mut count = 0;
         view.state.scan_prefix(&[SPACE, layout::KIND_GARBAGE], &mut |place, _| {

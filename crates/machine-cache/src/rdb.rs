@@ -7,6 +7,8 @@
 
 use bytes::Bytes;
 
+pub mod file;
+
 /// Most bytes that a compressed string may become.
 const STRING_BYTES_MAX: usize = crate::STRING_BYTES_MAX;
 
@@ -293,14 +295,8 @@ pub enum BadDump {
 /// # Errors
 /// If the bytes are damaged, or of a version or type unknown here.
 pub fn restore(payload: &[u8]) -> Result<Dumped, BadDump> {
-    let (body, crc) = payload.split_last_chunk::<8>().ok_or(BadDump::Frame)?;
-    let (value, version) = body.split_last_chunk::<2>().ok_or(BadDump::Frame)?;
-    let crc = u64::from_le_bytes(*crc);
-    if u16::from_le_bytes(*version) > VERSION_MAX || (crc != 0 && crc != checksum(body)) {
-        return Err(BadDump::Frame);
-    }
-    let (&kind, rest) = value.split_first().ok_or(BadDump::Data)?;
-    let mut reader = Reader { rest };
+    let (&kind, rest) = framed(payload)?.split_first().ok_or(BadDump::Data)?;
+    let mut reader = Reader::of(rest);
     let value = reader.value(kind).ok_or(BadDump::Data)?;
     let is_empty = match &value {
         Dumped::String(_) | Dumped::Stream(_) => false,
@@ -309,6 +305,46 @@ pub fn restore(payload: &[u8]) -> Result<Dumped, BadDump> {
         Dumped::Hash(items) => items.is_empty(),
     };
     if reader.rest.is_empty() && !is_empty { Ok(value) } else { Err(BadDump::Data) }
+}
+
+/// What FUNCTION DUMP answers: the texts of libraries.
+pub fn dump_libraries(texts: &[Bytes]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for text in texts {
+        out.push(0xF5);
+        put_string(&mut out, text);
+    }
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    let crc = checksum(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// Reads what FUNCTION DUMP gave.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_libraries(payload: &[u8]) -> Result<Vec<Bytes>, BadDump> {
+    let mut reader = Reader::of(framed(payload)?);
+    let mut texts = Vec::new();
+    while let Some(opcode) = reader.byte() {
+        if opcode != 0xF5 {
+            return Err(BadDump::Data);
+        }
+        texts.push(reader.string().ok_or(BadDump::Data)?);
+    }
+    Ok(texts)
+}
+
+/// The bytes within, if version and checksum are right.
+fn framed(payload: &[u8]) -> Result<&[u8], BadDump> {
+    let (body, crc) = payload.split_last_chunk::<8>().ok_or(BadDump::Frame)?;
+    let (value, version) = body.split_last_chunk::<2>().ok_or(BadDump::Frame)?;
+    let crc = u64::from_le_bytes(*crc);
+    if u16::from_le_bytes(*version) > VERSION_MAX || (crc != 0 && crc != checksum(body)) {
+        return Err(BadDump::Frame);
+    }
+    Ok(value)
 }
 
 enum Length {
@@ -320,11 +356,20 @@ enum Length {
 /// Reads values; `None` wherever the bytes end early or mean nothing.
 struct Reader<'a> {
     rest: &'a [u8],
+    /// More was wanted than there is.
+    is_short: bool,
 }
 
 impl<'a> Reader<'a> {
+    fn of(rest: &'a [u8]) -> Reader<'a> {
+        Reader { rest, is_short: false }
+    }
+
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (part, rest) = self.rest.split_at_checked(count)?;
+        let Some((part, rest)) = self.rest.split_at_checked(count) else {
+            self.is_short = true;
+            return None;
+        };
         self.rest = rest;
         Some(part)
     }
@@ -485,7 +530,7 @@ impl<'a> Reader<'a> {
         let mut stream = DumpedStream::default();
         for _ in 0..self.count()? {
             let master = self.string()?;
-            let master = Reader { rest: &master }.raw_id()?;
+            let master = Reader::of(&master).raw_id()?;
             stream_node(master, &listpack(&self.string()?)?, &mut stream.entries)?;
         }
         let length = self.length()?;
@@ -609,7 +654,7 @@ fn number(number: i64) -> Bytes {
 }
 
 fn intset(bytes: &[u8]) -> Option<Vec<Bytes>> {
-    let mut reader = Reader { rest: bytes };
+    let mut reader = Reader::of(bytes);
     let width = u32::from_le_bytes(reader.array()?) as usize;
     let count = u32::from_le_bytes(reader.array()?) as usize;
     if !matches!(width, 2 | 4 | 8) || reader.rest.len() != count.checked_mul(width)? {
@@ -619,7 +664,7 @@ fn intset(bytes: &[u8]) -> Option<Vec<Bytes>> {
 }
 
 fn listpack(bytes: &[u8]) -> Option<Vec<Bytes>> {
-    let mut reader = Reader { rest: bytes };
+    let mut reader = Reader::of(bytes);
     if u32::from_le_bytes(reader.array()?) as usize != bytes.len() {
         return None;
     }
@@ -658,7 +703,7 @@ fn listpack(bytes: &[u8]) -> Option<Vec<Bytes>> {
 }
 
 fn ziplist(bytes: &[u8]) -> Option<Vec<Bytes>> {
-    let mut reader = Reader { rest: bytes };
+    let mut reader = Reader::of(bytes);
     if u32::from_le_bytes(reader.array()?) as usize != bytes.len() {
         return None;
     }
@@ -699,7 +744,7 @@ fn decompress(packed: &[u8], whole: usize) -> Option<Vec<u8>> {
     if whole > STRING_BYTES_MAX {
         return None;
     }
-    let mut reader = Reader { rest: packed };
+    let mut reader = Reader::of(packed);
     let mut out: Vec<u8> = Vec::new();
     while !reader.rest.is_empty() {
         let control = usize::from(reader.byte()?);
@@ -730,7 +775,7 @@ fn decompress(packed: &[u8], whole: usize) -> Option<Vec<u8>> {
 /// If the property does not hold.
 pub fn fuzz_restore(input: &[u8]) {
     let Some((kind, rest)) = input.split_first() else { return };
-    let mut reader = Reader { rest };
+    let mut reader = Reader::of(rest);
     if let Some(value) = reader.value(*kind)
         && !matches!(value, Dumped::Hash(_))
     {

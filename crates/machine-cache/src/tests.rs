@@ -41,6 +41,10 @@ impl Bench {
         answer(self.view(), &Call::new(&words)).unwrap()
     }
 
+    fn revision(&self, key: &str) -> Revision {
+        revision(&self.store, self.now.physical_ms(), 0, key.as_bytes()).unwrap()
+    }
+
     fn pass_ms(&mut self, ms: u64) {
         self.now = CommitTs::from_physical_ms(self.now.physical_ms() + ms);
     }
@@ -250,7 +254,12 @@ fn fuzz_arguments() {
         }
         let _ = command.key_places(&arguments);
         let call = Call { db: 0, seed: random.next(), origin: 0, arguments };
-        bench.apply(&Op::Command(call)).unwrap();
+        // WATCH must not miss a change, whatever command made it.
+        let key = ["a", "b", "c", "d", "e", "f"][random.below(6) as usize];
+        let before = (bench.revision(key), bench.read(&format!("DUMP {key}")));
+        bench.apply(&Op::Command(call.clone())).unwrap();
+        let after = (bench.revision(key), bench.read(&format!("DUMP {key}")));
+        assert!(before.1 == after.1 || before.0 != after.0, "{call:?} changed {key} unnoticed");
     }
 }
 

@@ -119,6 +119,13 @@ enum Command {
         #[command(subcommand)]
         command: ClusterCommand,
     },
+    /// Move data from Redis and to it: RDB files, and following a primary.
+    Redis {
+        #[command(flatten)]
+        place: crate::redis::Where,
+        #[command(subcommand)]
+        command: crate::redis::RedisCommand,
+    },
     /// Work with topics and consumer groups, of a node or of any Kafka cluster.
     Topic {
         #[command(flatten)]
@@ -298,6 +305,9 @@ pub fn main() -> ExitCode {
         Command::Zk(arguments) => block_on(crate::zk::run(&arguments)).and_then(|result| result),
         Command::Demo { events, keep } => {
             demo(DemoOptions { events: events.map(|events| events as usize), keep })
+        }
+        Command::Redis { place, command } => {
+            block_on(crate::redis::run(&place, command)).and_then(|result| result)
         }
         Command::Topic { place, command } => {
             block_on(crate::topic::run(&place, command)).and_then(|result| result)

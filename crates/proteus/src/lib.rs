@@ -11,6 +11,7 @@ pub mod config;
 pub mod demo;
 mod doctor;
 mod progress;
+mod redis;
 pub mod server;
 mod topic;
 mod zk;

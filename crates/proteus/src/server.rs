@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use proteus_env::{Clock, SystemClock, disk, net};
 use proteus_face::{
-    Face, Listening, Metrics, Security, ServeOptions, ServingFace, Shutdown, ShutdownHandle, Tls,
-    TlsError, serve,
+    Face, Listening, Metrics, Security, ServeOptions, ServingFace, Shutdown, ShutdownHandle,
+    StoredAccounts, Tls, TlsError, WrongPassword, serve,
 };
 use proteus_face_http::HttpFace;
 use proteus_face_kafka::{KafkaFace, KafkaOptions};
 use proteus_face_postgres::{PostgresFace, PostgresOptions};
 use proteus_face_redis::RedisFace;
 use proteus_face_zookeeper::{ZookeeperFace, ZookeeperOptions};
+use proteus_kernel_api::cache::acl;
 use proteus_node::{ClusterOptions, Node, NodeError, NodeOptions, UpkeepOptions};
 use proteus_objects::Objects;
 use tracing::warn;
@@ -250,7 +251,15 @@ fn build_faces(
     metrics: &Metrics,
 ) -> Result<Vec<Arc<dyn Face>>, StartError> {
     let kernel = node.kernel();
-    let accounts = || config.accounts.clone();
+    // A user that ACL SETUSER has made, and who may do everything, is one on every face.
+    let stored = kernel.clone();
+    let stored: Arc<StoredAccounts> = Arc::new(move |user, password| {
+        let read = stored.read(|view| acl::admits_unrestricted(view.state, user, password));
+        let verdict = |admits| if admits { Ok(()) } else { Err(WrongPassword) };
+        // A kernel that has stopped admits nobody.
+        read.map_or(Some(Err(WrongPassword)), |found| found.map(verdict))
+    });
+    let accounts = || config.accounts.clone().with_stored(stored.clone());
     let postgres = PostgresFace::new(
         kernel.clone(),
         clock.clone(),

@@ -9,7 +9,11 @@
 //! Adding a machine is adding one line to [`compose!`](self) below.
 
 mod derive;
+mod entries;
 mod envelope;
+mod events;
+mod feeds;
+mod text;
 
 use proteus_machine::{Abort, Ctx, Machine, Position, ShardMachine, View};
 use proteus_store::{State, StoreError};

@@ -367,6 +367,13 @@ fn nothing_is_overdue(
     if counted != live {
         return Ok(Err(format!("{counted} keys are counted, {live} have not expired")));
     }
+    for db in 0..2 {
+        let (told, found) =
+            (cache::sums(view(store, ts), db)?, cache::recount(view(store, ts), db)?);
+        if told != found {
+            return Ok(Err(format!("database {db} sums up to {told:?}, its keys to {found:?}")));
+        }
+    }
     for path in paths(store)? {
         let Some(node) = tree::node(store, &path)? else { continue };
         let stat = node.stat();
@@ -418,6 +425,14 @@ fn deletions(store: &LayeredStore) -> Result<Vec<Minitransaction>, StoreError> {
         Minitransaction::of(cache::Op::command(&["FLUSHALL"])),
         Minitransaction::of(cache::Op::command(&["SCRIPT", "FLUSH"])),
     ];
+    for kind in [cache::DeclarationKind::Entry, cache::DeclarationKind::Events] {
+        for (name, _) in cache::declarations(store, kind)? {
+            commands.insert(0, Minitransaction::of(cache::Op::Revoke { name, kind }));
+        }
+    }
+    for (name, _) in cache::settings(store, "")? {
+        commands.push(Minitransaction::of(cache::Op::PutSetting { name, value: None }));
+    }
     for path in paths(store)? {
         let by = tree::Credentials::TRUSTED;
         commands.push(Minitransaction::of(tree::Op::Delete { path, version: None, by }));

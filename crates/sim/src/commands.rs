@@ -125,18 +125,30 @@ pub struct Generator {
     first_table: u32,
     /// Whether everything of a machine may be removed at once.
     clears: bool,
+    /// Of a key that was looked at.
+    revision: cache::Revision,
 }
 
 impl Generator {
     /// Commands over anything.
     pub fn new(random: Random) -> Generator {
-        Generator { random, first_table: FIRST_TABLE, clears: true }
+        Generator {
+            random,
+            first_table: FIRST_TABLE,
+            clears: true,
+            revision: cache::Revision::ABSENT,
+        }
     }
 
     /// Commands that leave the first table, and keys that others own, alone.
     #[must_use]
     pub fn beside_others(random: Random) -> Generator {
-        Generator { random, first_table: FIRST_TABLE + 1, clears: false }
+        Generator {
+            random,
+            first_table: FIRST_TABLE + 1,
+            clears: false,
+            revision: cache::Revision::ABSENT,
+        }
     }
 
     /// One to four ops, perhaps with checks; over one machine or several.
@@ -273,6 +285,13 @@ impl Generator {
                 } else {
                     cache::Revision::ABSENT
                 };
+                // What is to be evicted later may by then be another.
+                self.revision = revision;
+                if self.random.chance(20) {
+                    let name = "setting 1".to_owned();
+                    let value = cache::setting(view.state, &name)?.filter(|_| is_true);
+                    return Ok(cache::Check::SettingIs { name, value }.into());
+                }
                 cache::Check::Unchanged { db: 0, key, revision }.into()
             }
             4 => table::Check::TableUnchanged { table: self.table() }.into(),
@@ -642,14 +661,60 @@ impl Generator {
         ])
     }
 
+    /// Of events of all keys, or of entries that follow from the rows of a table.
+    fn declaration(&mut self, key: Bytes) -> cache::Declaration {
+        if self.random.chance(50) {
+            return cache::Declaration::Events(cache::RecordedEvents {
+                pattern: b"*".to_vec(),
+                db: None,
+                classes: b"g$lshzxet".to_vec(),
+                stream: key.to_vec(),
+                stream_db: 1,
+                length_max: Some(3),
+            });
+        }
+        let refresh = match self.random.below(4) {
+            0 => cache::Refresh::Invalidate,
+            1 => cache::Refresh::Json,
+            2 => cache::Refresh::Hash(Vec::new()),
+            _ => cache::Refresh::Column("value".to_owned()),
+        };
+        cache::Declaration::Entry(cache::DerivedEntry {
+            schema: "public".to_owned(),
+            table: format!("n{}", self.random.below(NAMES)),
+            db: 0,
+            key: vec![
+                cache::KeyPart::Text(b"row ".to_vec()),
+                cache::KeyPart::Column("id".to_owned()),
+            ],
+            refresh,
+            expire_ms: self.random.chance(50).then_some(1_000),
+        })
+    }
+
     fn cache_op(&mut self) -> cache::Op {
         if self.random.chance(5) {
             let key = self.key();
-            return match self.random.below(4) {
+            return match self.random.below(9) {
                 0 => cache::Op::Expire { db: 0, key, expire_at_ms: self.random.below(1 << 41) },
                 1 => cache::Op::ExpireFields { db: 0, key },
                 2 => cache::Op::Reclaim { id: self.random.below(1 << 20) + (1 << 40) },
-                _ => cache::Op::Evict { db: 0, key },
+                3 | 4 => {
+                    let name = format!("setting {}", self.random.below(3));
+                    cache::Op::PutSetting { name, value: self.random.chance(70).then_some(key) }
+                }
+                5 => cache::Op::Invalidate { db: 0, key },
+                6 => cache::Op::Declare {
+                    name: format!("declaration {}", self.random.below(3)),
+                    declaration: self.declaration(key),
+                },
+                7 => cache::Op::Revoke {
+                    name: format!("declaration {}", self.random.below(3)),
+                    kind: self
+                        .random
+                        .pick(&[cache::DeclarationKind::Entry, cache::DeclarationKind::Events]),
+                },
+                _ => cache::Op::Evict { db: 0, key, revision: self.revision },
             };
         }
         let mut template = self.random.pick(CACHE_COMMANDS);

@@ -145,6 +145,7 @@ impl Session {
             (b"NO-TOUCH", 3) => match is_on() {
                 Ok(is_on) => {
                     self.client.about.lock().no_touch = is_on;
+                    self.touches = !is_on;
                     Reply::OK
                 }
                 Err(error) => error,

@@ -46,20 +46,17 @@ impl Session {
     }
 
     fn auth(&mut self, user: &str, password: &[u8], is_named: bool) -> Result<Reply, Reply> {
-        if self.face.accounts.is_open() {
-            // As in Redis: the default user has no password, so any is right for it by name.
-            return if is_named && user == "default" {
-                Ok(Reply::OK)
-            } else if is_named {
-                Err(WRONGPASS)
-            } else {
-                Err(NO_PASSWORD_SET)
-            };
+        let users = &self.face.hub.users;
+        if !is_named && users.unnamed().0.needs_no_password {
+            return Err(NO_PASSWORD_SET);
         }
-        self.face.accounts.verify(user, password).map_err(|_| WRONGPASS)?;
-        self.is_admitted = true;
-        user.clone_into(&mut self.user);
-        user.clone_into(&mut self.client.about.lock().user);
+        let Some(admitted) = users.admit(user, password) else {
+            let now_ms = self.face.clock.wall_ms();
+            let object = Bytes::copy_from_slice(b"AUTH");
+            users.log("auth", "toplevel", object, user, self.client.line(now_ms), now_ms);
+            return Err(WRONGPASS);
+        };
+        self.become_user(admitted);
         Ok(Reply::OK)
     }
 
@@ -137,11 +134,11 @@ impl Session {
         self.resp = Resp::Two;
         self.db = 0;
         self.reply_mode = ReplyMode::On;
-        self.is_admitted = self.face.accounts.is_open();
-        "default".clone_into(&mut self.user);
+        (self.user, self.is_admitted) = self.face.hub.users.unnamed();
+        self.touches = true;
         let mut about = self.client.about.lock();
         *about = crate::client::About {
-            user: self.user.clone(),
+            user: self.user.name.clone(),
             queued: -1,
             last_ms: about.last_ms,
             library_name: about.library_name.clone(),

@@ -3,6 +3,7 @@
 mod clients;
 mod connection;
 mod messages;
+mod rights;
 mod server;
 mod tracking;
 mod transactions;
@@ -10,11 +11,14 @@ mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
+use proteus_kernel_api::cache::acl::User;
 use proteus_kernel_api::cache::commands::{Flags, Group, unknown_command};
-use proteus_kernel_api::cache::{Call, Op, Reply, answer};
+use proteus_kernel_api::cache::{Call, Reply, answer};
 use proteus_kernel_api::{KernelError, Minitransaction, Outcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -74,14 +78,24 @@ struct Session {
     output: BytesMut,
     resp: Resp,
     db: u8,
-    user: String,
+    user: Arc<User>,
+    /// Which state of the users that is; 0 before the first look.
+    user_generation: u64,
     is_admitted: bool,
+    /// Reads and writes of keys count as uses of them.
+    touches: bool,
+    /// There is room for what this receipt writes.
+    has_room: bool,
     transaction: Option<Queue>,
     watched: Vec<Watched>,
     subscribed: Vec<(Subscription, Bytes)>,
     tracking: TrackingMode,
     reply_mode: ReplyMode,
     batch: Batch,
+    /// The command under way was answered with an error.
+    has_failed: bool,
+    /// The arguments of the read just answered.
+    last_read: Vec<Bytes>,
     is_closing: bool,
     /// A read may follow: this node has what was acknowledged anywhere before the last receipt.
     is_current: bool,
@@ -92,6 +106,21 @@ struct Session {
 struct Batch {
     minitransactions: Vec<Minitransaction>,
     slots: Vec<(Option<Found>, bool, Slot)>,
+    /// What is to blame if the commit takes long: the first script, or the first command.
+    suspect: Option<(Found, Vec<Bytes>)>,
+}
+
+impl Batch {
+    fn note_suspect(&mut self, found: Found, arguments: &[Bytes]) {
+        let is_script = found.group() == Group::Scripting;
+        let is_better = match &self.suspect {
+            None => true,
+            Some((other, _)) => is_script && other.group() != Group::Scripting,
+        };
+        if is_better {
+            self.suspect = Some((found, arguments.to_vec()));
+        }
+    }
 }
 
 enum Slot {
@@ -107,9 +136,8 @@ enum Slot {
 
 impl Session {
     fn new(face: Arc<RedisFace>, connection: Connection, client: Arc<Client>) -> Session {
-        let is_admitted = face.accounts.is_open();
-        let user = "default".to_owned();
-        client.about.lock().user.clone_from(&user);
+        let (user, is_admitted) = face.hub.users.unnamed();
+        client.about.lock().user.clone_from(&user.name);
         Session {
             face,
             connection,
@@ -118,13 +146,18 @@ impl Session {
             resp: Resp::Two,
             db: 0,
             user,
+            user_generation: 0,
             is_admitted,
+            touches: true,
+            has_room: false,
             transaction: None,
             watched: Vec::new(),
             subscribed: Vec::new(),
             tracking: TrackingMode::default(),
             reply_mode: ReplyMode::On,
             batch: Batch::default(),
+            has_failed: false,
+            last_read: Vec::new(),
             is_closing: false,
             is_current: false,
         }
@@ -149,9 +182,23 @@ impl Session {
             }
             input.reserve(READ_BYTES);
             let client = self.client.clone();
+            let idle_s = self.face.hub.settings.idle_s.load(Ordering::Relaxed);
+            let idle = async {
+                match idle_s {
+                    // A subscriber may be silent for as long as it likes.
+                    1.. if self.subscribed.is_empty() => {
+                        task::sleep(Duration::from_secs(idle_s)).await
+                    }
+                    _ => std::future::pending().await,
+                }
+            };
             let read_bytes = tokio::select! {
                 read = self.connection.stream.read_buf(&mut input) => read?,
-                () = client.wake.notified() => continue,
+                () = client.wake.notified() => {
+                    self.renew_user();
+                    continue;
+                }
+                () = idle => return Ok(()),
                 () = self.connection.shutdown.requested() => return Ok(()),
             };
             if read_bytes == 0 {
@@ -191,6 +238,9 @@ impl Session {
         let mut count = 0;
         let mut last = None;
         self.is_current = false;
+        self.has_room = false;
+        self.renew_user();
+        let mut since = started;
         while !self.is_closing && !self.client.is_killed() {
             let limits = if self.is_admitted { Limits::ADMITTED } else { Limits::UNAUTHENTICATED };
             let arguments = match codec::decode(input, limits) {
@@ -204,7 +254,21 @@ impl Session {
             if arguments.is_empty() {
                 continue;
             }
-            last = self.request(arguments, input).await.or(last);
+            let found = self.request(arguments, input).await;
+            let now = self.face.clock.elapsed();
+            if let Some(found) = found {
+                let is_error = std::mem::take(&mut self.has_failed);
+                let read = std::mem::take(&mut self.last_read);
+                if self.batch.slots.is_empty() {
+                    let took_us = us(now.saturating_sub(since));
+                    self.face.slow.observe(found.index(), took_us, is_error);
+                    if !read.is_empty() {
+                        self.note_slow(Some((found, read)), took_us);
+                    }
+                }
+                last = Some(found.name());
+            }
+            since = now;
             count += 1;
             if self.batch.slots.len() >= BATCH_COMMANDS_MAX || self.output.len() > OUTPUT_BYTES_MAX
             {
@@ -230,11 +294,7 @@ impl Session {
     }
 
     /// Carries out one command; says its name.
-    async fn request(
-        &mut self,
-        arguments: Vec<Bytes>,
-        input: &mut BytesMut,
-    ) -> Option<&'static str> {
+    async fn request(&mut self, arguments: Vec<Bytes>, input: &mut BytesMut) -> Option<Found> {
         match self.reply_mode {
             ReplyMode::SkipNext => self.reply_mode = ReplyMode::Skip,
             ReplyMode::Skip => self.reply_mode = ReplyMode::On,
@@ -255,12 +315,20 @@ impl Session {
             self.spoil();
             let error = if self.is_admitted { wrong_arity(found.name()) } else { NOAUTH };
             self.answer(Some(found), error);
-            return Some(found.name());
+            return Some(found);
         }
         if !self.is_admitted && !found.flags().has(Flags::NO_AUTH) {
             self.spoil();
             self.answer(Some(found), NOAUTH);
-            return Some(found.name());
+            return Some(found);
+        }
+        if !self.user.is_unrestricted
+            && let Some(denied) = self.denied(&arguments)
+        {
+            self.spoil();
+            self.face.slow.reject(found.index());
+            self.answer(Some(found), denied);
+            return Some(found);
         }
         if self.resp == Resp::Two
             && !self.subscribed.is_empty()
@@ -271,14 +339,23 @@ impl Session {
                 found.name()
             );
             self.answer(Some(found), Reply::Error(error.into()));
-            return Some(found.name());
+            return Some(found);
         }
-        if self.face.hub.has_monitors() && !found.flags().has(Flags::ADMIN) {
+        if self.face.hub.has_monitors()
+            && !found.flags().has(Flags::ADMIN)
+            && !may_hold_password(found)
+        {
             self.show_monitors(&arguments);
+        }
+        if let Some(refused) = self.refuse_for_memory(found).await {
+            self.spoil();
+            self.face.slow.reject(found.index());
+            self.answer(Some(found), refused);
+            return Some(found);
         }
         if self.transaction.is_some() && !is_about_transaction(found) {
             self.queue(found, arguments);
-            return Some(found.name());
+            return Some(found);
         }
         let is_write = match found {
             Found::Data(command) => command.is_write(),
@@ -295,7 +372,7 @@ impl Session {
             && let Err(error) = self.catch_up().await
         {
             self.answer(Some(found), of_kernel(&error));
-            return Some(found.name());
+            return Some(found);
         }
         match found {
             Found::Own(own) => self.own_command(own.command, found, arguments).await,
@@ -307,18 +384,26 @@ impl Session {
             Found::Data(command) => {
                 let call = self.call(command.flags, arguments);
                 self.before_data(command, &call.arguments);
-                if command.is_write() || !self.batch.minitransactions.is_empty() {
+                let is_restricted = command.group == Group::Scripting && !self.user.is_unrestricted;
+                if command.is_write() || is_restricted || !self.batch.minitransactions.is_empty() {
                     let slot = publish_slot(found, &call.arguments).unwrap_or(Slot::One);
                     let silent = self.is_silent();
-                    self.batch.minitransactions.push(Minitransaction::of(Op::Command(call)));
+                    self.batch.note_suspect(found, &call.arguments);
+                    self.batch.minitransactions.push(Minitransaction::of(self.op(found, call)));
                     self.batch.slots.push((Some(found), silent, slot));
                 } else {
-                    let reply = self.face.kernel.read(|view| answer(view, &call));
-                    self.answer(Some(found), reply.unwrap_or_else(|error| of_kernel(&error)));
+                    let reply = match self.about_use(command, &call.arguments) {
+                        Some(reply) => Ok(reply),
+                        None => self.face.kernel.read(|view| answer(view, &call)),
+                    };
+                    let reply = reply.unwrap_or_else(|error| of_kernel(&error));
+                    self.face.hub.note_read(command.keys, &reply);
+                    self.answer(Some(found), reply);
+                    self.last_read = call.arguments;
                 }
             }
         }
-        Some(found.name())
+        Some(found)
     }
 
     /// Before the first read of what one receipt brought: waits until this node has what was
@@ -353,7 +438,12 @@ impl Session {
 
     fn finish(&mut self, found: Option<Found>, is_silent: bool, reply: &Reply) {
         if let Some(found) = found {
-            self.face.count(found, reply.is_error());
+            let is_error = reply.is_error();
+            self.face.count(found, is_error);
+            if is_error {
+                self.has_failed = true;
+                self.face.hub.note_error(reply);
+            }
         }
         if !is_silent {
             self.encode(reply);
@@ -369,7 +459,8 @@ impl Session {
         if self.batch.slots.is_empty() {
             return;
         }
-        let batch = std::mem::take(&mut self.batch);
+        let mut batch = std::mem::take(&mut self.batch);
+        let started = self.face.clock.elapsed();
         let result = if batch.minitransactions.is_empty() {
             Ok(Vec::new())
         } else {
@@ -379,6 +470,9 @@ impl Session {
             Ok(outcomes) => Ok(outcomes.into_iter()),
             Err(error) => Err(of_kernel(&error)),
         };
+        let took = self.face.clock.elapsed().saturating_sub(started);
+        let share_us = us(took) / batch.slots.len().max(1) as u64;
+        self.note_slow(batch.suspect.take(), us(took));
         for (found, is_silent, slot) in batch.slots {
             let reply = match slot {
                 Slot::Ready(reply) => reply,
@@ -392,6 +486,9 @@ impl Session {
                     Err(error) => error,
                 },
             };
+            if let Some(found) = found {
+                self.face.slow.observe(found.index(), share_us, reply.is_error());
+            }
             self.finish(found, is_silent, &reply);
         }
     }
@@ -408,7 +505,11 @@ impl Session {
             own => {
                 // It may depend on what the commands before it do, or change how replies look.
                 self.settle().await;
-                match self.alone(own, &arguments).await {
+                let reply = self.alone(own, &arguments).await;
+                if !may_hold_password(found) {
+                    self.last_read = arguments;
+                }
+                match reply {
                     Some(reply) => reply,
                     None => return,
                 }
@@ -451,6 +552,10 @@ impl Session {
     }
 }
 
+fn us(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 fn publish_slot(found: Found, arguments: &[Bytes]) -> Option<Slot> {
     if found.group() != Group::PubSub {
         return None;
@@ -469,6 +574,15 @@ fn is_about_transaction(found: Found) -> bool {
             | OwnCommand::Watch
             | OwnCommand::Quit
             | OwnCommand::Reset
+    )
+}
+
+/// Whether its arguments are for nobody else to see.
+fn may_hold_password(found: Found) -> bool {
+    let Found::Own(own) = found else { return false };
+    matches!(
+        own.command,
+        OwnCommand::Auth | OwnCommand::Hello | OwnCommand::Acl | OwnCommand::Config
     )
 }
 

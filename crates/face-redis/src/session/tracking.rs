@@ -9,6 +9,7 @@ use proteus_kernel_api::cache::{Reply, parse_integer};
 use super::Session;
 use crate::errors::SYNTAX;
 use crate::reply::text;
+use crate::table::Found;
 
 /// How the client wants to learn of changes.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +27,7 @@ pub(super) struct TrackingMode {
 impl Session {
     /// What must be noted before a command on data is carried out: keys that it is about to read.
     pub(super) fn before_data(&mut self, command: &'static Command, arguments: &[Bytes]) {
+        self.touch(Found::Data(command), arguments);
         if !self.tracking.is_on {
             return;
         }

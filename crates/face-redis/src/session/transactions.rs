@@ -1,8 +1,10 @@
 //! MULTI, EXEC, WATCH.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use proteus_kernel_api::cache::commands::{Flags, Group};
-use proteus_kernel_api::cache::{Check, Op, Reply, Revision, revision};
+use proteus_kernel_api::cache::{Check, INVALIDATED_MS, Reply, Revision, revision};
 use proteus_kernel_api::{Minitransaction, Outcome};
 
 use super::waiting::nothing_for;
@@ -28,7 +30,13 @@ pub(super) struct Watched {
     db: u8,
     key: Bytes,
     revision: Revision,
+    /// When it was watched, by the node's steady clock.
+    since: Duration,
 }
+
+/// How long the absence of a key may be watched: it must still be remembered then that a declaration has
+/// taken an entry away meanwhile.
+const WATCH_ABSENT_MAX: Duration = Duration::from_millis(INVALIDATED_MS / 2);
 
 /// An element of EXEC's array.
 pub(super) enum Element {
@@ -94,13 +102,13 @@ impl Session {
     }
 
     pub(super) fn watch(&mut self, arguments: &[Bytes]) -> Reply {
-        let db = self.db;
+        let (db, since) = (self.db, self.face.clock.elapsed());
         let keys = arguments.get(1..).unwrap_or_default();
         let read = self.face.kernel.read(|view| {
             keys.iter()
                 .map(|key| {
                     let revision = revision(view.state, view.now_ms, db, key)?;
-                    Ok(Watched { db, key: key.clone(), revision })
+                    Ok(Watched { db, key: key.clone(), revision, since })
                 })
                 .collect::<Result<Vec<_>, _>>()
         });
@@ -131,7 +139,15 @@ impl Session {
             return self.answer(Some(found), EXECABORT);
         }
         let mut minitransaction = Minitransaction::default();
-        for Watched { db, key, revision } in watched {
+        let now = self.face.clock.elapsed();
+        let is_too_old = |watched: &Watched| {
+            watched.revision == Revision::ABSENT
+                && now.saturating_sub(watched.since) > WATCH_ABSENT_MAX
+        };
+        if watched.iter().any(is_too_old) {
+            return self.answer(Some(found), Reply::NilArray);
+        }
+        for Watched { db, key, revision, .. } in watched {
             minitransaction = minitransaction.check(Check::Unchanged { db, key, revision });
         }
         let mut elements = Vec::with_capacity(queue.requests.len());
@@ -140,6 +156,18 @@ impl Session {
                 // What follows goes to the other database.
                 Found::Own(own) if own.command == OwnCommand::Select => {
                     elements.push(Element::Ready(self.select(&arguments)));
+                }
+                // Rights may have changed since it was queued.
+                found
+                    if !self.user.is_unrestricted
+                        && let Some(denied) = self.forbidden(&arguments) =>
+                {
+                    let text = format!(
+                        "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. This command is no longer allowed for the following reason: {}",
+                        denied.text(&self.user.name)
+                    );
+                    self.face.slow.reject(found.index());
+                    elements.push(Element::Ready(Reply::Error(text.into())));
                 }
                 Found::Own(own) => elements.push(Element::Own(own.command, arguments)),
                 Found::Data(command) => {
@@ -151,7 +179,7 @@ impl Session {
                     } else {
                         Element::Op(found)
                     });
-                    minitransaction = minitransaction.op(Op::Command(call));
+                    minitransaction = minitransaction.op(self.op(found, call));
                 }
             }
         }

@@ -156,7 +156,8 @@ impl Session {
                     }
                 }
                 () = client.wake.notified() => {
-                    if client.is_killed() {
+                    self.renew_user();
+                    if client.is_killed() || self.is_closing {
                         self.is_closing = true;
                         break;
                     }

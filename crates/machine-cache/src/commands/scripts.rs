@@ -12,10 +12,11 @@ use super::keys::unknown_subcommand;
 use super::{
     Arguments, Command, Flags, Group, Keys, NONE, command, failure, shortened, wrong_arity,
 };
-use crate::exec::{Exec, NOT_AN_INTEGER, Result, SYNTAX, error};
+use crate::exec::{Exec, NOT_AN_INTEGER, Result, error};
 use crate::layout;
 use crate::number::parse_integer;
 use crate::pattern;
+use crate::rdb;
 use crate::reply::Reply;
 use crate::script::{self, Registered, Source, sha1_hex};
 
@@ -327,6 +328,49 @@ fn list(x: &mut Exec<'_>, a: &[Bytes]) -> Result {
     Ok(Reply::Array(rows))
 }
 
+/// Loads what FUNCTION DUMP gave: all libraries or none.
+fn restore(x: &mut Exec<'_>, a: &[Bytes]) -> Result {
+    let policy = if a.len() == 4 { a.word(3) } else { "APPEND".to_owned() };
+    if !matches!(policy.as_str(), "APPEND" | "REPLACE" | "FLUSH") {
+        return error(
+            "ERR Wrong restore policy given, value should be either FLUSH, APPEND or REPLACE.",
+        );
+    }
+    let texts = match rdb::restore_libraries(a.at(2)?) {
+        Ok(texts) => texts,
+        Err(bad) => return failure(format!("ERR {bad}")),
+    };
+    let before = [layout::KIND_LIBRARY, layout::KIND_FUNCTION]
+        .into_iter()
+        .map(|kind| Ok((kind, all_named(x, kind)?)))
+        .collect::<Result<Vec<_>>>()?;
+    if policy == "FLUSH" {
+        remove_all(x)?;
+    }
+    for text in texts {
+        if let Err(stop) = load(x, &text, policy == "REPLACE") {
+            // An error is a reply and undoes nothing by itself.
+            remove_all(x)?;
+            for (kind, all) in before {
+                for (name, value) in all {
+                    x.access.put(layout::named(kind, &name), value);
+                }
+            }
+            return Err(stop);
+        }
+    }
+    Ok(Reply::OK)
+}
+
+fn remove_all(x: &mut Exec<'_>) -> Result<()> {
+    for kind in [layout::KIND_LIBRARY, layout::KIND_FUNCTION] {
+        for (name, _) in all_named(x, kind)? {
+            x.access.delete(layout::named(kind, &name));
+        }
+    }
+    Ok(())
+}
+
 fn function(x: &mut Exec<'_>, a: &[Bytes]) -> Result {
     let word = a.word(1);
     match (word.as_str(), a.len()) {
@@ -349,11 +393,7 @@ fn function(x: &mut Exec<'_>, a: &[Bytes]) -> Result {
             if a.len() == 3 && !a.is(2, "sync") && !a.is(2, "async") {
                 return error("ERR FUNCTION FLUSH only supports SYNC|ASYNC option");
             }
-            for kind in [layout::KIND_LIBRARY, layout::KIND_FUNCTION] {
-                for (name, _) in all_named(x, kind)? {
-                    x.access.delete(layout::named(kind, &name));
-                }
-            }
+            remove_all(x)?;
             Ok(Reply::OK)
         }
         ("LIST", _) => list(x, a),
@@ -372,10 +412,15 @@ fn function(x: &mut Exec<'_>, a: &[Bytes]) -> Result {
             ]))
         }
         ("KILL", 2) => error("NOTBUSY No scripts in execution right now."),
-        ("LOAD" | "DELETE" | "FLUSH" | "STATS" | "KILL", _) => {
+        ("DUMP", 2) => {
+            let libraries = all_named(x, layout::KIND_LIBRARY)?;
+            let texts: Vec<Bytes> = libraries.into_iter().map(|(_, text)| text).collect();
+            Ok(Reply::Bulk(Bytes::from(rdb::dump_libraries(&texts))))
+        }
+        ("RESTORE", 3 | 4) => restore(x, a),
+        ("LOAD" | "DELETE" | "FLUSH" | "STATS" | "KILL" | "DUMP" | "RESTORE", _) => {
             wrong_arity(&format!("function|{}", word.to_lowercase()))
         }
-        ("DUMP" | "RESTORE", _) => error(SYNTAX),
         _ => unknown_subcommand("FUNCTION", a.at(1)?),
     }
 }

@@ -22,6 +22,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use mlua::{Function, HookTriggers, Lua, LuaOptions, StdLib, Table, Value, Variadic, VmState};
 
+use crate::acl;
 use crate::commands::{self, Flags};
 use crate::exec::{Exec, Result, Stop, error};
 use crate::random::Random;
@@ -521,6 +522,13 @@ fn call_command(x: &mut Exec<'_>, run: &Run, words: &[Value]) -> Result {
     }
     if !command.takes(arguments.len()) {
         return error("ERR Wrong number of args calling Redis command from script");
+    }
+    if let Some(user) = &x.user
+        && let Some(fact) = acl::resolve(&arguments)
+        && let Err(denied) = user.check(fact, &arguments)
+    {
+        let text = format!("ERR ACL failure in script: {}", denied.text(&user.name));
+        return Err(Stop::Error(text.into()));
     }
     if run.reads_only && command.is_write() {
         return error("ERR Write commands are not allowed from read-only scripts.");

@@ -460,3 +460,73 @@ fn nodes_that_show_certificates_answer_nobody_who_shows_none() {
     assert!(String::from_utf8(status(true).stdout).unwrap().contains("n2"));
     assert!(!status(false).status.success());
 }
+
+/// The fields of a bulk answer to INFO.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+}
+
+#[test]
+fn redis_clients_are_told_of_all_nodes_and_users_hold_on_each() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(directory.path());
+    let leader = cluster.leader();
+    let ports: Vec<u16> = cluster.nodes.iter().map(|node| node.address(6379).port()).collect();
+    runtime().block_on(async {
+        for (at, node) in cluster.nodes.iter().enumerate() {
+            let mut client = connect(&node.redis_url()).await.expect("a node answers");
+            // One row: all slots, then the master, then its replicas, each with address and id.
+            type Row = (u16, u16, Place, Place, Place);
+            type Place = (String, u16, String, Vec<String>);
+            let mut slots = redis::cmd("CLUSTER");
+            let rows: Vec<Row> = slots.arg("SLOTS").query_async(&mut client).await.unwrap();
+            let (first, last, master, second, third) = &rows[0];
+            assert_eq!((rows.len(), *first, *last), (1, 0, 16383));
+            assert_eq!(master.1, ports[leader]);
+            let mut told = vec![master.1, second.1, third.1];
+            told.sort_unstable();
+            let mut expected = ports.clone();
+            expected.sort_unstable();
+            assert_eq!(told, expected);
+            let mut lines = redis::cmd("CLUSTER");
+            let lines: String = lines.arg("NODES").query_async(&mut client).await.unwrap();
+            assert_eq!(lines.lines().count(), 3);
+            let own: Vec<&str> = lines.lines().filter(|line| line.contains("myself")).collect();
+            assert!(own[0].contains(&format!(":{}@", ports[at])), "{lines}");
+            let mut info = redis::cmd("INFO");
+            let info: String = info.arg("replication").query_async(&mut client).await.unwrap();
+            if at == leader {
+                assert_eq!(field(&info, "role"), Some("master"));
+                assert_eq!(field(&info, "connected_slaves"), Some("2"));
+            } else {
+                assert_eq!(field(&info, "role"), Some("slave"));
+                assert_eq!(field(&info, "master_port"), Some(&*ports[leader].to_string()));
+            }
+            // A majority of three has flushed what is acknowledged: one copy beyond the leader's.
+            let mut wait = redis::cmd("WAIT");
+            let copies: i64 = wait.arg(1).arg(0).query_async(&mut client).await.unwrap();
+            assert_eq!(copies, 1);
+        }
+        // A user made on one node is known on all, and so is a parameter.
+        let mut first = connect(&cluster.nodes[0].redis_url()).await.unwrap();
+        let mut make = redis::cmd("ACL");
+        make.arg(&["SETUSER", "ann", "on", ">secret", "~a:*", "+get", "+ping"]);
+        make.query_async::<()>(&mut first).await.unwrap();
+        let mut set = redis::cmd("CONFIG");
+        set.arg(&["SET", "maxmemory-policy", "allkeys-lru"]);
+        set.query_async::<()>(&mut first).await.unwrap();
+        for node in &cluster.nodes {
+            let mut client = connect(&node.redis_url()).await.unwrap();
+            // A follower knows it once it has applied it: a read waits for that.
+            let _: Option<String> = client.get("k").await.unwrap();
+            let mut get = redis::cmd("CONFIG");
+            let pair: Vec<String> =
+                get.arg("GET").arg("maxmemory-policy").query_async(&mut client).await.unwrap();
+            assert_eq!(pair, ["maxmemory-policy", "allkeys-lru"]);
+            let mut auth = redis::cmd("AUTH");
+            auth.arg("ann").arg("secret").query_async::<()>(&mut client).await.unwrap();
+            let refused = client.set::<_, _, ()>("a:1", "v").await.unwrap_err();
+            assert_eq!(refused.code(), Some("NOPERM"));
+        }
+    });
+}

@@ -1,83 +1,172 @@
-//! CLUSTER, of a node that owns every slot and does not ask its clients to know of slots.
+//! CLUSTER, ROLE, INFO's replication, WAIT: what the node knows of its cluster, in Redis Cluster's words.
+//!
+//! So far all slots are one shard. The node that leads it is the master, the others are its replicas. Each
+//! serves every key, reads as well as writes, so no client is ever redirected.
+
+use std::fmt::Write;
 
 use bytes::Bytes;
 use proteus_kernel_api::cache::{self, Reply, hash_slot, parse_integer};
+use proteus_kernel_api::{ClusterView, NodeId};
 
-use super::word;
-use crate::errors::{NOT_AN_INTEGER, of_kernel, unknown_subcommand};
+use super::{help, word};
+use crate::errors::{NOT_AN_INTEGER, of_kernel, unknown_subcommand, wrong_arity};
 use crate::reply::text;
 use crate::session::Session;
 
 const SLOT_COUNT: i64 = 16384;
 
+/// Redis Cluster's nodes listen for each other this far above their clients' port.
+const BUS_OFFSET: u32 = 10_000;
+
+const HELP: &[&str] = &[
+    "CLUSTER <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "COUNTKEYSINSLOT <slot>",
+    "    Return the number of keys in <slot>.",
+    "GETKEYSINSLOT <slot> <count>",
+    "    Return key names stored by current node in a slot.",
+    "INFO",
+    "    Return information about the cluster.",
+    "KEYSLOT <key>",
+    "    Return the hash slot for <key>.",
+    "LINKS",
+    "    Return information about all network links between this node and its peers.",
+    "MYID",
+    "    Return the node id.",
+    "MYSHARDID",
+    "    Return the node's shard id.",
+    "NODES",
+    "    Return cluster configuration seen by node.",
+    "REPLICAS <node-id>",
+    "    Return <node-id> replicas.",
+    "SHARDS",
+    "    Return information about slot range mappings and the nodes associated with them.",
+    "SLOTS",
+    "    Return information about slots range mappings.",
+    "HELP",
+    "    Print this help.",
+];
+
+/// A node as clients of Redis Cluster see it.
+struct Node {
+    id: String,
+    host: String,
+    port: u16,
+    is_own: bool,
+    leads: bool,
+}
+
+/// All nodes, the master first.
+struct Nodes {
+    all: Vec<Node>,
+    term: u64,
+    has_leader: bool,
+    /// Copies beyond the leader's that have every acknowledged write.
+    copies: usize,
+}
+
+fn number(number: u64) -> Reply {
+    Reply::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+impl Nodes {
+    fn master(&self) -> Option<&Node> {
+        self.all.iter().find(|node| node.leads)
+    }
+
+    fn own_leads(&self) -> bool {
+        self.all.iter().any(|node| node.is_own && node.leads)
+    }
+}
+
 impl Session {
-    fn node_id(&self) -> String {
-        format!("{:040x}", self.face.run_id)
+    fn nodes(&self) -> Nodes {
+        let view = self.face.kernel.cluster();
+        let ClusterView { node: own, leader, term, members, voters } = view;
+        let local = self.connection.local;
+        let own_offset = members.get(&own).map_or(0, |member| member.port_offset);
+        let standard_port = local.port().saturating_sub(own_offset);
+        let mut all: Vec<Node> = members
+            .iter()
+            .map(|(id, member)| Node {
+                id: format!("{:024x}{:016x}", id.0, member.incarnation),
+                host: match *id == own {
+                    // How the client has reached this node is how it can.
+                    true => local.ip().to_string(),
+                    false => member.client_host.clone(),
+                },
+                port: match *id == own {
+                    true => local.port(),
+                    false => standard_port.saturating_add(member.port_offset),
+                },
+                is_own: *id == own,
+                leads: leader == Some(*id),
+            })
+            .collect();
+        if all.is_empty() {
+            all.push(Node {
+                id: format!("{:040x}", self.face.run_id),
+                host: local.ip().to_string(),
+                port: local.port(),
+                is_own: true,
+                leads: leader == Some(own) || own == NodeId(1),
+            });
+        }
+        all.sort_by_key(|node| !node.leads);
+        let has_leader = all.iter().any(|node| node.leads);
+        Nodes { all, term: term.0, has_leader, copies: voters.len() / 2 }
+    }
+
+    /// Where this node's state stands: its last commit timestamp.
+    fn replication_offset(&self) -> u64 {
+        self.face.kernel.read(|view| Ok(view.applied_ts.0)).unwrap_or(0)
     }
 
     pub(super) fn cluster(&self, arguments: &[Bytes]) -> Reply {
-        let local = self.connection.local;
-        let (host, port) = (local.ip().to_string(), Reply::Integer(local.port().into()));
         let slot = |at: usize| {
             arguments
                 .get(at)
                 .and_then(|text| parse_integer(text))
                 .filter(|slot| (0..SLOT_COUNT).contains(slot))
         };
+        let own_id = || {
+            let nodes = self.nodes();
+            nodes.all.into_iter().find(|node| node.is_own).map_or(String::new(), |node| node.id)
+        };
         match (word(arguments).as_slice(), arguments.len()) {
             (b"KEYSLOT", 3) => Reply::Integer(hash_slot(&arguments[2]).into()),
-            (b"MYID", 2) => text(self.node_id()),
-            (b"MYSHARDID", 2) => text(self.node_id()),
-            (b"INFO", 2) => Reply::Verbatim(
-                "txt",
-                Bytes::from_static(b"cluster_enabled:1\r\ncluster_state:ok\r\ncluster_slots_assigned:16384\r\ncluster_slots_ok:16384\r\ncluster_slots_pfail:0\r\ncluster_slots_fail:0\r\ncluster_known_nodes:1\r\ncluster_size:1\r\ncluster_current_epoch:1\r\ncluster_my_epoch:1\r\ncluster_stats_messages_sent:0\r\ncluster_stats_messages_received:0\r\ntotal_cluster_links_buffer_limit_exceeded:0\r\n"),
-            ),
-            (b"NODES", 2) => Reply::Verbatim(
-                "txt",
-                Bytes::from(format!(
-                    "{} {local}@{} myself,master - 0 0 1 connected 0-16383\n",
-                    self.node_id(),
-                    u32::from(local.port()) + 10_000,
-                )),
-            ),
-            (b"SLOTS", 2) => {
-                let node = vec![text(host), port, text(self.node_id()), Reply::Array(Vec::new())];
-                Reply::Array(vec![Reply::Array(vec![
-                    Reply::ZERO,
-                    Reply::Integer(SLOT_COUNT - 1),
-                    Reply::Array(node),
-                ])])
-            }
-            (b"SHARDS", 2) => {
-                let node = Reply::Map(vec![
-                    (text("id"), text(self.node_id())),
-                    (text("port"), port),
-                    (text("ip"), text(host.clone())),
-                    (text("endpoint"), text(host)),
-                    (text("role"), text("master")),
-                    (text("replication-offset"), Reply::ZERO),
-                    (text("health"), text("online")),
-                ]);
-                let slots = vec![Reply::ZERO, Reply::Integer(SLOT_COUNT - 1)];
-                Reply::Array(vec![Reply::Map(vec![
-                    (text("slots"), Reply::Array(slots)),
-                    (text("nodes"), Reply::Array(vec![node])),
-                ])])
-            }
+            (b"MYID", 2) => text(own_id()),
+            (b"MYSHARDID", 2) => text(format!("{:040x}", 0)),
+            (b"INFO", 2) => self.cluster_info(),
+            (b"NODES", 2) => Reply::Verbatim("txt", Bytes::from(self.node_lines(|_| true))),
+            (b"REPLICAS" | b"SLAVES", 3) => self.replicas_of(&arguments[2]),
+            (b"SLOTS", 2) => self.slots(),
+            (b"SHARDS", 2) => self.shards(),
+            (b"LINKS", 2) => Reply::Array(Vec::new()),
+            (b"COUNT-FAILURE-REPORTS", 3) => Reply::ZERO,
             (b"COUNTKEYSINSLOT", 3) => match slot(2) {
                 None => Reply::error("ERR Invalid slot"),
                 Some(slot) => {
-                    match self.face.kernel.read(|view| cache::keys_in_slot(view, slot as u16, usize::MAX)) {
+                    match self
+                        .face
+                        .kernel
+                        .read(|view| cache::keys_in_slot(view, slot as u16, usize::MAX))
+                    {
                         Ok(keys) => Reply::count(keys.len()),
                         Err(error) => of_kernel(&error),
                     }
                 }
             },
             (b"GETKEYSINSLOT", 4) => {
-                let count = parse_integer(&arguments[3]).and_then(|count| usize::try_from(count).ok());
+                let count =
+                    parse_integer(&arguments[3]).and_then(|count| usize::try_from(count).ok());
                 match (slot(2), count) {
                     (Some(slot), Some(count)) => {
-                        match self.face.kernel.read(|view| cache::keys_in_slot(view, slot as u16, count)) {
+                        match self
+                            .face
+                            .kernel
+                            .read(|view| cache::keys_in_slot(view, slot as u16, count))
+                        {
                             Ok(keys) => Reply::bulks(keys),
                             Err(error) => of_kernel(&error),
                         }
@@ -86,7 +175,189 @@ impl Session {
                     _ => NOT_AN_INTEGER,
                 }
             }
+            (b"HELP", 2) => help(HELP),
+            (
+                b"KEYSLOT" | b"MYID" | b"MYSHARDID" | b"INFO" | b"NODES" | b"REPLICAS" | b"SLAVES"
+                | b"SLOTS" | b"SHARDS" | b"LINKS" | b"COUNTKEYSINSLOT" | b"GETKEYSINSLOT" | b"HELP",
+                _,
+            ) => {
+                let word = String::from_utf8_lossy(&word(arguments)).to_lowercase();
+                wrong_arity(&format!("cluster|{word}"))
+            }
             _ => unknown_subcommand("cluster", arguments.get(1).map_or(b"", |word| &word[..])),
         }
+    }
+
+    fn cluster_info(&self) -> Reply {
+        let nodes = self.nodes();
+        let state = if nodes.has_leader { "ok" } else { "fail" };
+        let (known, term) = (nodes.all.len(), nodes.term);
+        Reply::Verbatim(
+            "txt",
+            Bytes::from(format!(
+                "cluster_enabled:1\r\ncluster_state:{state}\r\ncluster_slots_assigned:16384\r\ncluster_slots_ok:16384\r\ncluster_slots_pfail:0\r\ncluster_slots_fail:0\r\ncluster_known_nodes:{known}\r\ncluster_size:1\r\ncluster_current_epoch:{term}\r\ncluster_my_epoch:{term}\r\ncluster_stats_messages_sent:0\r\ncluster_stats_messages_received:0\r\ntotal_cluster_links_buffer_limit_exceeded:0\r\n"
+            )),
+        )
+    }
+
+    fn node_lines(&self, is_wanted: impl Fn(&Node) -> bool) -> String {
+        let nodes = self.nodes();
+        let master = nodes.master().map_or("-", |node| &node.id);
+        let mut out = String::new();
+        for node in nodes.all.iter().filter(|node| is_wanted(node)) {
+            let myself = if node.is_own { "myself," } else { "" };
+            let (role, of, slots) =
+                if node.leads { ("master", "-", " 0-16383") } else { ("slave", master, "") };
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                out,
+                "{} {}:{}@{} {myself}{role} {of} 0 0 {} connected{slots}",
+                node.id,
+                node.host,
+                node.port,
+                u32::from(node.port) + BUS_OFFSET,
+                nodes.term,
+            );
+        }
+        out
+    }
+
+    fn replicas_of(&self, id: &[u8]) -> Reply {
+        let id = String::from_utf8_lossy(id).to_lowercase();
+        match self.nodes().all.iter().find(|node| node.id == id) {
+            None => {
+                Reply::Error(format!("ERR Unknown node {}", id.replace(['\r', '\n'], " ")).into())
+            }
+            Some(node) if !node.leads => Reply::error("ERR The specified node is not a master"),
+            Some(_) => {
+                let lines = self.node_lines(|node| !node.leads);
+                Reply::Array(lines.lines().map(text).collect())
+            }
+        }
+    }
+
+    fn slots(&self) -> Reply {
+        let nodes = self.nodes();
+        // Without a leader nobody could say who the first is.
+        if !nodes.has_leader {
+            return Reply::Array(Vec::new());
+        }
+        let mut row = vec![Reply::ZERO, Reply::Integer(SLOT_COUNT - 1)];
+        row.extend(nodes.all.into_iter().map(|node| {
+            let port = Reply::Integer(node.port.into());
+            Reply::Array(vec![text(node.host), port, text(node.id), Reply::Array(Vec::new())])
+        }));
+        Reply::Array(vec![Reply::Array(row)])
+    }
+
+    fn shards(&self) -> Reply {
+        let offset = self.replication_offset();
+        let about = |node: Node| {
+            let role = if node.leads { "master" } else { "replica" };
+            Reply::Map(vec![
+                (text("id"), text(node.id)),
+                (text("port"), Reply::Integer(node.port.into())),
+                (text("ip"), text(node.host.clone())),
+                (text("endpoint"), text(node.host)),
+                (text("role"), text(role)),
+                (text("replication-offset"), number(offset)),
+                (text("health"), text("online")),
+            ])
+        };
+        let nodes = self.nodes().all.into_iter().map(about).collect();
+        let slots = vec![Reply::ZERO, Reply::Integer(SLOT_COUNT - 1)];
+        Reply::Array(vec![Reply::Map(vec![
+            (text("slots"), Reply::Array(slots)),
+            (text("nodes"), Reply::Array(nodes)),
+        ])])
+    }
+
+    pub(super) fn role(&self) -> Reply {
+        let (nodes, offset) = (self.nodes(), self.replication_offset());
+        if nodes.own_leads() {
+            let replicas = nodes.all.iter().filter(|node| !node.leads);
+            let row = |node: &Node| {
+                let (host, port) = (text(node.host.clone()), text(node.port.to_string()));
+                Reply::Array(vec![host, port, text(offset.to_string())])
+            };
+            return Reply::Array(vec![
+                text("master"),
+                number(offset),
+                Reply::Array(replicas.map(row).collect()),
+            ]);
+        }
+        let (host, port) =
+            nodes.master().map_or((String::new(), 0), |node| (node.host.clone(), node.port));
+        let state = if nodes.has_leader { "connected" } else { "connect" };
+        Reply::Array(vec![
+            text("slave"),
+            text(host),
+            Reply::Integer(port.into()),
+            text(state),
+            number(offset),
+        ])
+    }
+
+    pub(super) fn info_replication(&self) -> String {
+        let (nodes, offset) = (self.nodes(), self.replication_offset());
+        let mut out = String::new();
+        if nodes.own_leads() {
+            let replicas: Vec<&Node> = nodes.all.iter().filter(|node| !node.leads).collect();
+            // Writing to a string cannot fail, here and below.
+            let _ = write!(out, "role:master\r\nconnected_slaves:{}\r\n", replicas.len());
+            for (at, node) in replicas.iter().enumerate() {
+                let _ = write!(
+                    out,
+                    "slave{at}:ip={},port={},state=online,offset={offset},lag=0\r\n",
+                    node.host, node.port
+                );
+            }
+        } else {
+            let (host, port) =
+                nodes.master().map_or((String::new(), 0), |node| (node.host.clone(), node.port));
+            let link = if nodes.has_leader { "up" } else { "down" };
+            let _ = write!(
+                out,
+                "role:slave\r\nmaster_host:{host}\r\nmaster_port:{port}\r\nmaster_link_status:{link}\r\nmaster_last_io_seconds_ago:0\r\nmaster_sync_in_progress:0\r\nslave_read_repl_offset:{offset}\r\nslave_repl_offset:{offset}\r\nslave_priority:100\r\nslave_read_only:0\r\nreplica_announced:1\r\nconnected_slaves:0\r\n"
+            );
+        }
+        let _ = write!(
+            out,
+            "master_failover_state:no-failover\r\nmaster_replid:{:040x}\r\nmaster_replid2:{:040x}\r\nmaster_repl_offset:{offset}\r\nsecond_repl_offset:-1\r\nrepl_backlog_active:0\r\nrepl_backlog_size:0\r\nrepl_backlog_first_byte_offset:0\r\nrepl_backlog_histlen:0\r\n",
+            self.face.run_id, 0
+        );
+        out
+    }
+
+    /// How many copies beyond the leader's hold what this client was acknowledged: a majority has flushed it.
+    pub(super) fn wait_copies(&self, arguments: &[Bytes]) -> Reply {
+        for (at, name) in [
+            (1, NOT_AN_INTEGER),
+            (2, Reply::error("ERR timeout is not an integer or out of range")),
+        ] {
+            match arguments.get(at).and_then(|text| parse_integer(text)) {
+                None => return name,
+                Some(number) if number < 0 && at == 2 => {
+                    return Reply::error("ERR timeout is negative");
+                }
+                Some(_) => {}
+            }
+        }
+        Reply::count(self.nodes().copies)
+    }
+
+    pub(super) fn wait_aof(&self, arguments: &[Bytes]) -> Reply {
+        let number = |at: usize| arguments.get(at).and_then(|text| parse_integer(text));
+        let (Some(local), Some(_), Some(timeout)) = (number(1), number(2), number(3)) else {
+            return NOT_AN_INTEGER;
+        };
+        if timeout < 0 {
+            return Reply::error("ERR timeout is negative");
+        }
+        if !(0..=1).contains(&local) {
+            return Reply::error("ERR value is out of range, must be between 0 and 1");
+        }
+        // What this client was acknowledged is on stable storage.
+        Reply::Array(vec![Reply::Integer(1), Reply::count(self.nodes().copies)])
     }
 }

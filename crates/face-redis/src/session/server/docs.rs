@@ -2,100 +2,79 @@
 
 use bytes::Bytes;
 use proteus_kernel_api::cache::Reply;
-use proteus_kernel_api::cache::commands::{Flags, Group, Keys};
+use proteus_kernel_api::cache::acl::{self, Fact, FindKeys, KeyBegin, KeySpec};
+use proteus_kernel_api::cache::commands::{Group, Keys};
 
 use crate::errors::{unknown_subcommand, wrong_arity};
 use crate::reply::text;
 use crate::table::{self, Found};
 
-/// The flags of a command, in COMMAND's words.
-fn flag_words(found: Found) -> Vec<&'static str> {
-    let flags = found.flags();
-    let words = [
-        (Flags::WRITE, "write"),
-        (Flags::READ, "readonly"),
-        (Flags::DENY_OOM, "denyoom"),
-        (Flags::ADMIN, "admin"),
-        (Flags::PUBSUB, "pubsub"),
-        (Flags::NO_SCRIPT, "noscript"),
-        (Flags::BLOCKING, "blocking"),
-        (Flags::LOADING, "loading"),
-        (Flags::LOADING, "stale"),
-        (Flags::FAST, "fast"),
-        (Flags::NO_AUTH, "no_auth"),
-        (Flags::NO_MULTI, "no_multi"),
-        (Flags::MOVABLE_KEYS, "movablekeys"),
-    ];
-    words.into_iter().filter(|(flag, _)| flags.has(*flag)).map(|(_, word)| word).collect()
+fn spec(spec: &KeySpec) -> Reply {
+    let number = |number: i64| Reply::Integer(number);
+    let size = |size: usize| Reply::count(size);
+    let part = |kind: &'static str, parts: Vec<(&'static str, Reply)>| {
+        let parts = parts.into_iter().map(|(name, value)| (text(name), value)).collect();
+        Reply::Map(vec![(text("type"), text(kind)), (text("spec"), Reply::Map(parts))])
+    };
+    let begin = match spec.begin {
+        KeyBegin::Index(at) => part("index", vec![("index", size(at))]),
+        KeyBegin::Keyword(word, from) => {
+            part("keyword", vec![("keyword", text(word)), ("startfrom", number(from))])
+        }
+        KeyBegin::Unknown => part("unknown", Vec::new()),
+    };
+    let find = match spec.find {
+        FindKeys::Range(last, step, limit) => part(
+            "range",
+            vec![("lastkey", number(last)), ("keystep", size(step)), ("limit", size(limit))],
+        ),
+        FindKeys::Number(at, first, step) => part(
+            "keynum",
+            vec![("keynumidx", size(at)), ("firstkey", size(first)), ("keystep", size(step))],
+        ),
+        FindKeys::Unknown => part("unknown", Vec::new()),
+    };
+    let flags = spec.flags.iter().map(|flag| Reply::status(flag)).collect();
+    Reply::Map(vec![
+        (text("flags"), Reply::Set(flags)),
+        (text("begin_search"), begin),
+        (text("find_keys"), find),
+    ])
 }
 
-/// The ACL categories of a command, without their @.
-pub(crate) fn categories(found: Found) -> Vec<&'static str> {
-    let flags = found.flags();
-    let mut categories = Vec::new();
-    match found.group() {
-        Group::Generic => categories.push("keyspace"),
-        Group::String => categories.push("string"),
-        Group::Bitmap => categories.push("bitmap"),
-        Group::List => categories.push("list"),
-        Group::Set => categories.push("set"),
-        Group::SortedSet => categories.push("sortedset"),
-        Group::Hash => categories.push("hash"),
-        Group::Stream => categories.push("stream"),
-        Group::HyperLogLog => categories.push("hyperloglog"),
-        Group::Geo => categories.push("geo"),
-        Group::PubSub => categories.push("pubsub"),
-        Group::Scripting => categories.push("scripting"),
-        Group::Connection => categories.push("connection"),
-        Group::Transactions => categories.push("transaction"),
-        Group::Server | Group::Cluster => {}
-    }
-    if flags.has(Flags::READ) {
-        categories.push("read");
-    }
-    if flags.has(Flags::WRITE) && found.group() != Group::PubSub {
-        categories.push("write");
-    }
-    if flags.has(Flags::ADMIN) {
-        categories.push("admin");
-    }
-    if flags.has(Flags::DANGEROUS) {
-        categories.push("dangerous");
-    }
-    if flags.has(Flags::BLOCKING) {
-        categories.push("blocking");
-    }
-    categories.push(if flags.has(Flags::FAST) { "fast" } else { "slow" });
-    categories
-}
-
-fn positions(keys: Keys) -> (i32, i32, i32) {
-    match keys {
-        Keys::Range(first, last, step) => (first, last, step),
-        Keys::StoreCounted | Keys::OneAndStore => (1, 1, 1),
-        Keys::None | Keys::Counted(_) | Keys::Streams | Keys::Migrate => (0, 0, 0),
-    }
-}
-
-fn description(found: Found) -> Reply {
-    let (first, last, step) = positions(found.keys());
-    let words = |words: Vec<&'static str>| words.into_iter().map(Reply::status).collect();
-    let categories: Vec<Reply> = categories(found)
-        .into_iter()
-        .map(|category| Reply::Status(format!("@{category}").into()))
-        .collect();
+fn description(fact: &Fact) -> Reply {
+    let (first, last, step) = fact.key_range;
+    let categories =
+        fact.category_names().map(|name| Reply::Status(format!("@{name}").into())).collect();
+    let subcommands = acl::facts().get(fact.subcommands.clone()).unwrap_or_default();
     Reply::Array(vec![
-        text(found.name()),
-        Reply::Integer(found.arity().into()),
-        Reply::Set(words(flag_words(found))),
+        text(fact.name),
+        Reply::Integer(fact.arity.into()),
+        Reply::Set(fact.flags.iter().map(|flag| Reply::status(flag)).collect()),
         Reply::Integer(first.into()),
         Reply::Integer(last.into()),
         Reply::Integer(step.into()),
         Reply::Set(categories),
-        Reply::Array(Vec::new()),
-        Reply::Array(Vec::new()),
-        Reply::Array(Vec::new()),
+        Reply::Array(fact.tips.iter().map(|tip| text(*tip)).collect()),
+        Reply::Array(fact.keys.iter().map(spec).collect()),
+        Reply::Array(subcommands.iter().map(description).collect()),
     ])
+}
+
+/// What is known of a command that is served here.
+fn fact_of(found: Found) -> Option<&'static Fact> {
+    acl::find_fact(found.name())
+}
+
+/// What is known of a command or subcommand (`config|get`) of this name.
+fn fact_by_name(name: &[u8]) -> Option<&'static Fact> {
+    let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
+    table::find(lower.split('|').next()?.as_bytes())?;
+    acl::find_fact(&lower)
+}
+
+fn descriptions() -> Reply {
+    Reply::Array(table::all().into_iter().filter_map(fact_of).map(description).collect())
 }
 
 fn documentation(found: Found) -> (Reply, Reply) {
@@ -141,18 +120,33 @@ fn keys_of(arguments: &[Bytes], with_flags: bool) -> Reply {
     if places.is_empty() {
         return Reply::error("ERR Invalid arguments specified for command");
     }
-    let keys = places.into_iter().filter_map(|at| inner.get(at).cloned());
     if with_flags {
-        let access = if found.flags().has(Flags::WRITE) {
-            ["RW", "access", "update"]
-        } else {
-            ["RO", "access", ""]
+        let fact = acl::resolve(inner);
+        let specs = fact.map(|fact| fact.keys.as_slice()).unwrap_or_default();
+        let flags_of = |place: usize| {
+            let spec = specs.iter().find(|spec| spec.places(inner).contains(&place));
+            let flags = match spec {
+                // Keys that only the command itself finds are those that it stores to.
+                None => vec!["OW", "update"],
+                Some(spec) if spec.flags.contains(&"variable_flags") => {
+                    let uses = fact.map(|fact| acl::key_uses(fact, inner)).unwrap_or_default();
+                    match uses.iter().find(|found| found.place == place) {
+                        Some(found) if !found.writes => vec!["RO", "access"],
+                        Some(found) if found.reads => vec!["RW", "access", "update"],
+                        _ => vec!["OW", "update"],
+                    }
+                }
+                Some(spec) => spec.flags.clone(),
+            };
+            Reply::Set(flags.into_iter().map(Reply::status).collect())
         };
-        let flags: Vec<Reply> =
-            access.into_iter().filter(|flag| !flag.is_empty()).map(Reply::status).collect();
-        let pair = |key| Reply::Array(vec![Reply::Bulk(key), Reply::Set(flags.clone())]);
-        return Reply::Array(keys.map(pair).collect());
+        let pair = |place: usize| {
+            let key = inner.get(place).cloned().unwrap_or_default();
+            Reply::Array(vec![Reply::Bulk(key), flags_of(place)])
+        };
+        return Reply::Array(places.into_iter().map(pair).collect());
     }
+    let keys = places.into_iter().filter_map(|at| inner.get(at).cloned());
     Reply::bulks(keys)
 }
 
@@ -160,25 +154,20 @@ pub(super) fn command(arguments: &[Bytes]) -> Reply {
     let word = arguments.get(1).map(|word| word.to_ascii_uppercase());
     let names = arguments.get(2..).unwrap_or_default();
     match word.as_deref() {
-        None => Reply::Array(table::all().into_iter().map(description).collect()),
+        None => descriptions(),
         Some(b"COUNT") if names.is_empty() => Reply::count(table::all().len()),
         Some(b"LIST") => list(names),
-        Some(b"INFO") if names.is_empty() => {
-            Reply::Array(table::all().into_iter().map(description).collect())
-        }
+        Some(b"INFO") if names.is_empty() => descriptions(),
         Some(b"INFO") => Reply::Array(
-            names
-                .iter()
-                .map(|name| table::find(name).map_or(Reply::NilArray, description))
-                .collect(),
+            names.iter().map(|name| fact_by_name(name).map_or(Reply::Nil, description)).collect(),
         ),
         Some(b"DOCS") => Reply::Map(if names.is_empty() {
             table::all().into_iter().map(documentation).collect()
         } else {
             names.iter().filter_map(|name| table::find(name)).map(documentation).collect()
         }),
-        Some(b"GETKEYS") if !names.is_empty() => keys_of(arguments, false),
-        Some(b"GETKEYSANDFLAGS") if !names.is_empty() => keys_of(arguments, true),
+        Some(b"GETKEYS") if names.len() > 1 => keys_of(arguments, false),
+        Some(b"GETKEYSANDFLAGS") if names.len() > 1 => keys_of(arguments, true),
         Some(b"HELP") if names.is_empty() => super::help(&[
             "COMMAND <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
             "(no subcommand)",
@@ -216,9 +205,10 @@ fn list(options: &[Bytes]) -> Reply {
         [by, kind, value] if by.eq_ignore_ascii_case(b"FILTERBY") => {
             let value_text = String::from_utf8_lossy(value).to_lowercase();
             let fits: Box<dyn Fn(&Found) -> bool> = match kind.to_ascii_uppercase().as_slice() {
-                b"ACLCAT" => {
-                    Box::new(move |found| categories(*found).contains(&value_text.as_str()))
-                }
+                b"ACLCAT" => Box::new(move |found| {
+                    fact_of(*found)
+                        .is_some_and(|fact| fact.category_names().any(|name| name == value_text))
+                }),
                 b"PATTERN" => {
                     let pattern = value.clone();
                     Box::new(move |found| {

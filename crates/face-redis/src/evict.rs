@@ -1,0 +1,336 @@
+//! Keeping to `maxmemory`: which keys go when there is too much.
+//!
+//! What all keys take is part of the state; when they were used last is not, and every node knows it of the
+//! requests that it has served itself. A node that is about to write and finds too much looks at keys behind
+//! random places, as Redis does, and proposes that the least useful of them go; each goes only if it is
+//! still what it was.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proteus_kernel_api::cache::{self, Candidate, DATABASE_COUNT, Op};
+use proteus_kernel_api::{Kernel, KernelError, Minitransaction};
+
+use crate::settings::Settings;
+
+/// What `maxmemory-policy` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are Redis' own")]
+pub(crate) enum Policy {
+    VolatileLru,
+    VolatileLfu,
+    VolatileRandom,
+    VolatileTtl,
+    AllKeysLru,
+    AllKeysLfu,
+    AllKeysRandom,
+    NoEviction,
+}
+
+const POLICIES: [(Policy, &str); 8] = [
+    (Policy::VolatileLru, "volatile-lru"),
+    (Policy::VolatileLfu, "volatile-lfu"),
+    (Policy::VolatileRandom, "volatile-random"),
+    (Policy::VolatileTtl, "volatile-ttl"),
+    (Policy::AllKeysLru, "allkeys-lru"),
+    (Policy::AllKeysLfu, "allkeys-lfu"),
+    (Policy::AllKeysRandom, "allkeys-random"),
+    (Policy::NoEviction, "noeviction"),
+];
+
+impl Policy {
+    pub(crate) fn from_name(name: &str) -> Policy {
+        let found = POLICIES.iter().find(|(_, other)| *other == name);
+        found.map_or(Policy::NoEviction, |(policy, _)| *policy)
+    }
+
+    pub(crate) fn from_number(number: u8) -> Policy {
+        let found = POLICIES.iter().find(|(policy, _)| *policy as u8 == number);
+        found.map_or(Policy::NoEviction, |(policy, _)| *policy)
+    }
+
+    pub(crate) fn is_lfu(self) -> bool {
+        matches!(self, Policy::AllKeysLfu | Policy::VolatileLfu)
+    }
+
+    fn is_lru(self) -> bool {
+        matches!(self, Policy::AllKeysLru | Policy::VolatileLru)
+    }
+
+    fn only_expiring(self) -> bool {
+        matches!(
+            self,
+            Policy::VolatileLru
+                | Policy::VolatileLfu
+                | Policy::VolatileRandom
+                | Policy::VolatileTtl
+        )
+    }
+}
+
+/// Entries of the table of uses, of eight bytes each, in pieces that take memory once they are used.
+const USES: usize = 1 << 21;
+const PIECE_USES: usize = 512;
+
+/// A frequency that a new key begins with, so that it is not the first to go.
+const LFU_FIRST: u8 = 5;
+
+/// When and how often keys were used, as far as this node has seen it: one entry for each hash of a key.
+/// Keys whose hashes meet in one entry take each other's place.
+pub(crate) struct Uses {
+    pieces: Box<[OnceLock<Box<[AtomicU64]>>]>,
+}
+
+/// What is known of a key's use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Use {
+    /// Seconds of the node's clock.
+    at_s: u32,
+    frequency: u8,
+}
+
+fn hash(db: u8, key: &[u8]) -> u64 {
+    let seeded = key.iter().fold(0xcbf2_9ce4_8422_2325 ^ u64::from(db), |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3)
+    });
+    seeded ^ seeded >> 29
+}
+
+impl Uses {
+    pub(crate) fn new() -> Uses {
+        Uses { pieces: (0..USES / PIECE_USES).map(|_| OnceLock::new()).collect() }
+    }
+
+    fn place(&self, db: u8, key: &[u8]) -> Option<(&AtomicU64, u64)> {
+        let hash = hash(db, key);
+        let tag = hash >> 40 | 1;
+        let at = hash as usize % USES;
+        let piece = self.pieces.get(at / PIECE_USES)?;
+        let piece = piece.get_or_init(|| (0..PIECE_USES).map(|_| AtomicU64::new(0)).collect());
+        piece.get(at % PIECE_USES).map(|entry| (entry, tag))
+    }
+
+    /// What is known of the key. An entry is a tag of 24 bits, a frequency of 8, and seconds of 32.
+    pub(crate) fn of(&self, db: u8, key: &[u8]) -> Option<Use> {
+        let (entry, tag) = self.place(db, key)?;
+        let value = entry.load(Ordering::Relaxed);
+        (value >> 40 == tag).then_some(Use { at_s: value as u32, frequency: (value >> 32) as u8 })
+    }
+
+    /// Notes that a key is used now.
+    pub(crate) fn note(&self, db: u8, key: &[u8], now_s: u32, settings: &Settings) {
+        let Some((entry, tag)) = self.place(db, key) else { return };
+        let value = entry.load(Ordering::Relaxed);
+        let frequency = if value >> 40 == tag {
+            let known = Use { at_s: value as u32, frequency: (value >> 32) as u8 };
+            grown(known.decayed(now_s, settings), settings)
+        } else {
+            LFU_FIRST
+        };
+        let value = tag << 40 | u64::from(frequency) << 32 | u64::from(now_s);
+        entry.store(value, Ordering::Relaxed);
+    }
+}
+
+/// A frequency after one more use: the greater it is, the less likely it grows.
+fn grown(frequency: u8, settings: &Settings) -> u8 {
+    if frequency == u8::MAX {
+        return frequency;
+    }
+    let factor = settings.lfu_log_factor.load(Ordering::Relaxed);
+    let base = f64::from(frequency.saturating_sub(LFU_FIRST));
+    let chance = 1.0 / (base * f64::from(factor) + 1.0);
+    let drawn = proteus_env::random::random_u64() as f64 / u64::MAX as f64;
+    if drawn < chance { frequency + 1 } else { frequency }
+}
+
+impl Use {
+    /// Seconds since the last use.
+    pub(crate) fn idle_s(self, now_s: u32) -> u32 {
+        now_s.saturating_sub(self.at_s)
+    }
+
+    /// The frequency, less what the time without a use has taken.
+    pub(crate) fn decayed(self, now_s: u32, settings: &Settings) -> u8 {
+        let minutes = settings.lfu_decay_minutes.load(Ordering::Relaxed);
+        let periods = (self.idle_s(now_s) / 60).checked_div(minutes).unwrap_or(0);
+        self.frequency.saturating_sub(u8::try_from(periods).unwrap_or(u8::MAX))
+    }
+}
+
+/// Keys that one proposal removes at most.
+const EVICTIONS_MAX: usize = 64;
+
+/// Proposals that make room for one batch of writes at most.
+const ROUNDS_MAX: usize = 64;
+
+/// What there is to evict with.
+pub(crate) struct Evictor {
+    pub(crate) uses: Uses,
+    /// One at a time on a node.
+    turn: tokio::sync::Mutex<()>,
+    pub(crate) evicted: AtomicU64,
+}
+
+impl Evictor {
+    pub(crate) fn new() -> Evictor {
+        Evictor {
+            uses: Uses::new(),
+            turn: tokio::sync::Mutex::default(),
+            evicted: AtomicU64::new(0),
+        }
+    }
+
+    /// Makes room where there is too much; says whether there is room now.
+    pub(crate) async fn make_room(
+        &self,
+        kernel: &dyn Kernel,
+        settings: &Settings,
+        now_ms: u64,
+    ) -> Result<bool, KernelError> {
+        let excess = |kernel: &dyn Kernel| {
+            let used = kernel.read(cache::used_bytes)?;
+            let maxmemory = settings.maxmemory.load(Ordering::Relaxed);
+            Ok::<u64, KernelError>(if maxmemory == 0 { 0 } else { used.saturating_sub(maxmemory) })
+        };
+        if excess(kernel)? == 0 {
+            return Ok(true);
+        }
+        let policy = settings.policy();
+        if policy == Policy::NoEviction {
+            return Ok(false);
+        }
+        let _turn = self.turn.lock().await;
+        for _ in 0..ROUNDS_MAX {
+            let too_much = excess(kernel)?;
+            if too_much == 0 {
+                return Ok(true);
+            }
+            let chosen = self.choose(kernel, settings, policy, too_much, now_ms)?;
+            if chosen.is_empty() {
+                return Ok(false);
+            }
+            let evict = |Candidate { db, key, revision, .. }| {
+                Minitransaction::of(Op::Evict { db, key, revision })
+            };
+            let count = chosen.len() as u64;
+            kernel.propose(chosen.into_iter().map(evict).collect()).await?;
+            self.evicted.fetch_add(count, Ordering::Relaxed);
+        }
+        Ok(excess(kernel)? == 0)
+    }
+
+    /// The keys that should go first of those behind random places.
+    fn choose(
+        &self,
+        kernel: &dyn Kernel,
+        settings: &Settings,
+        policy: Policy,
+        too_much: u64,
+        now_ms: u64,
+    ) -> Result<Vec<Candidate>, KernelError> {
+        let now_s = (now_ms / 1000) as u32;
+        let samples = settings.samples.load(Ordering::Relaxed) as usize;
+        let mut chosen: Vec<Candidate> = Vec::new();
+        let mut bytes = 0;
+        kernel.read(|view| {
+            if policy == Policy::VolatileTtl {
+                chosen = cache::soonest(view, EVICTIONS_MAX)?;
+                return Ok(());
+            }
+            let counts = cache::database_counts(view)?;
+            let filled: Vec<u8> = (0..DATABASE_COUNT)
+                .filter(|db| {
+                    let (keys, expiring) = counts.get(usize::from(*db)).copied().unwrap_or((0, 0));
+                    if policy.only_expiring() { expiring > 0 } else { keys > 0 }
+                })
+                .collect();
+            let mut misses = 0;
+            while bytes < too_much && chosen.len() < EVICTIONS_MAX && misses < 8 {
+                let random = proteus_env::random::random_u64();
+                let Some(db) = filled.get(random as usize % filled.len().max(1)) else { break };
+                // Redis draws every key by itself; a few that stand together are as good as any.
+                let drawn = proteus_env::random::random_u64();
+                let found = cache::candidates(view, *db, drawn, samples, policy.only_expiring())?;
+                let best = found
+                    .into_iter()
+                    .filter(|candidate| !chosen.contains(candidate))
+                    .max_by_key(|candidate| self.worth(candidate, policy, settings, now_s, drawn));
+                match best {
+                    Some(candidate) => {
+                        bytes += candidate.bytes;
+                        chosen.push(candidate);
+                    }
+                    None => misses += 1,
+                }
+            }
+            if chosen.is_empty() && policy.only_expiring() {
+                // Few keys expire, and none of them was met.
+                chosen = cache::soonest(view, 1)?;
+            }
+            Ok(())
+        })?;
+        let mut bytes = 0;
+        chosen.retain(|candidate| {
+            let is_needed = bytes < too_much;
+            bytes += candidate.bytes;
+            is_needed
+        });
+        Ok(chosen)
+    }
+
+    /// How readily a key goes: the greater, the sooner.
+    fn worth(
+        &self,
+        candidate: &Candidate,
+        policy: Policy,
+        settings: &Settings,
+        now_s: u32,
+        drawn: u64,
+    ) -> u64 {
+        let used = self.uses.of(candidate.db, &candidate.key);
+        // A key that this node has not seen used was used at least when it was written.
+        let written_s = (candidate.revision.0.physical_ms() / 1000) as u32;
+        let used = used.map_or(Use { at_s: written_s, frequency: LFU_FIRST }, |used| Use {
+            at_s: used.at_s.max(written_s),
+            ..used
+        });
+        if policy.is_lru() {
+            u64::from(used.idle_s(now_s))
+        } else if policy.is_lfu() {
+            let rarity = u64::from(u8::MAX - used.decayed(now_s, settings));
+            rarity << 32 | u64::from(used.idle_s(now_s))
+        } else {
+            hash(candidate.db, &candidate.key) ^ drawn
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uses_are_remembered_by_key_and_database() {
+        let (uses, settings) = (Uses::new(), Settings::new());
+        assert_eq!(uses.of(0, b"k"), None);
+        uses.note(0, b"k", 100, &settings);
+        assert_eq!(uses.of(0, b"k").unwrap().idle_s(130), 30);
+        assert_eq!(uses.of(1, b"k"), None);
+        for _ in 0..100 {
+            uses.note(0, b"k", 100, &settings);
+        }
+        let used = uses.of(0, b"k").unwrap();
+        let often = used.decayed(100, &settings);
+        assert!(often > LFU_FIRST);
+        assert_eq!(used.decayed(100 + 120, &settings), often - 2);
+    }
+
+    #[test]
+    fn policies_have_redis_names() {
+        for (policy, name) in POLICIES {
+            assert_eq!(Policy::from_name(name), policy);
+            assert_eq!(Policy::from_number(policy as u8), policy);
+        }
+    }
+}
