@@ -129,6 +129,24 @@ pub struct NodeStatus {
     pub silent_for_ms: Option<u64>,
 }
 
+/// Why an operator's request was not carried out.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AskError {
+    /// The node that was asked does not accept this one, or the other way around: another secret, another
+    /// version. Asking again does not help.
+    #[error("{0}")]
+    NotAdmitted(String),
+    /// It cannot be reached, or refuses.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<AskError> for String {
+    fn from(error: AskError) -> String {
+        error.to_string()
+    }
+}
+
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
     serde_json::to_vec(value).map_err(|error| error.to_string())
 }
@@ -141,7 +159,7 @@ pub async fn ask(
     address: &str,
     credentials: &Credentials,
     request: &AdminRequest,
-) -> Result<AdminAnswer, String> {
+) -> Result<AdminAnswer, AskError> {
     ask_through(&Dialer::new(credentials.clone()), address, request).await
 }
 
@@ -173,16 +191,19 @@ pub async fn ask_through(
     dialer: &Dialer,
     address: &str,
     request: &AdminRequest,
-) -> Result<AdminAnswer, String> {
+) -> Result<AdminAnswer, AskError> {
     let mut message = vec![SERVICE_ADMIN];
-    message.extend(encode(request)?);
+    message.extend(encode(request).map_err(AskError::Failed)?);
     let call = dialer.call(address, Bytes::from(message));
     let answer = proteus_env::task::timeout(ADMIN_TIMEOUT, call)
         .await
-        .ok_or_else(|| format!("{address} did not answer in time"))?;
-    let bytes = answer.map_err(|error: CallError| error.to_string())?;
-    match serde_json::from_slice(&bytes).map_err(|error| error.to_string())? {
-        AdminAnswer::Refused(reason) => Err(reason),
+        .ok_or_else(|| AskError::Failed(format!("{address} did not answer in time")))?;
+    let bytes = answer.map_err(|error| match error {
+        CallError::NotAdmitted(reason) => AskError::NotAdmitted(reason),
+        other => AskError::Failed(other.to_string()),
+    })?;
+    match serde_json::from_slice(&bytes).map_err(|error| AskError::Failed(error.to_string()))? {
+        AdminAnswer::Refused(reason) => Err(AskError::Failed(reason)),
         answer => Ok(answer),
     }
 }

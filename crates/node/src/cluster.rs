@@ -59,7 +59,7 @@ impl Links for PeerLinks {
         let call = self.dialer.call(&member.peer_address, Bytes::from(routed));
         Box::pin(async move {
             call.await.map_err(|error| match error {
-                CallError::Unreachable(reason) => {
+                CallError::Unreachable(reason) | CallError::NotAdmitted(reason) => {
                     TransportError::Unreachable(format!("{to}: {reason}"))
                 }
                 CallError::Refused(reason) => TransportError::Refused(format!("{to}: {reason}")),
@@ -131,7 +131,7 @@ impl Cluster {
             Some(leader) => {
                 let member = self.shard.group().member(leader);
                 let member = member.ok_or("the leader is not known here")?;
-                return ask_through(&self.dialer, &member.peer_address, request).await;
+                return Ok(ask_through(&self.dialer, &member.peer_address, request).await?);
             }
             None if matches!(request, AdminRequest::Status) => {
                 return Ok(AdminAnswer::Status(self.status()));

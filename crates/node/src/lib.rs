@@ -43,7 +43,7 @@ use proteus_types::{CommitTs, Member, ShardId, Term};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::admin::{AdminAnswer, AdminRequest, ask_through};
+use crate::admin::{AdminAnswer, AdminRequest, AskError, ask_through};
 use crate::cluster::{Cluster, NodeHandler, PeerLinks};
 use crate::identity::Identity;
 use crate::images::Images;
@@ -406,9 +406,10 @@ async fn join_cluster(
     let joining = async {
         loop {
             match ask_through(dialer, address, &request).await {
-                Ok(AdminAnswer::Joined { node }) => return node,
+                Ok(AdminAnswer::Joined { node }) => return Ok(node),
                 Ok(other) => reason = format!("an answer to another question: {other:?}"),
-                Err(refused) => {
+                Err(AskError::NotAdmitted(refused)) => return Err(refused),
+                Err(AskError::Failed(refused)) => {
                     if refused != reason {
                         warn!(address, reason = refused, "not joined yet; it is tried again");
                     }
@@ -419,7 +420,8 @@ async fn join_cluster(
         }
     };
     let joined = task::timeout(JOIN_PATIENCE, joining).await;
-    joined.ok_or_else(|| NodeError::Join { address: address.to_owned(), reason })
+    let joined = joined.unwrap_or(Err(reason));
+    joined.map_err(|reason| NodeError::Join { address: address.to_owned(), reason })
 }
 
 /// Waits until this node knows a leader and has what that has committed, within limits: a node that

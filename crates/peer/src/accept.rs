@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, warn};
 
 use crate::frame::{Frame, Kind};
-use crate::handshake;
+use crate::handshake::{self, VERSIONS};
 use crate::tls::Credentials;
 
 /// How long a node may take to say who it is.
@@ -89,7 +89,7 @@ async fn answer(
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     let shaken = task::timeout(HANDSHAKE_TIMEOUT, async {
         let mut stream = credentials.accept(stream).await?;
-        let shaken = handshake::accept(&mut stream, &credentials.secret).await;
+        let shaken = handshake::accept(&mut stream, &credentials.secret, VERSIONS).await;
         shaken.map(|_| stream).map_err(|error| error.to_string())
     });
     let stream = shaken.await.ok_or("it did not say who it is in time")??;
@@ -206,7 +206,7 @@ mod tests {
         let dialer = Dialer::new(Secret::new("other").into());
         let refused = dialer.call(&address, Bytes::from_static(b"hello")).await;
         assert!(
-            matches!(refused, Err(CallError::Unreachable(reason)) if reason.contains("secret"))
+            matches!(refused, Err(CallError::NotAdmitted(reason)) if reason.contains("secret"))
         );
         assert!(echo.0.lock().is_empty());
     }

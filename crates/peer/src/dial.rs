@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use crate::frame::{Frame, Kind};
-use crate::handshake;
+use crate::handshake::{self, HandshakeError, VERSIONS};
 use crate::tls::{Connection, Credentials};
 
 /// How long connecting and the handshake may take.
@@ -37,6 +37,10 @@ pub enum CallError {
     /// The node cannot be reached, or the connection broke: whether it acted is not known.
     #[error("{0}")]
     Unreachable(String),
+    /// The node was reached, and one of the two does not accept the other: its secret, its version, or
+    /// that it is no node. Asking again does not help.
+    #[error("{0}")]
+    NotAdmitted(String),
     /// The node says that it does not take the message.
     #[error("{0}")]
     Refused(String),
@@ -113,13 +117,18 @@ impl Dialer {
                     debug!(address, reason, "a node's connection ended");
                     return;
                 }
-                Some(Err(reason)) => reason,
-                None => "no answer in time".to_owned(),
+                Some(Err(failure)) => failure,
+                None => CallError::Unreachable("no answer in time".to_owned()),
             };
         if self.lost.lock().insert(address.to_owned()) {
-            warn!(address, failure, "a node cannot be reached; it is tried again");
+            warn!(address, %failure, "a node cannot be reached; it is tried again");
         }
-        let error = CallError::Unreachable(format!("{address}: {failure}"));
+        let error = match failure {
+            CallError::NotAdmitted(reason) => {
+                CallError::NotAdmitted(format!("{address}: {reason}"))
+            }
+            other => CallError::Unreachable(format!("{address}: {other}")),
+        };
         // Those who come meanwhile learn the same at once; nobody dials in a loop.
         let refusing = async {
             while let Some((_, reply)) = requests.recv().await {
@@ -134,11 +143,18 @@ impl Dialer {
     }
 }
 
-async fn connect(address: &str, credentials: &Credentials) -> Result<Box<dyn Connection>, String> {
-    let stream = net::connect_to_host(address).await.map_err(|error| error.to_string())?;
-    let mut stream = credentials.connect(stream).await?;
-    handshake::dial(&mut stream, &credentials.secret).await.map_err(|error| error.to_string())?;
-    Ok(stream)
+async fn connect(
+    address: &str,
+    credentials: &Credentials,
+) -> Result<Box<dyn Connection>, CallError> {
+    let unreachable = |reason: String| CallError::Unreachable(reason);
+    let stream = net::connect_to_host(address).await.map_err(|e| unreachable(e.to_string()))?;
+    let mut stream = credentials.connect(stream).await.map_err(unreachable)?;
+    match handshake::dial(&mut stream, &credentials.secret, VERSIONS).await {
+        Ok(_) => Ok(stream),
+        Err(HandshakeError::Io(error)) => Err(unreachable(error.to_string())),
+        Err(refusal) => Err(CallError::NotAdmitted(refusal.to_string())),
+    }
 }
 
 type Waiting = Arc<Mutex<HashMap<u64, Reply>>>;

@@ -18,10 +18,16 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 const MAGIC: &[u8; 8] = b"PRTSPEER";
 
-/// Versions of the messages between nodes that this binary speaks, inclusive. A later one raises the
-/// maximum first and the minimum only when no node of the older version is left.
-const VERSION_MIN: u16 = 1;
-const VERSION_MAX: u16 = 1;
+/// Versions of the messages between nodes that a binary speaks, inclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Versions {
+    min: u16,
+    max: u16,
+}
+
+/// Those of this binary. A later one raises the maximum first, and the minimum only when no node of the
+/// older version is left: so nodes of a version and the next can be in one cluster.
+pub(crate) const VERSIONS: Versions = Versions { min: 1, max: 1 };
 
 const NONCE_BYTES: usize = 32;
 const PROOF_BYTES: usize = 32;
@@ -62,13 +68,17 @@ pub enum HandshakeError {
     Stranger,
     /// It speaks other versions only.
     #[error(
-        "no common version: the other side speaks {min} to {max}, this binary {VERSION_MIN} to {VERSION_MAX}; upgrade the older one"
+        "no common version: the other side speaks {min} to {max}, this binary {own_min} to {own_max}; upgrade the older one"
     )]
     Version {
         /// Its lowest.
         min: u16,
         /// Its highest.
         max: u16,
+        /// The lowest of this binary.
+        own_min: u16,
+        /// The highest of this binary.
+        own_max: u16,
     },
     /// It does not know the secret.
     #[error(
@@ -77,15 +87,22 @@ pub enum HandshakeError {
     Secret,
 }
 
+impl Versions {
+    fn refuse(self, min: u16, max: u16) -> HandshakeError {
+        HandshakeError::Version { min, max, own_min: self.min, own_max: self.max }
+    }
+}
+
 /// Dials: returns the version that both speak.
 pub(crate) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     secret: &Secret,
+    own: Versions,
 ) -> Result<u16, HandshakeError> {
     let own_nonce: [u8; NONCE_BYTES] = random_bytes();
     let mut hello = MAGIC.to_vec();
-    hello.extend_from_slice(&VERSION_MIN.to_le_bytes());
-    hello.extend_from_slice(&VERSION_MAX.to_le_bytes());
+    hello.extend_from_slice(&own.min.to_le_bytes());
+    hello.extend_from_slice(&own.max.to_le_bytes());
     hello.extend_from_slice(&own_nonce);
     stream.write_all(&hello).await?;
     if read::<8>(stream).await? != *MAGIC {
@@ -94,8 +111,8 @@ pub(crate) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     let version = u16::from_le_bytes(read(stream).await?);
     let nonce: [u8; NONCE_BYTES] = read(stream).await?;
     let proof: [u8; PROOF_BYTES] = read(stream).await?;
-    if !(VERSION_MIN..=VERSION_MAX).contains(&version) {
-        return Err(HandshakeError::Version { min: version, max: version });
+    if !(own.min..=own.max).contains(&version) {
+        return Err(own.refuse(version, version));
     }
     let nonces = [&own_nonce, &nonce];
     let is_proven = secret.mac(b"acceptor", nonces, version).verify_slice(&proof).is_ok();
@@ -111,6 +128,7 @@ pub(crate) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
 pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     secret: &Secret,
+    own: Versions,
 ) -> Result<u16, HandshakeError> {
     if read::<8>(stream).await? != *MAGIC {
         return Err(HandshakeError::Stranger);
@@ -119,8 +137,8 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     let max = u16::from_le_bytes(read(stream).await?);
     let nonce: [u8; NONCE_BYTES] = read(stream).await?;
     let own_nonce: [u8; NONCE_BYTES] = random_bytes();
-    let common = max.min(VERSION_MAX);
-    let version = if common >= min.max(VERSION_MIN) { common } else { 0 };
+    let common = max.min(own.max);
+    let version = if common >= min.max(own.min) { common } else { 0 };
     let nonces = [&nonce, &own_nonce];
     let mut hello = MAGIC.to_vec();
     hello.extend_from_slice(&version.to_le_bytes());
@@ -128,7 +146,7 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     hello.extend_from_slice(&secret.mac(b"acceptor", nonces, version).finalize().into_bytes());
     stream.write_all(&hello).await?;
     if version == 0 {
-        return Err(HandshakeError::Version { min, max });
+        return Err(own.refuse(min, max));
     }
     let proof: [u8; PROOF_BYTES] = match read(stream).await {
         Ok(proof) => proof,
@@ -155,10 +173,17 @@ mod tests {
     use super::*;
 
     async fn meet(dialer: &str, acceptor: &str) -> [Result<u16, HandshakeError>; 2] {
+        meet_speaking((dialer, VERSIONS), (acceptor, VERSIONS)).await
+    }
+
+    async fn meet_speaking(
+        (dialer, dialers): (&str, Versions),
+        (acceptor, acceptors): (&str, Versions),
+    ) -> [Result<u16, HandshakeError>; 2] {
         let (mut near, mut far) = tokio::io::duplex(1024);
         let (dialer, acceptor) = (Secret::new(dialer), Secret::new(acceptor));
-        let dialing = async move { dial(&mut near, &dialer).await };
-        let accepting = async move { accept(&mut far, &acceptor).await };
+        let dialing = async move { dial(&mut near, &dialer, dialers).await };
+        let accepting = async move { accept(&mut far, &acceptor, acceptors).await };
         let (dialed, accepted) = tokio::join!(dialing, accepting);
         [dialed, accepted]
     }
@@ -179,7 +204,25 @@ mod tests {
     async fn a_stranger_is_told_from_a_node() {
         let (mut near, mut far) = tokio::io::duplex(1024);
         near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-        let accepted = accept(&mut far, &Secret::new("s")).await;
+        let accepted = accept(&mut far, &Secret::new("s"), VERSIONS).await;
         assert!(matches!(accepted, Err(HandshakeError::Stranger)));
+    }
+
+    #[tokio::test]
+    async fn a_node_of_the_next_version_meets_one_of_this_until_it_speaks_this_no_more() {
+        let next = Versions { min: VERSIONS.min, max: VERSIONS.max + 1 };
+        let after = Versions { min: VERSIONS.max + 1, max: VERSIONS.max + 1 };
+        let speaking = |versions| ("s", versions);
+        let own = VERSIONS.max;
+        for (dialer, acceptor) in [(next, VERSIONS), (VERSIONS, next)] {
+            let met = meet_speaking(speaking(dialer), speaking(acceptor)).await;
+            assert!(met.iter().all(|result| matches!(result, Ok(version) if *version == own)));
+        }
+        let met = meet_speaking(speaking(next), speaking(after)).await;
+        assert!(met.iter().all(|result| matches!(result, Ok(version) if *version == own + 1)));
+        for (dialer, acceptor) in [(after, VERSIONS), (VERSIONS, after)] {
+            let met = meet_speaking(speaking(dialer), speaking(acceptor)).await;
+            assert!(met.iter().all(|r| matches!(r, Err(HandshakeError::Version { .. }))));
+        }
     }
 }
