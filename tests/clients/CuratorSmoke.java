@@ -278,12 +278,15 @@ public class CuratorSmoke {
                 .forInitialized(ready::countDown).build());
             cache.start();
             check(ready.await(PATIENCE_S, TimeUnit.SECONDS), "initialized");
+            // One after the other: what changes again before the cache has looked is told once.
             a.create().forPath(path, new byte[0]);
+            eventually("created: " + events, () -> events.contains("+" + path));
             a.create().forPath(path + "/x", new byte[0]);
+            eventually("created below: " + events, () -> events.contains("+" + path + "/x"));
             a.setData().forPath(path + "/x", "1".getBytes());
+            eventually("changed: " + events, () -> events.contains("=" + path + "/x"));
             a.delete().forPath(path + "/x");
-            List<String> expected = List.of("+" + path, "+" + path + "/x", "=" + path + "/x", "-" + path + "/x");
-            eventually("all events: " + events, () -> events.containsAll(expected));
+            eventually("deleted: " + events, () -> events.contains("-" + path + "/x"));
         }
     }
 

@@ -38,6 +38,9 @@ const QUOTA: u8 = 8;
 /// Bytes that nearly every record takes: all but those with long ACLs.
 const RECORD_BYTES_USUAL: usize = 160;
 
+/// Bytes that the keys of most lookups fit in.
+const KEY_BYTES_USUAL: usize = 128;
+
 /// Longest data that stands behind its znode's record.
 const DATA_INLINE_BYTES_MAX: usize = 256;
 
@@ -184,6 +187,19 @@ fn path_key(kind: u8, path: &str) -> Bytes {
     Bytes::from(key)
 }
 
+/// Calls `use_key` with such a key. Most fit on the stack, so that a lookup takes no memory.
+fn with_path_key<T>(kind: u8, path: &str, use_key: impl FnOnce(&[u8]) -> T) -> T {
+    let mut buffer = [0; KEY_BYTES_USUAL];
+    match buffer.get_mut(..2 + path.len()) {
+        Some(key) => {
+            key[..2].copy_from_slice(&[SPACE, kind]);
+            key[2..].copy_from_slice(path.as_bytes());
+            use_key(key)
+        }
+        None => use_key(&path_key(kind, path)),
+    }
+}
+
 pub(crate) fn node_key(path: &str) -> Bytes {
     path_key(NODE, path)
 }
@@ -211,7 +227,13 @@ pub(crate) fn sessions_prefix() -> Vec<u8> {
 }
 
 pub(crate) fn session_key(session: SessionId) -> Bytes {
-    KeyBuilder::new(SPACE, SESSION).u64(session.0.cast_unsigned()).build()
+    Bytes::copy_from_slice(&session_key_bytes(session))
+}
+
+fn session_key_bytes(session: SessionId) -> [u8; 10] {
+    let mut key = [SPACE, SESSION, 0, 0, 0, 0, 0, 0, 0, 0];
+    key[2..].copy_from_slice(&session.0.to_be_bytes());
+    key
 }
 
 pub(crate) fn ephemerals_prefix(session: SessionId) -> Vec<u8> {
@@ -235,9 +257,7 @@ pub(crate) fn quota_key(path: &str) -> Bytes {
     path_key(QUOTA, path)
 }
 
-fn totals_key() -> Bytes {
-    KeyBuilder::new(SPACE, TOTALS).build()
-}
+const TOTALS_KEY: &[u8] = &[SPACE, TOTALS];
 
 /// The value of keys that say all there is to say.
 pub(crate) fn marker() -> Bytes {
@@ -294,9 +314,11 @@ fn without_version<'a>(key: &[u8], value: &'a Bytes) -> Result<&'a [u8], StoreEr
 
 /// The record of the znode at `path`.
 pub(crate) fn node(read: &dyn Read, path: &str) -> Result<Option<NodeRecord>, StoreError> {
-    let key = node_key(path);
-    match read.get(&key)? {
-        Some(value) => decode_node(&key, &value).map(Some),
+    let found = with_path_key(NODE, path, |key| {
+        read.get(key)?.map(|value| decode_node(key, &value)).transpose()
+    })?;
+    match found {
+        Some(node) => Ok(Some(node)),
         None => Ok(built_in_children(path).map(|children| {
             NodeRecord::built_in(path, u32::try_from(children.len()).unwrap_or(u32::MAX))
         })),
@@ -317,7 +339,7 @@ pub(crate) fn data(read: &dyn Read, path: &str, node: &NodeRecord) -> Result<Byt
 
 /// The session's record.
 pub(crate) fn session(read: &dyn Read, session: SessionId) -> Result<Option<Session>, StoreError> {
-    let key = session_key(session);
+    let key = session_key_bytes(session);
     read.get(&key)?.map(|value| decode(&key, &value)).transpose()
 }
 
@@ -335,13 +357,13 @@ pub(crate) struct Totals {
 }
 
 pub(crate) fn totals(read: &dyn Read) -> Result<Totals, StoreError> {
-    let key = totals_key();
-    Ok(read.get(&key)?.map(|value| decode(&key, &value)).transpose()?.unwrap_or_default())
+    let value = read.get(TOTALS_KEY)?;
+    Ok(value.map(|value| decode(TOTALS_KEY, &value)).transpose()?.unwrap_or_default())
 }
 
 /// Key and value of the totals. Of an empty tree there is nothing to store.
 pub(crate) fn totals_entry(totals: Totals) -> (Bytes, Option<Bytes>) {
-    (totals_key(), (totals != Totals::default()).then(|| encode(&totals)))
+    (Bytes::from_static(TOTALS_KEY), (totals != Totals::default()).then(|| encode(&totals)))
 }
 
 /// What the keys of all znodes below `path` begin with.
