@@ -348,7 +348,9 @@ impl Session {
         {
             self.show_monitors(&arguments);
         }
-        if let Some(refused) = self.refuse_for_memory(found).await {
+        if self.face.hub.settings.maxmemory.load(Ordering::Relaxed) != 0
+            && let Some(refused) = self.refuse_for_memory(found).await
+        {
             self.spoil();
             self.face.slow.reject(found.index());
             self.answer(Some(found), refused);

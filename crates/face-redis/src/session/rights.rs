@@ -2,7 +2,6 @@
 //! is noted of it afterwards.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use proteus_kernel_api::cache::acl::{self, Denied};
@@ -86,10 +85,10 @@ impl Session {
         Op::Restricted { call, user: self.user.name.clone(), rules: self.user.rules() }
     }
 
-    /// The refusal of a command that needs memory where there is none, once what can go has gone.
+    /// Where memory is bounded: the refusal of a command that needs some where there is none, once what can go has gone.
     pub(super) async fn refuse_for_memory(&mut self, found: Found) -> Option<Reply> {
         let settings = &self.face.hub.settings;
-        if settings.maxmemory.load(Ordering::Relaxed) == 0 || self.has_room {
+        if self.has_room {
             return None;
         }
         let takes_memory = found.flags().has(Flags::DENY_OOM);
