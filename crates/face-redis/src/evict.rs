@@ -78,6 +78,8 @@ const LFU_FIRST: u8 = 5;
 /// When and how often keys were used, as far as this node has seen it: one entry for each hash of a key.
 /// Keys whose hashes meet in one entry take each other's place.
 pub(crate) struct Uses {
+    /// What the growth of frequencies is drawn from.
+    count: AtomicU64,
     pieces: Box<[OnceLock<Box<[AtomicU64]>>]>,
 }
 
@@ -98,7 +100,10 @@ fn hash(db: u8, key: &[u8]) -> u64 {
 
 impl Uses {
     pub(crate) fn new() -> Uses {
-        Uses { pieces: (0..USES / PIECE_USES).map(|_| OnceLock::new()).collect() }
+        Uses {
+            count: AtomicU64::new(0),
+            pieces: (0..USES / PIECE_USES).map(|_| OnceLock::new()).collect(),
+        }
     }
 
     fn place(&self, db: u8, key: &[u8]) -> Option<(&AtomicU64, u64)> {
@@ -121,26 +126,39 @@ impl Uses {
     pub(crate) fn note(&self, db: u8, key: &[u8], now_s: u32, settings: &Settings) {
         let Some((entry, tag)) = self.place(db, key) else { return };
         let value = entry.load(Ordering::Relaxed);
-        let frequency = if value >> 40 == tag {
-            let known = Use { at_s: value as u32, frequency: (value >> 32) as u8 };
-            grown(known.decayed(now_s, settings), settings)
-        } else {
-            LFU_FIRST
+        let is_known = value >> 40 == tag;
+        let known = Use { at_s: value as u32, frequency: (value >> 32) as u8 };
+        let frequency = match (is_known, settings.policy().is_lfu()) {
+            (false, _) => LFU_FIRST,
+            (true, false) if known.at_s == now_s => return,
+            (true, false) => known.frequency,
+            (true, true) => {
+                let count = self.count.fetch_add(1, Ordering::Relaxed);
+                grown(known.decayed(now_s, settings), mixed(value ^ count), settings)
+            }
         };
         let value = tag << 40 | u64::from(frequency) << 32 | u64::from(now_s);
         entry.store(value, Ordering::Relaxed);
     }
 }
 
+/// A number whose bits depend on all bits of another (SplitMix64).
+fn mixed(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let number = (number ^ number >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let number = (number ^ number >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    number ^ number >> 31
+}
+
 /// A frequency after one more use: the greater it is, the less likely it grows.
-fn grown(frequency: u8, settings: &Settings) -> u8 {
+fn grown(frequency: u8, random: u64, settings: &Settings) -> u8 {
     if frequency == u8::MAX {
         return frequency;
     }
     let factor = settings.lfu_log_factor.load(Ordering::Relaxed);
     let base = f64::from(frequency.saturating_sub(LFU_FIRST));
     let chance = 1.0 / (base * f64::from(factor) + 1.0);
-    let drawn = proteus_env::random::random_u64() as f64 / u64::MAX as f64;
+    let drawn = random as f64 / u64::MAX as f64;
     if drawn < chance { frequency + 1 } else { frequency }
 }
 
@@ -317,6 +335,8 @@ mod tests {
         uses.note(0, b"k", 100, &settings);
         assert_eq!(uses.of(0, b"k").unwrap().idle_s(130), 30);
         assert_eq!(uses.of(1, b"k"), None);
+        let policy = bytes::Bytes::from_static(b"allkeys-lfu");
+        settings.note("maxmemory-policy", Some(&policy));
         for _ in 0..100 {
             uses.note(0, b"k", 100, &settings);
         }

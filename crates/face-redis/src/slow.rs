@@ -45,6 +45,29 @@ pub(crate) struct Times {
 /// When, in seconds since the epoch; and how long, in milliseconds.
 type Sample = (u64, u64);
 
+/// Calls of one command in a row, whose time is taken together.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Calls {
+    /// The command's place in the table.
+    pub(crate) index: usize,
+    pub(crate) count: u64,
+    /// Of these were answered with an error.
+    pub(crate) failed: u64,
+}
+
+impl Calls {
+    /// Whether a call of the command at this place goes with these.
+    pub(crate) fn takes(self, index: usize) -> bool {
+        self.count == 0 || self.index == index
+    }
+
+    pub(crate) fn add(&mut self, index: usize, is_error: bool) {
+        self.index = index;
+        self.count += 1;
+        self.failed += u64::from(is_error);
+    }
+}
+
 /// The times of a node.
 pub(crate) struct Slow {
     log: Mutex<(VecDeque<SlowEntry>, u64)>,
@@ -69,17 +92,18 @@ impl Slow {
         }
     }
 
-    /// Notes one call of the command at this place of the table.
-    pub(crate) fn observe(&self, index: usize, took_us: u64, is_error: bool) {
-        let Some(times) = self.times.get(index) else { return };
-        times.calls.fetch_add(1, Ordering::Relaxed);
+    /// Notes calls of one command.
+    pub(crate) fn observe(&self, calls: Calls, took_us: u64) {
+        let Some(times) = self.times.get(calls.index).filter(|_| calls.count > 0) else { return };
+        times.calls.fetch_add(calls.count, Ordering::Relaxed);
         times.took_us.fetch_add(took_us, Ordering::Relaxed);
-        if is_error {
-            times.failed.fetch_add(1, Ordering::Relaxed);
+        if calls.failed > 0 {
+            times.failed.fetch_add(calls.failed, Ordering::Relaxed);
         }
-        let bucket = (u64::BITS - took_us.saturating_sub(1).leading_zeros()) as usize;
+        let each_us = took_us / calls.count;
+        let bucket = (u64::BITS - each_us.saturating_sub(1).leading_zeros()) as usize;
         if let Some(bucket) = times.buckets.get(bucket.min(BUCKETS - 1)) {
-            bucket.fetch_add(1, Ordering::Relaxed);
+            bucket.fetch_add(calls.count, Ordering::Relaxed);
         }
     }
 
@@ -253,7 +277,7 @@ mod tests {
     fn calls_are_counted_by_powers_of_two() {
         let slow = Slow::new(1);
         for took_us in [0, 1, 2, 3, 1000, u64::MAX] {
-            slow.observe(0, took_us, false);
+            slow.observe(Calls { index: 0, count: 1, failed: 0 }, took_us);
         }
         let histogram = slow.times(0).unwrap().histogram();
         assert_eq!(histogram, [(1, 2), (2, 3), (4, 4), (1024, 5), (1 << 39, 6)]);

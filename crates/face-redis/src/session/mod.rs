@@ -29,6 +29,7 @@ use crate::codec::{self, Limits};
 use crate::errors::{NOAUTH, of_kernel, wrong_arity};
 use crate::hub::Subscription;
 use crate::reply::{Resp, encode, encode_push};
+use crate::slow::Calls;
 use crate::table::{self, Found, OwnCommand};
 use tracking::TrackingMode;
 use transactions::{Element, Queue, Watched};
@@ -84,6 +85,10 @@ struct Session {
     is_admitted: bool,
     /// Reads and writes of keys count as uses of them.
     touches: bool,
+    /// When the receipt under way came, in seconds since the epoch.
+    now_s: u32,
+    /// Until when the time of what was carried out is accounted for.
+    since: Duration,
     /// There is room for what this receipt writes.
     has_room: bool,
     transaction: Option<Queue>,
@@ -149,6 +154,8 @@ impl Session {
             user_generation: 0,
             is_admitted,
             touches: true,
+            now_s: 0,
+            since: Duration::ZERO,
             has_room: false,
             transaction: None,
             watched: Vec::new(),
@@ -240,7 +247,9 @@ impl Session {
         self.is_current = false;
         self.has_room = false;
         self.renew_user();
-        let mut since = started;
+        self.now_s = (self.face.clock.wall_ms() / 1000) as u32;
+        self.since = started;
+        let mut calls = Calls::default();
         while !self.is_closing && !self.client.is_killed() {
             let limits = if self.is_admitted { Limits::ADMITTED } else { Limits::UNAUTHENTICATED };
             let arguments = match codec::decode(input, limits) {
@@ -255,20 +264,10 @@ impl Session {
                 continue;
             }
             let found = self.request(arguments, input).await;
-            let now = self.face.clock.elapsed();
             if let Some(found) = found {
-                let is_error = std::mem::take(&mut self.has_failed);
-                let read = std::mem::take(&mut self.last_read);
-                if self.batch.slots.is_empty() {
-                    let took_us = us(now.saturating_sub(since));
-                    self.face.slow.observe(found.index(), took_us, is_error);
-                    if !read.is_empty() {
-                        self.note_slow(Some((found, read)), took_us);
-                    }
-                }
+                self.note_call(found, &mut calls);
                 last = Some(found.name());
             }
-            since = now;
             count += 1;
             if self.batch.slots.len() >= BATCH_COMMANDS_MAX || self.output.len() > OUTPUT_BYTES_MAX
             {
@@ -281,7 +280,9 @@ impl Session {
         }
         self.settle().await;
         if count > 0 {
-            let took = self.face.clock.elapsed().saturating_sub(started);
+            let now = self.face.clock.elapsed();
+            self.face.slow.observe(calls, us(now.saturating_sub(self.since)));
+            let took = now.saturating_sub(started);
             self.face.batches.observe(took, false);
             self.face.hub.commands.fetch_add(count, Ordering::Relaxed);
             let mut about = self.client.about.lock();
@@ -347,7 +348,9 @@ impl Session {
         {
             self.show_monitors(&arguments);
         }
-        if let Some(refused) = self.refuse_for_memory(found).await {
+        if self.face.hub.settings.maxmemory.load(Ordering::Relaxed) != 0
+            && let Some(refused) = self.refuse_for_memory(found).await
+        {
             self.spoil();
             self.face.slow.reject(found.index());
             self.answer(Some(found), refused);
@@ -470,8 +473,11 @@ impl Session {
             Ok(outcomes) => Ok(outcomes.into_iter()),
             Err(error) => Err(of_kernel(&error)),
         };
-        let took = self.face.clock.elapsed().saturating_sub(started);
+        // What follows is not to blame for the commit.
+        self.since = self.face.clock.elapsed();
+        let took = self.since.saturating_sub(started);
         let share_us = us(took) / batch.slots.len().max(1) as u64;
+        let mut calls = Calls::default();
         self.note_slow(batch.suspect.take(), us(took));
         for (found, is_silent, slot) in batch.slots {
             let reply = match slot {
@@ -487,10 +493,15 @@ impl Session {
                 },
             };
             if let Some(found) = found {
-                self.face.slow.observe(found.index(), share_us, reply.is_error());
+                if !calls.takes(found.index()) {
+                    let all = std::mem::take(&mut calls);
+                    self.face.slow.observe(all, share_us * all.count);
+                }
+                calls.add(found.index(), reply.is_error());
             }
             self.finish(found, is_silent, &reply);
         }
+        self.face.slow.observe(calls, share_us * calls.count);
     }
 
     async fn own_command(&mut self, own: OwnCommand, found: Found, arguments: Vec<Bytes>) {

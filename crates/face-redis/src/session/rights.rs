@@ -2,17 +2,17 @@
 //! is noted of it afterwards.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use proteus_kernel_api::cache::acl::{self, Denied};
 use proteus_kernel_api::cache::commands::{Command, Flags, Group, Keys};
 use proteus_kernel_api::cache::{Call, Op, Reply, Revision, revision};
 
-use super::Session;
+use super::{Session, us};
 use crate::errors::{OOM, of_kernel, unknown_subcommand};
+use crate::evict::Policy;
 use crate::hub::Subscription;
-use crate::slow::Slow;
+use crate::slow::{Calls, Slow};
 use crate::table::Found;
 
 impl Session {
@@ -85,10 +85,10 @@ impl Session {
         Op::Restricted { call, user: self.user.name.clone(), rules: self.user.rules() }
     }
 
-    /// The refusal of a command that needs memory where there is none, once what can go has gone.
+    /// Where memory is bounded: the refusal of a command that needs some where there is none, once what can go has gone.
     pub(super) async fn refuse_for_memory(&mut self, found: Found) -> Option<Reply> {
         let settings = &self.face.hub.settings;
-        if settings.maxmemory.load(Ordering::Relaxed) == 0 || self.has_room {
+        if self.has_room {
             return None;
         }
         let takes_memory = found.flags().has(Flags::DENY_OOM);
@@ -109,11 +109,12 @@ impl Session {
 
     /// Notes which keys are used.
     pub(super) fn touch(&self, found: Found, arguments: &[Bytes]) {
-        if !self.touches || is_untouching(found.name()) {
+        let settings = &self.face.hub.settings;
+        // Nobody asks which key to evict.
+        if settings.policy() == Policy::NoEviction || !self.touches || is_untouching(found.name()) {
             return;
         }
-        let now_s = (self.face.clock.wall_ms() / 1000) as u32;
-        let settings = &self.face.hub.settings;
+        let now_s = self.now_s;
         let note = |at: usize| {
             if let Some(key) = arguments.get(at) {
                 self.face.evictor.uses.note(self.db, key, now_s, settings);
@@ -161,6 +162,35 @@ impl Session {
                 Reply::Integer(used.map_or(written, |used| used.idle_s(now_s).min(written)).into())
             }
         })
+    }
+
+    /// Notes a command that was carried out at once. Fast ones in a row are timed together; one that may
+    /// take long is timed by itself.
+    pub(super) fn note_call(&mut self, found: Found, calls: &mut Calls) {
+        let is_error = std::mem::take(&mut self.has_failed);
+        let arguments = std::mem::take(&mut self.last_read);
+        if !self.batch.slots.is_empty() {
+            return;
+        }
+        let is_fast = found.flags().has(Flags::FAST);
+        if is_fast && calls.takes(found.index()) {
+            return calls.add(found.index(), is_error);
+        }
+        let now = self.face.clock.elapsed();
+        let took_us = us(now.saturating_sub(self.since));
+        self.since = now;
+        // What came before is counted with its own share of the time.
+        let before = std::mem::take(calls);
+        let each_us = took_us / (before.count + 1);
+        self.face.slow.observe(before, each_us * before.count);
+        calls.add(found.index(), is_error);
+        if !is_fast {
+            let own = std::mem::take(calls);
+            self.face.slow.observe(own, took_us - each_us * before.count);
+            if !arguments.is_empty() {
+                self.note_slow(Some((found, arguments)), took_us);
+            }
+        }
     }
 
     /// Notes a command that took long, if it did.
