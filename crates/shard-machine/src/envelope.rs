@@ -19,6 +19,7 @@ use bytes::Bytes;
 use proteus_machine::Position;
 
 use crate::table::{Column, ColumnType, FedRow, Row, Value};
+use crate::text::{civil, numeric_text, push_json_string};
 use crate::topic::batch::NewRecord;
 
 /// `source.connector` of every record.
@@ -49,15 +50,15 @@ pub(crate) fn records(row: &FedRow, position: Position) -> Vec<NewRecord> {
     text.push_str(",\"after\":");
     put_row(&mut text, &definition.columns, row.after.as_ref());
     text.push_str(",\"source\":{\"version\":");
-    put_text(&mut text, env!("CARGO_PKG_VERSION"));
+    push_json_string(&mut text, env!("CARGO_PKG_VERSION"));
     text.push_str(",\"connector\":");
-    put_text(&mut text, CONNECTOR);
+    push_json_string(&mut text, CONNECTOR);
     text.push_str(",\"name\":\"proteus\",\"ts_ms\":");
     put(&mut text, ts_ms);
     text.push_str(",\"snapshot\":\"false\",\"db\":\"proteus\",\"sequence\":null,\"schema\":");
-    put_text(&mut text, &definition.schema);
+    push_json_string(&mut text, &definition.schema);
     text.push_str(",\"table\":");
-    put_text(&mut text, &definition.name);
+    push_json_string(&mut text, &definition.name);
     text.push_str(",\"txId\":");
     put(&mut text, position.commit_ts.0);
     text.push_str(",\"lsn\":");
@@ -93,7 +94,7 @@ fn put_object<'a>(into: &mut String, fields: impl Iterator<Item = (&'a Column, &
         if place > 0 {
             into.push(',');
         }
-        put_text(into, &column.name);
+        push_json_string(into, &column.name);
         into.push(':');
         put_value(into, column.column_type, value);
     }
@@ -106,12 +107,12 @@ fn put_value(into: &mut String, column_type: ColumnType, value: &Value) {
         Value::Bool(value) => put(into, value),
         Value::Int(value) => put(into, value),
         // JSON has no such numbers; Debezium writes them as text, too.
-        Value::Float(value) if value.is_nan() => put_text(into, "NaN"),
-        Value::Float(f64::INFINITY) => put_text(into, "Infinity"),
-        Value::Float(f64::NEG_INFINITY) => put_text(into, "-Infinity"),
+        Value::Float(value) if value.is_nan() => push_json_string(into, "NaN"),
+        Value::Float(f64::INFINITY) => push_json_string(into, "Infinity"),
+        Value::Float(f64::NEG_INFINITY) => push_json_string(into, "-Infinity"),
         Value::Float(value) if column_type == ColumnType::Real => put_float(into, *value as f32),
         Value::Float(value) => put_float(into, *value),
-        Value::Text(value) => put_text(into, value),
+        Value::Text(value) => push_json_string(into, value),
         Value::Bytes(value) => {
             into.push('"');
             put_base64(into, value);
@@ -130,7 +131,7 @@ fn put_value(into: &mut String, column_type: ColumnType, value: &Value) {
                 _ => 0,
             };
             into.push('"');
-            put_numeric(into, *unscaled, usize::from(scale));
+            into.push_str(&numeric_text(*unscaled, usize::from(scale)));
             into.push('"');
         }
     }
@@ -139,20 +140,6 @@ fn put_value(into: &mut String, column_type: ColumnType, value: &Value) {
 /// The shortest text that reads back as the same number, with a point or exponent.
 fn put_float(into: &mut String, value: impl std::fmt::Debug) {
     let _ = write!(into, "{value:?}");
-}
-
-fn put_numeric(into: &mut String, unscaled: i128, scale: usize) {
-    let digits = unscaled.unsigned_abs().to_string();
-    if unscaled < 0 {
-        into.push('-');
-    }
-    let digits = format!("{digits:0>width$}", width = scale + 1);
-    let (whole, fraction) = digits.split_at(digits.len() - scale);
-    into.push_str(whole);
-    if scale > 0 {
-        into.push('.');
-        into.push_str(fraction);
-    }
 }
 
 /// As in `2024-02-29T12:00:00.000001Z`; whole seconds have no fraction.
@@ -169,21 +156,6 @@ fn put_iso_8601(into: &mut String, micros: i64) {
     into.push('Z');
 }
 
-/// Year, month and day of a number of days since the Unix epoch, in the Gregorian calendar extended to
-/// all times. Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
 fn put_base64(into: &mut String, bytes: &[u8]) {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for chunk in bytes.chunks(3) {
@@ -194,24 +166,6 @@ fn put_base64(into: &mut String, bytes: &[u8]) {
             into.push(if place <= chunk.len() { char::from(digit) } else { '=' });
         }
     }
-}
-
-fn put_text(into: &mut String, text: &str) {
-    into.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => into.push_str("\\\""),
-            '\\' => into.push_str("\\\\"),
-            '\n' => into.push_str("\\n"),
-            '\r' => into.push_str("\\r"),
-            '\t' => into.push_str("\\t"),
-            control if u32::from(control) < 0x20 => {
-                let _ = write!(into, "\\u{:04x}", u32::from(control));
-            }
-            other => into.push(other),
-        }
-    }
-    into.push('"');
 }
 
 #[cfg(test)]

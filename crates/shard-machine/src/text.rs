@@ -43,17 +43,17 @@ fn number_text(value: &Value, column_type: ColumnType) -> String {
     }
 }
 
-fn numeric_text(number: i128, scale: usize) -> String {
+/// A number of so many places behind the point.
+pub(crate) fn numeric_text(number: i128, scale: usize) -> String {
     let digits = format!("{:0>width$}", number.unsigned_abs(), width = scale + 1);
     let (whole, part) = digits.split_at(digits.len() - scale);
     let sign = if number < 0 { "-" } else { "" };
     if scale == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{part}") }
 }
 
-/// Days since the epoch as year, month and day.
-///
-/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
-fn date_text(days: i64) -> String {
+/// Year, month and day of a number of days since the Unix epoch, in the Gregorian calendar extended to
+/// all times. Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
+pub(crate) fn civil(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
@@ -63,7 +63,11 @@ fn date_text(days: i64) -> String {
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+fn date_text(days: i64) -> String {
+    let (year, month, day) = civil(days);
     if year > 0 {
         format!("{year:04}-{month:02}-{day:02}")
     } else {
@@ -128,7 +132,8 @@ pub(crate) fn json_object(definition: &Definition, row: &Row) -> String {
     out
 }
 
-fn push_json_string(out: &mut String, text: &str) {
+/// Appends a JSON string.
+pub(crate) fn push_json_string(out: &mut String, text: &str) {
     out.push('"');
     for c in text.chars() {
         match c {
