@@ -219,6 +219,7 @@ mod tests {
                 client_host: format!("10.0.0.{node}"),
                 port_offset: 10,
                 incarnation: *node,
+                ..Member::default()
             };
             (NodeId(*node), member)
         };

@@ -35,6 +35,7 @@ impl ClusterKernel {
                 client_host: format!("10.0.0.{node}"),
                 port_offset: 0,
                 incarnation: node,
+                ..Member::default()
             };
             (NodeId(node), member)
         };

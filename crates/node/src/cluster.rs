@@ -159,7 +159,9 @@ impl Cluster {
                     Some(node) => *node,
                     None => NodeId(membership.members.keys().last().map_or(0, |last| last.0) + 1),
                 };
-                self.set_member(node, member.clone()).await?;
+                let known = membership.members.get(&node);
+                let follows_only = known.is_some_and(|known| known.follows_only);
+                self.set_member(node, Member { follows_only, ..member.clone() }).await?;
                 info!(%node, address = member.peer_address, "a node joins the cluster");
                 return Ok(AdminAnswer::Joined { node });
             }
@@ -171,10 +173,12 @@ impl Cluster {
             }
             AdminRequest::Drain { node } => {
                 known(node)?;
+                self.set_follows_only(*node, true).await?;
                 self.stop_voting(*node).await?;
             }
             AdminRequest::Vote { node } => {
                 known(node)?;
+                self.set_follows_only(*node, false).await?;
                 let mut voters = membership.voters.clone();
                 if voters.insert(*node) {
                     group.set_voters(&voters).await.map_err(|error| error.to_string())?;
@@ -188,6 +192,8 @@ impl Cluster {
                     return Ok(AdminAnswer::Done);
                 }
                 voters.insert(*new);
+                self.set_follows_only(*old, true).await?;
+                self.set_follows_only(*new, false).await?;
                 group.set_voters(&voters).await.map_err(|error| error.to_string())?;
             }
             AdminRequest::Lead { node } => {
@@ -216,6 +222,15 @@ impl Cluster {
             return Err(format!("{node} led, and {heir} leads now; ask again"));
         }
         group.set_voters(&voters).await.map_err(|error| error.to_string())
+    }
+
+    async fn set_follows_only(&self, node: NodeId, follows_only: bool) -> Result<(), String> {
+        match self.shard.group().member(node) {
+            Some(member) if member.follows_only != follows_only => {
+                self.set_member(node, Member { follows_only, ..member }).await
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn set_member(&self, node: NodeId, member: Member) -> Result<(), String> {
@@ -299,8 +314,11 @@ impl Cluster {
                 self.change_voters(&status, &voters).await;
                 continue;
             }
-            if status.membership.members.get(&self.node) != Some(&own) {
-                if let Err(reason) = self.set_member(self.node, own.clone()).await {
+            let known = status.membership.members.get(&self.node);
+            let follows_only = known.is_some_and(|known| known.follows_only);
+            let own = Member { follows_only, ..own.clone() };
+            if known != Some(&own) {
+                if let Err(reason) = self.set_member(self.node, own).await {
                     warn!(reason, "this node's address could not be told to the cluster");
                 }
                 continue;
@@ -325,7 +343,7 @@ fn behind(status: &GroupStatus, node: NodeId) -> Option<u64> {
     Some(status.last_index.0.saturating_sub(matched.0))
 }
 
-/// Who should vote: those who do, less those long silent for whom another is there, and as many
+/// Who should vote: those who do and were not drained since, less those long silent for whom another is there, and as many
 /// followers that are up to date as make an odd number up to the bound.
 fn wanted_voters(status: &GroupStatus, leader: NodeId, options: UpkeepOptions) -> BTreeSet<NodeId> {
     let mut voters = status.membership.voters.clone();
@@ -333,10 +351,16 @@ fn wanted_voters(status: &GroupStatus, leader: NodeId, options: UpkeepOptions) -
     let is_dead = |node: &NodeId| {
         *node != leader && silence(node).is_some_and(|silence| silence > options.dead_after)
     };
+    let follows_only = |node: &NodeId| {
+        status.membership.members.get(node).is_some_and(|member| member.follows_only)
+    };
     let is_ready = |node: &NodeId| {
-        silence(node).is_some_and(|silence| silence < SILENCE_MAX)
+        !follows_only(node)
+            && silence(node).is_some_and(|silence| silence < SILENCE_MAX)
             && behind(status, *node).is_some_and(|behind| behind <= BEHIND_MAX)
     };
+    // One that leads hands over first, when it is asked to.
+    voters.retain(|node| *node == leader || !follows_only(node));
     let others = status.membership.members.keys().filter(|node| !voters.contains(node));
     let mut ready: Vec<NodeId> = others.filter(|node| is_ready(node)).copied().collect();
     let dead: Vec<NodeId> = voters.iter().filter(|node| is_dead(node)).copied().collect();
@@ -407,5 +431,18 @@ mod tests {
         assert_eq!(wanted(&status(&[1, 2, 3], &spare)), [1, 2, 4]);
         let soon = [(2, 10_000, 0), (3, 7, 30), (4, 10_000, 1)];
         assert_eq!(wanted(&status(&[1, 2, 3], &soon)), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_drained_node_gets_no_vote_back() {
+        let drain = |mut status: GroupStatus, node: u64| {
+            status.membership.members.entry(NodeId(node)).or_default().follows_only = true;
+            status
+        };
+        let followers = [(2, 10_000, 0), (3, 10_000, 0)];
+        assert_eq!(wanted(&drain(status(&[1, 2], &followers), 3)), [1, 2]);
+        assert_eq!(wanted(&drain(status(&[1, 2, 3], &followers[..1]), 3)), [1, 2]);
+        let spare = [(2, 10_000, 0), (3, 10_000, 0), (4, 10_000, 0)];
+        assert_eq!(wanted(&drain(status(&[1, 2, 3], &spare), 3)), [1, 2, 4]);
     }
 }

@@ -363,7 +363,8 @@ fn member_of(options: &NodeOptions) -> Member {
     } else {
         format!("{host}:{}", cluster.listen.port())
     };
-    Member { peer_address, client_host: host, port_offset: cluster.port_offset, incarnation: 0 }
+    let port_offset = cluster.port_offset;
+    Member { peer_address, client_host: host, port_offset, ..Member::default() }
 }
 
 fn listen(address: SocketAddr) -> Result<net::TcpListener, NodeError> {

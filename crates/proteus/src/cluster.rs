@@ -25,8 +25,17 @@ pub enum ClusterCommand {
         #[command(flatten)]
         through: Through,
     },
-    /// Let a node follow only: it gives up its vote, and leadership if it has that.
+    /// Let a node follow only, until it is added again: it gives up its vote, and leadership if it has
+    /// that.
     Drain {
+        /// The node's number
+        node: u64,
+        #[command(flatten)]
+        through: Through,
+    },
+    /// Let a node vote that follows: after a drain, or beyond what the cluster does by itself. A new node
+    /// joins with `proteus start --join`.
+    Add {
         /// The node's number
         node: u64,
         #[command(flatten)]
@@ -94,6 +103,10 @@ pub async fn run(command: ClusterCommand, config: &Config) -> Result<String, Str
             let node = NodeId(node);
             (AdminRequest::Drain { node }, through, format!("let {node} follow only"))
         }
+        ClusterCommand::Add { node, through } => {
+            let node = NodeId(node);
+            (AdminRequest::Vote { node }, through, format!("let {node} vote"))
+        }
         ClusterCommand::Replace { old, new, through } => {
             let (old, new) = (NodeId(old), NodeId(new));
             (
@@ -149,6 +162,7 @@ fn render(status: &ClusterStatus) -> String {
         let role = match (status.leader == Some(*id), is_voter) {
             (true, _) => "leader",
             (false, true) => "voter",
+            (false, false) if member.follows_only => "drained",
             (false, false) => "follower",
         };
         let behind = behind.map_or_else(|| "?".to_owned(), |count| count.to_string());

@@ -14,4 +14,6 @@ pub struct Member {
     /// Drawn when its data directory was founded, so that a node that was removed cannot come back
     /// under a number that another has now.
     pub incarnation: u64,
+    /// An operator has drained it: it is not to vote, whoever else is missing.
+    pub follows_only: bool,
 }

@@ -317,6 +317,16 @@ fn a_drained_node_follows_and_a_removed_one_is_gone() {
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let node = other.to_string();
+    let votes = || {
+        let status = cluster.status().unwrap();
+        let nodes = status["nodes"].as_array().unwrap();
+        nodes.iter().any(|known| known["node"] == other && known["is_voter"] == true)
+    };
+    assert!(order(&["drain", &node]).0 && !votes());
+    // Longer than the cluster takes to look after its voters.
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert!(!votes(), "a drained node gets its vote back only from an operator");
+    assert!(order(&["add", &node]).0 && votes());
     let (planned, text) = order(&["remove", &node, "--dry-run"]);
     assert!(planned && text.contains("Would take"), "{text}");
     assert!(order(&["status"]).1.contains(&format!("n{other} ")), "a plan changes nothing");
