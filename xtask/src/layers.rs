@@ -55,7 +55,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "proteus-types",
         ],
     ),
-    ("proteus-sql", &["proteus-env", "proteus-kernel-api", "proteus-types"]),
+    ("proteus-sql", &["proteus-env", "proteus-kernel-api", "proteus-objects", "proteus-types"]),
     ("proteus-face", &["proteus-env"]),
     ("proteus-face-redis", FACE),
     ("proteus-face-zookeeper", FACE),
@@ -66,7 +66,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("proteus-face-http", FACE),
     (
         "proteus-face-postgres",
-        &["proteus-env", "proteus-face", "proteus-kernel-api", "proteus-sql", "proteus-types"],
+        &[
+            "proteus-env",
+            "proteus-face",
+            "proteus-kernel-api",
+            "proteus-objects",
+            "proteus-sql",
+            "proteus-types",
+        ],
     ),
     (
         "proteus-node",

@@ -9,12 +9,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::error::ResponseError;
 use proteus_env::{random, task};
-use proteus_kernel_api::topic::batch::{
-    BatchHeader, LENGTH_PREFIX_BYTES, put_batch, split_batches,
-};
+use proteus_kernel_api::topic::batch::put_batch;
 use proteus_kernel_api::topic::read::{self, StoredBatch};
 use proteus_kernel_api::topic::tiering::{
-    NewObject, ObjectId, ObjectName, ObjectRange, garbage_objects, movable_batches,
+    NewObject, ObjectId, ObjectName, ObjectRange, batches_of_part, garbage_objects, movable_batches,
 };
 use proteus_kernel_api::topic::{Op, TopicId};
 use proteus_kernel_api::{Kernel, KernelError, Minitransaction, Outcome};
@@ -161,17 +159,5 @@ pub(crate) async fn read_range(
         .read(&range.name.path(), range.bytes.clone())
         .await
         .map_err(|error| failed(error.to_string()))?;
-    let mut found = Vec::new();
-    for batch in split_batches(&bytes).map_err(|error| failed(error.to_string()))? {
-        let header = BatchHeader::parse(&batch).map_err(|error| failed(error.to_string()))?;
-        header.check_crc(&batch).map_err(|error| failed(error.to_string()))?;
-        let base_offset = header.base_offset;
-        let last_offset = header.end_offset(base_offset) - 1;
-        if last_offset >= offset {
-            let epoch = batch.get(LENGTH_PREFIX_BYTES..LENGTH_PREFIX_BYTES + 4);
-            let epoch = epoch.and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_be_bytes);
-            found.push(StoredBatch { base_offset, last_offset, leader_epoch: epoch, bytes: batch });
-        }
-    }
-    Ok(found)
+    batches_of_part(&bytes, offset).map_err(|error| failed(error.to_string()))
 }

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use proteus_env::Clock;
 use proteus_face::{Accounts, Connection, Face, Meter, Metrics, Serving};
 use proteus_kernel_api::Kernel;
+use proteus_objects::Objects;
 use proteus_sql::{Engine, EngineOptions, KernelTopics, SqlError};
 
 /// The protocol's name in configuration, metrics and logs.
@@ -31,6 +32,8 @@ const NAME: &str = "postgres";
 pub struct PostgresOptions {
     /// Limits of the SQL engine.
     pub engine: EngineOptions,
+    /// Where old records of topics are, if there is such a place.
+    pub objects: Option<Objects>,
 }
 
 /// The face.
@@ -64,7 +67,7 @@ impl PostgresFace {
         accounts: Accounts,
         options: &PostgresOptions,
     ) -> Result<PostgresFace, SqlError> {
-        let topics = Arc::new(KernelTopics::new(kernel.clone()));
+        let topics = Arc::new(KernelTopics::new(kernel.clone(), options.objects.clone()));
         let engine = Engine::new(kernel, topics, &options.engine)?;
         let meter = |request| metrics.meter(NAME, request);
         let meters = Meters {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use proteus_store::{Direction, Read, StoreError};
 use serde::{Deserialize, Serialize};
 
-use crate::batch::BatchHeader;
+use crate::batch::{BatchError, BatchHeader, LENGTH_PREFIX_BYTES, split_batches};
 use crate::read::{ConfigReader, StoredBatch, first_batch_key};
 use crate::stored::{
     self, StoredGarbageObject, StoredObject, StoredPartition, StoredReservation, StoredTopic,
@@ -127,6 +127,27 @@ pub struct ObjectRange {
     pub name: ObjectName,
     /// Which bytes; they begin and end with a batch.
     pub bytes: Range<u64>,
+}
+
+/// The batches of a part of an object from the one that holds `offset` on.
+///
+/// # Errors
+/// If these are not whole batches, or a checksum differs.
+pub fn batches_of_part(part: &Bytes, offset: i64) -> Result<Vec<StoredBatch>, BatchError> {
+    let mut found = Vec::new();
+    for batch in split_batches(part)? {
+        let header = BatchHeader::parse(&batch)?;
+        header.check_crc(&batch)?;
+        let base_offset = header.base_offset;
+        let last_offset = header.end_offset(base_offset) - 1;
+        if last_offset >= offset {
+            let epoch = batch.get(LENGTH_PREFIX_BYTES..LENGTH_PREFIX_BYTES + 4);
+            let epoch = epoch.and_then(|bytes| bytes.try_into().ok());
+            let leader_epoch = epoch.map_or(0, i32::from_be_bytes);
+            found.push(StoredBatch { base_offset, last_offset, leader_epoch, bytes: batch });
+        }
+    }
+    Ok(found)
 }
 
 /// Promises that an object may come to be.

@@ -260,14 +260,12 @@ fn build_faces(
         read.map_or(Some(Err(WrongPassword)), |found| found.map(verdict))
     });
     let accounts = || config.accounts.clone().with_stored(stored.clone());
-    let postgres = PostgresFace::new(
-        kernel.clone(),
-        clock.clone(),
-        metrics,
-        accounts(),
-        &PostgresOptions::default(),
-    )
-    .map_err(|error| StartError::Sql(error.to_string()))?;
+    let objects = open_objects(config)?;
+    let postgres_options =
+        PostgresOptions { objects: Some(objects.clone()), ..PostgresOptions::default() };
+    let postgres =
+        PostgresFace::new(kernel.clone(), clock.clone(), metrics, accounts(), &postgres_options)
+            .map_err(|error| StartError::Sql(error.to_string()))?;
     let zookeeper = ZookeeperFace::new(
         kernel.clone(),
         clock.clone(),
@@ -289,7 +287,13 @@ fn build_faces(
         .with_commands(zookeeper.admin_commands());
     Ok(vec![
         Arc::new(zookeeper),
-        KafkaFace::new(kernel.clone(), clock.clone(), metrics, accounts(), kafka_options(config)?),
+        KafkaFace::new(
+            kernel.clone(),
+            clock.clone(),
+            metrics,
+            accounts(),
+            kafka_options(config, objects),
+        ),
         Arc::new(RedisFace::new(kernel.clone(), clock.clone(), metrics, accounts())),
         Arc::new(postgres),
         Arc::new(http),
@@ -299,16 +303,19 @@ fn build_faces(
 /// The directory of old records, in that of the node, if no other place is configured.
 const OBJECTS_DIRECTORY: &str = "objects";
 
-fn kafka_options(config: &Config) -> Result<KafkaOptions, StartError> {
+fn open_objects(config: &Config) -> Result<Objects, StartError> {
     let own = || config.data_directory.join(OBJECTS_DIRECTORY).display().to_string();
     let place = config.object_store.clone().unwrap_or_else(own);
-    let objects = Objects::open(&place).map_err(|error| StartError::Objects(error.to_string()))?;
-    Ok(KafkaOptions {
+    Objects::open(&place).map_err(|error| StartError::Objects(error.to_string()))
+}
+
+fn kafka_options(config: &Config, objects: Objects) -> KafkaOptions {
+    KafkaOptions {
         super_users: config.super_users.clone(),
         objects: Some(objects),
         has_shared_objects: config.object_store.is_some(),
         ..KafkaOptions::default()
-    })
+    }
 }
 
 /// Figures that are read when somebody looks.

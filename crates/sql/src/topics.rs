@@ -21,6 +21,8 @@ use proteus_kernel_api::topic::batch::{BatchError, BatchHeader, decode_records};
 use proteus_kernel_api::topic::read::{
     self, AbortedTransaction, ReadLimit, StoredBatch, Stretch, TopicInfo,
 };
+use proteus_kernel_api::topic::tiering::{ObjectRange, batches_of_part};
+use proteus_objects::Objects;
 
 use crate::batch::batch_of;
 use crate::error::SqlError;
@@ -45,6 +47,7 @@ pub struct TopicRecord {
 }
 
 /// Reads topics for SQL.
+#[async_trait]
 pub trait TopicReader: Send + Sync + 'static {
     /// Whether there is such a topic.
     ///
@@ -64,7 +67,7 @@ pub trait TopicReader: Send + Sync + 'static {
     ///
     /// # Errors
     /// If the kernel cannot read, or the batches cannot be decoded.
-    fn read(
+    async fn read(
         &self,
         topic: &str,
         partition: usize,
@@ -76,12 +79,34 @@ pub trait TopicReader: Send + Sync + 'static {
 /// The topics of a kernel.
 pub struct KernelTopics {
     kernel: Arc<dyn Kernel>,
+    objects: Option<Objects>,
 }
 
 impl KernelTopics {
-    /// Reads the topics of `kernel`.
-    pub fn new(kernel: Arc<dyn Kernel>) -> KernelTopics {
-        KernelTopics { kernel }
+    /// Reads the topics of `kernel`, and old records from the object store, if there is one.
+    pub fn new(kernel: Arc<dyn Kernel>, objects: Option<Objects>) -> KernelTopics {
+        KernelTopics { kernel, objects }
+    }
+
+    /// Batches that stand in a part of an object, from the one that holds `offset` on.
+    async fn read_object(
+        &self,
+        topic: &str,
+        range: &ObjectRange,
+        offset: i64,
+    ) -> Result<Vec<StoredBatch>, SqlError> {
+        let failed = |reason: String| {
+            let message = format!("topic \"{topic}\", offset {offset}: {reason}");
+            SqlError::new(crate::error::sqlstate::INTERNAL, message)
+        };
+        let Some(objects) = &self.objects else {
+            return Err(failed("the records are in an object store that this node has not".into()));
+        };
+        let part = objects
+            .read(&range.name.path(), range.bytes.clone())
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        batches_of_part(&part, offset).map_err(|error| failed(error.to_string()))
     }
 
     fn topic(&self, name: &str) -> Result<TopicInfo, SqlError> {
@@ -90,6 +115,7 @@ impl KernelTopics {
     }
 }
 
+#[async_trait]
 impl TopicReader for KernelTopics {
     fn exists(&self, topic: &str) -> Result<bool, SqlError> {
         Ok(self.kernel.read(|view| read::topic_by_name(view.state, topic))?.is_some())
@@ -107,7 +133,7 @@ impl TopicReader for KernelTopics {
         Ok(ends)
     }
 
-    fn read(
+    async fn read(
         &self,
         topic: &str,
         partition: usize,
@@ -118,25 +144,22 @@ impl TopicReader for KernelTopics {
         let number = u32::try_from(partition).unwrap_or(u32::MAX);
         let limit = ReadLimit::BytesOrFirst(bytes_max);
         // No record of a transaction that is open or was aborted is a row.
-        let (batches, aborted, is_in_object) = self.kernel.read(|view| {
+        let stretch = self.kernel.read(|view| {
             let Some(info) = read::partition(view.state, topic_id, number)? else {
-                return Ok((Vec::new(), Vec::new(), false));
+                return Ok(Stretch::Here(Vec::new()));
             };
             let end = info.last_stable_offset;
-            let stretch = read::read_batches(view.state, topic_id, number, offset, end, limit)?;
-            let Stretch::Here(batches) = stretch else {
-                return Ok((Vec::new(), Vec::new(), true));
-            };
-            let end = batches.last().map_or(offset, StoredBatch::end_offset);
-            let aborted = read::aborted_transactions(view.state, topic_id, number, offset, end)?;
-            Ok((batches, aborted, false))
+            read::read_batches(view.state, topic_id, number, offset, end, limit)
         })?;
-        if is_in_object {
-            let message = format!(
-                "records of topic \"{topic}\" from offset {offset} on are in the object store, which SQL does not read; consume them over the Kafka protocol"
-            );
-            return Err(SqlError::new(crate::error::sqlstate::FEATURE_NOT_SUPPORTED, message));
-        }
+        let batches = match stretch {
+            Stretch::Here(batches) => batches,
+            Stretch::InObject(range) => self.read_object(topic, &range, offset).await?,
+        };
+        let end = batches.last().map_or(offset, StoredBatch::end_offset);
+        // A transaction that ended below the last stable offset has ended for good.
+        let aborted = self
+            .kernel
+            .read(|view| read::aborted_transactions(view.state, topic_id, number, offset, end))?;
         let mut records = Vec::new();
         let mut next = offset;
         for stored in batches {
@@ -291,9 +314,10 @@ impl PartitionStream for TopicStream {
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let this = self.clone();
         let batches = futures::stream::try_unfold(None, move |scan| {
-            let next = this.next_batch(scan);
+            let this = this.clone();
             async move {
                 tokio::task::yield_now().await;
+                let next = this.next_batch(scan).await;
                 next.map_err(|error| DataFusionError::External(Box::new(error)))
             }
         });
@@ -304,7 +328,7 @@ impl PartitionStream for TopicStream {
 type NextBatch = Option<(datafusion::arrow::array::RecordBatch, Option<TopicScan>)>;
 
 impl TopicStream {
-    fn next_batch(&self, scan: Option<TopicScan>) -> Result<NextBatch, SqlError> {
+    async fn next_batch(&self, scan: Option<TopicScan>) -> Result<NextBatch, SqlError> {
         let source = &self.source;
         let mut scan = match scan {
             Some(scan) => scan,
@@ -326,7 +350,7 @@ impl TopicStream {
             }
         };
         let (records, next) =
-            source.reader.read(&source.topic, scan.partition, scan.offset, READ_BYTES_MAX)?;
+            source.reader.read(&source.topic, scan.partition, scan.offset, READ_BYTES_MAX).await?;
         let rows: Vec<Row> = records
             .into_iter()
             .filter(|record| (scan.offset..end).contains(&record.offset))
@@ -381,7 +405,70 @@ fn json_field(json: &serde_json::Value, column: &Column) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::{Bytes, BytesMut};
+    use proteus_kernel_api::topic::batch::{NewRecord, frame_batch, put_batch};
+    use proteus_kernel_api::topic::tiering::{NewObject, ObjectId, ObjectName, movable_batches};
+    use proteus_kernel_api::topic::{Op, TopicId};
+    use proteus_kernel_api::{Minitransaction, Outcome};
+
     use super::*;
+
+    #[tokio::test]
+    async fn old_records_are_read_from_the_object_store() {
+        let kernel = proteus_testkit::memory_kernel();
+        let directory = tempfile::tempdir().unwrap();
+        let objects = Objects::open(&directory.path().to_string_lossy()).unwrap();
+        let (topic_id, object_id) = (TopicId([1; 16]), ObjectId([2; 16]));
+        let config = [
+            ("remote.storage.enable", "true"),
+            ("retention.ms", "-1"),
+            ("local.retention.ms", "0"),
+            ("segment.bytes", "150"),
+        ];
+        let config = config.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = BTreeMap::from(config);
+        let mut ops =
+            vec![Op::CreateTopic { name: "t".to_owned(), topic_id, partition_count: 1, config }];
+        for number in 0..4 {
+            let value = Some(Bytes::from(format!("record {number}")));
+            let batch = frame_batch(&[NewRecord { value, ..NewRecord::default() }], number);
+            ops.push(Op::Append { topic_id, partition: 0, batch: batch.unwrap() });
+        }
+        ops.push(Op::ReserveObject { topic_id, partition: 0, object_id });
+        for op in ops {
+            let outcome = kernel.commit(Minitransaction::of(op)).await.unwrap();
+            assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+        }
+        let old =
+            kernel.read(|view| movable_batches(view.state, topic_id, 0, view.now_ms)).unwrap();
+        assert!(!old.is_empty() && old.len() < 4, "some records move: {}", old.len());
+        let mut bytes = BytesMut::new();
+        for batch in &old {
+            put_batch(&mut bytes, batch.base_offset, batch.leader_epoch, &batch.bytes);
+        }
+        let name = ObjectName { topic_id, partition: 0, object_id };
+        objects.put(&name.path(), vec![bytes.freeze()]).await.unwrap();
+        let object = NewObject::of(object_id, &old);
+        let moved = kernel.commit(Minitransaction::of(Op::MoveToObject { object })).await.unwrap();
+        assert!(matches!(moved, Outcome::Committed { .. }), "{moved:?}");
+
+        let topics = KernelTopics::new(kernel.clone(), Some(objects));
+        let mut found = Vec::new();
+        let mut offset = 0;
+        while offset < 4 {
+            let (records, next) = topics.read("t", 0, offset, 1).await.unwrap();
+            found.extend(records.into_iter().filter(|record| record.offset >= offset));
+            assert!(next > offset, "it gets on");
+            offset = next;
+        }
+        let values: Vec<_> = found.iter().filter_map(|record| record.value.clone()).collect();
+        let expected: Vec<_> = (0..4).map(|n| format!("record {n}").into_bytes()).collect();
+        assert_eq!(values, expected);
+        let without = KernelTopics::new(kernel, None);
+        assert!(without.read("t", 0, 0, 1).await.is_err(), "and not passed over without it");
+    }
 
     #[test]
     fn fields_of_another_type_are_null() {
