@@ -8,22 +8,30 @@ use std::sync::Arc;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::rows::Rows;
 use crate::table::Table;
 use crate::{Direction, DiskImage, DiskStore, Read, State, StoreError, Visit};
 
 /// An ordered key space: changes since the last checkpoint in memory, older ones on disk.
 ///
-/// Lookup order is active table, frozen table, disk; the first that knows the key wins. While a
+/// Lookup order is active table, frozen table, rows read lately, disk; the first that knows the key wins. While a
 /// checkpoint is being written, its changes stand in the frozen table *and* may already be on disk:
 /// both say the same.
 #[derive(Debug, Default)]
 pub struct LayeredStore {
     active: Table,
     frozen: Option<Arc<Table>>,
-    disk: Option<DiskStore>,
+    disk: Option<Disk>,
     /// Of every change that was ever made and not rolled back, in order.
     digest: u64,
     digest_at_savepoint: u64,
+}
+
+/// What is on disk, and what of it is in memory.
+#[derive(Debug, Clone)]
+struct Disk {
+    store: DiskStore,
+    rows: Arc<Rows>,
 }
 
 /// Changes on their way to disk. Written outside the store's lock, so that a checkpoint pauses
@@ -31,7 +39,7 @@ pub struct LayeredStore {
 #[derive(Debug)]
 pub struct Checkpoint {
     changes: Arc<Table>,
-    disk: DiskStore,
+    disk: Disk,
 }
 
 /// Changes that are on disk: memory to be freed.
@@ -44,7 +52,9 @@ impl Checkpoint {
     /// # Errors
     /// If the disk fails; nothing of the checkpoint is then visible after a restart.
     pub fn write(&self) -> Result<(), StoreError> {
-        self.disk.ingest(self.changes.iter())
+        self.disk.store.ingest(self.changes.iter())?;
+        self.disk.rows.renew(&self.changes);
+        Ok(())
     }
 }
 
@@ -56,12 +66,13 @@ impl LayeredStore {
 
     /// A store over what `disk` holds.
     pub fn over(disk: DiskStore) -> LayeredStore {
+        let disk = Disk { store: disk, rows: Arc::default() };
         LayeredStore { disk: Some(disk), ..LayeredStore::default() }
     }
 
     /// The part on disk as it is now, at some checkpoint; `None` in memory.
     pub fn image(&self) -> Option<DiskImage> {
-        self.disk.as_ref().map(DiskStore::image)
+        self.disk.as_ref().map(|disk| disk.store.image())
     }
 
     /// Approximate memory held by changes not yet frozen, in bytes.
@@ -116,10 +127,13 @@ impl Read for LayeredStore {
         {
             return Ok(value.clone());
         }
-        match &self.disk {
-            Some(disk) => disk.get(key),
-            None => Ok(None),
+        let Some(disk) = &self.disk else { return Ok(None) };
+        if let Some(value) = disk.rows.get(key) {
+            return Ok(value);
         }
+        let value = disk.store.get(key)?;
+        disk.rows.read(key, value.as_ref());
+        Ok(value)
     }
 
     fn scan(
@@ -136,7 +150,7 @@ impl Read for LayeredStore {
         let active = in_direction(self.active.range(bounds), direction);
         let frozen =
             self.frozen.as_deref().map(|frozen| in_direction(frozen.range(bounds), direction));
-        let disk = self.disk.as_ref().map(|disk| disk.range(start, end, direction));
+        let disk = self.disk.as_ref().map(|disk| disk.store.range(start, end, direction));
         let mut merge = Merge {
             active: active.peekable(),
             frozen: frozen.into_iter().flatten().peekable(),

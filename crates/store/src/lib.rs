@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   apply ──put/delete──▶ active table ──freeze──▶ frozen table ──one ingestion──▶ disk
-//!   read  ──get/scan────▶ active, then frozen, then disk
+//!   read  ──get/scan────▶ active, then frozen, then (get) rows read lately, then disk
 //! ```
 //!
 //! A store is always at a prefix of its shard's log. [`LayeredStore`] holds recent changes in memory
@@ -14,6 +14,7 @@
 mod disk;
 mod image;
 mod layered;
+mod rows;
 mod table;
 
 use std::ops::ControlFlow;
