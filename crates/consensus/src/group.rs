@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::impls::ProgressResponder;
@@ -154,6 +155,26 @@ impl Group {
     /// # Errors
     /// If log or replica fail.
     pub async fn open(
+        options: GroupOptions,
+        log: Log,
+        replica: Arc<dyn Replica>,
+        transport: Arc<dyn Transport>,
+    ) -> io::Result<Group> {
+        Group::boxed_open(options, log, replica, transport).await
+    }
+
+    /// Behind a pointer, so that the library is compiled in this crate, once and as its profile says, and
+    /// not again in whatever awaits it.
+    fn boxed_open(
+        options: GroupOptions,
+        log: Log,
+        replica: Arc<dyn Replica>,
+        transport: Arc<dyn Transport>,
+    ) -> BoxFuture<'static, io::Result<Group>> {
+        Box::pin(Group::open_here(options, log, replica, transport))
+    }
+
+    async fn open_here(
         options: GroupOptions,
         log: Log,
         replica: Arc<dyn Replica>,
