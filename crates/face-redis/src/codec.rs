@@ -7,6 +7,7 @@
 //! Nothing is allocated on a peer's word: an argument is cut out of the bytes once they are there.
 
 use bytes::{Buf, Bytes, BytesMut};
+use smallvec::SmallVec;
 
 /// Most arguments of a command, its name included, as in Redis.
 pub const ARGUMENTS_MAX: usize = 1024 * 1024;
@@ -83,7 +84,7 @@ fn decode_array(buffer: &mut BytesMut, limits: Limits) -> Result<Option<Argument
         });
     }
     // The count is only a bound so far: spans are added as arguments arrive.
-    let mut spans = Vec::with_capacity(count.clamp(0, 16) as usize);
+    let mut spans = SmallVec::<[Span; 8]>::new();
     for _ in 0..count.max(0) {
         match buffer.get(place) {
             None => return incomplete(buffer, place),
@@ -119,8 +120,17 @@ fn decode_array(buffer: &mut BytesMut, limits: Limits) -> Result<Option<Argument
         spans.push(Span { start, end });
         place = end + 2;
     }
-    let frame = buffer.split_to(place).freeze();
-    Ok(Some(spans.into_iter().map(|span| frame.slice(span.start..span.end)).collect()))
+    let mut frame = buffer.split_to(place).freeze();
+    let last = spans.pop();
+    let mut arguments = Vec::with_capacity(spans.len() + 1);
+    arguments.extend(spans.into_iter().map(|span| frame.slice(span.start..span.end)));
+    if let Some(span) = last {
+        // What is left of the frame is for nobody else.
+        frame.truncate(span.end);
+        frame.advance(span.start);
+        arguments.push(frame);
+    }
+    Ok(Some(arguments))
 }
 
 fn incomplete(buffer: &BytesMut, place: usize) -> Result<Option<Arguments>, Malformed> {

@@ -126,7 +126,7 @@ impl Collection {
 
     /// One that stands under no key yet.
     pub(crate) fn fresh(kind: Kind) -> Collection {
-        Collection::new(kind, Before { stored: None, is_live: false })
+        Collection::new(kind, Before::ABSENT)
     }
 
     pub(crate) fn decode(head: Head, before: Before) -> Option<Collection> {
@@ -258,7 +258,8 @@ impl Collection {
             Data::Spread(id) => {
                 self.spread.put_bytes += element_bytes(place, &value);
                 self.spread.put_count += 1;
-                exec.access.put(layout::element(*id, place), value);
+                // Of its own, so that it does not keep all that the command brought.
+                exec.access.put(layout::element(*id, place), Bytes::copy_from_slice(&value));
             }
         }
     }
@@ -346,6 +347,8 @@ impl Collection {
         self.spread = Spread { count: self.count, ..Spread::default() };
         for (place, value) in elements {
             self.spread.bytes += element_bytes(&place, &value);
+            // Of its own: it was a part of all of them.
+            let value = Bytes::copy_from_slice(&value);
             exec.access.put(layout::element(id, &place), value);
         }
         self.data = Data::Spread(id);

@@ -12,6 +12,7 @@ use proteus_types::CommitTs;
 use crate::acl::User;
 use crate::collection::Collection;
 use crate::head::{Head, Kind};
+use crate::layout::HeadPlace;
 use crate::memory::charge;
 use crate::random::Random;
 use crate::reply::Reply;
@@ -119,11 +120,16 @@ impl Access for ReadOnly<'_> {
 
 /// A key before a command changes it: what is stored, and whether it is there to be seen.
 pub(crate) struct Before {
+    /// Where its head stands, if that was worked out.
+    place: Option<HeadPlace>,
     pub(crate) stored: Option<Head>,
     pub(crate) is_live: bool,
 }
 
 impl Before {
+    /// Of a key that is not there.
+    pub(crate) const ABSENT: Before = Before { place: None, stored: None, is_live: false };
+
     /// The head, unless absent or expired.
     pub(crate) fn live(&self) -> Option<&Head> {
         self.stored.as_ref().filter(|_| self.is_live)
@@ -178,19 +184,18 @@ impl<'a> Exec<'a> {
         &*self.access
     }
 
-    fn stored(&self, db: u8, key: &[u8]) -> Result<Option<Head>, StoreError> {
+    fn stored(&self, place: &[u8]) -> Result<Option<Head>, StoreError> {
         // The store has no key that long.
-        if key.len() > KEY_BYTES_MAX {
+        if place.len() > KEY_BYTES_MAX + layout::HEAD_PREFIX_BYTES {
             return Ok(None);
         }
-        let place = layout::head(db, key);
-        self.access.get(&place)?.map(|bytes| Head::decode(&place, &bytes)).transpose()
+        self.access.get(place)?.map(|bytes| Head::decode(place, bytes)).transpose()
     }
 
     /// The head of `key`, unless absent or expired.
     pub(crate) fn head(&self, key: &[u8]) -> Result<Option<Head>, StoreError> {
-        let now_ms = self.now_ms();
-        Ok(self.stored(self.db, key)?.filter(|head| !head.is_expired(now_ms)))
+        let stored = self.stored(&layout::head(self.db, key))?;
+        Ok(stored.filter(|head| !head.is_expired(self.now_ms())))
     }
 
     pub(crate) fn exists(&self, key: &[u8]) -> Result<bool, StoreError> {
@@ -198,9 +203,10 @@ impl<'a> Exec<'a> {
     }
 
     pub(crate) fn before(&self, key: &[u8]) -> Result<Before, StoreError> {
-        let stored = self.stored(self.db, key)?;
+        let place = layout::head(self.db, key);
+        let stored = self.stored(&place)?;
         let is_live = stored.as_ref().is_some_and(|head| !head.is_expired(self.now_ms()));
-        Ok(Before { stored, is_live })
+        Ok(Before { place: Some(place), stored, is_live })
     }
 
     /// The string under `key`.
@@ -261,6 +267,18 @@ impl<'a> Exec<'a> {
         self.put_head(key, before, Kind::String, false, expire_at_ms, value)
     }
 
+    fn place(&self, before: &Before, key: &[u8]) -> Bytes {
+        let Some(place) = &before.place else {
+            return Bytes::copy_from_slice(&layout::head(self.db, key));
+        };
+        debug_assert_eq!(
+            *place,
+            layout::head(self.db, key),
+            "what was looked at is what is changed"
+        );
+        Bytes::copy_from_slice(place)
+    }
+
     /// Writes the head of a key and what goes with it: counts and the index by time.
     pub(crate) fn put_head(
         &mut self,
@@ -290,7 +308,7 @@ impl<'a> Exec<'a> {
             self.add_to_sums(self.db, i64::from(is_new), expires, bytes)?;
         }
         let bytes = Head::encode(kind, is_large, self.access.commit_ts(), expire_at_ms, body);
-        self.access.put(layout::head(self.db, key), bytes);
+        self.access.put(self.place(before, key), bytes);
         if before.live().is_none() {
             self.notify(Class::New, "new", key);
         }
@@ -316,7 +334,7 @@ impl<'a> Exec<'a> {
 
     /// Removes what a collection keeps beside its head.
     fn drop_elements(&mut self, key: &[u8], head: &Head) -> Result<(), StoreError> {
-        let held = Collection::decode(head.clone(), Before { stored: None, is_live: false });
+        let held = Collection::decode(head.clone(), Before::ABSENT);
         let Some(held) = held else { return Ok(()) };
         if let Some(at_ms) = held.field_expiry_ms() {
             self.access.delete(layout::timed(layout::KIND_FIELD_EXPIRY, at_ms, self.db, key));
@@ -367,7 +385,7 @@ impl<'a> Exec<'a> {
         let Some(head) = &before.stored else { return Ok(false) };
         self.discard(key, before, keeps_elements)?;
         if keeps_elements {
-            let held = Collection::decode(head.clone(), Before { stored: None, is_live: false });
+            let held = Collection::decode(head.clone(), Before::ABSENT);
             if let Some(at_ms) = held.and_then(|held| held.field_expiry_ms()) {
                 let place = layout::timed(layout::KIND_FIELD_EXPIRY, at_ms, self.db, key);
                 self.access.delete(place);
@@ -379,7 +397,7 @@ impl<'a> Exec<'a> {
         let expires = -i64::from(head.expire_at_ms.is_some());
         let bytes = charge(key, head.kind, &head.body);
         self.add_to_sums(self.db, -1, expires, -bytes.cast_signed())?;
-        self.access.delete(layout::head(self.db, key));
+        self.access.delete(self.place(before, key));
         Ok(before.is_live)
     }
 
@@ -421,7 +439,7 @@ impl<'a> Exec<'a> {
     pub(crate) fn replace(&mut self, key: &Bytes, mut held: Collection) -> Result<(), StoreError> {
         let before = self.before(key)?;
         self.remove_known(key, &before, false)?;
-        held.set_before(Before { stored: None, is_live: before.is_live });
+        held.set_before(Before { place: before.place, stored: None, ..before });
         self.save(key, held)
     }
 
@@ -489,7 +507,7 @@ impl<'a> Exec<'a> {
         })?;
         let own = std::mem::replace(&mut self.db, db);
         for key in keys {
-            let before = Before { stored: self.stored(db, &key)?, is_live: true };
+            let before = Before { is_live: true, ..self.before(&key)? };
             self.remove_known(&key, &before, false)?;
         }
         self.db = own;
@@ -523,7 +541,7 @@ impl<'a> Exec<'a> {
                 next = position;
                 return ControlFlow::Break(());
             }
-            match Head::decode(place, bytes) {
+            match Head::decode(place, bytes.clone()) {
                 Err(error) => {
                     fault = Some(error);
                     return ControlFlow::Break(());

@@ -4,7 +4,7 @@
 //! version  type | flags << 4  revision[8]  expire_at_ms[8] if there is one  body
 //! ```
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use proteus_machine::key::take_u64;
 use proteus_store::StoreError;
 use proteus_types::CommitTs;
@@ -85,7 +85,9 @@ impl Head {
         expire_at_ms: Option<u64>,
         body: &[u8],
     ) -> Bytes {
-        let mut bytes = Vec::with_capacity(18 + body.len());
+        // As long as it will be: bytes that are handed over with room to spare are kept in two pieces.
+        let length = 10 + if expire_at_ms.is_some() { 8 } else { 0 } + body.len();
+        let mut bytes = Vec::with_capacity(length);
         let flags = if expire_at_ms.is_some() { FLAG_EXPIRES } else { 0 }
             | if is_large { FLAG_LARGE } else { 0 };
         bytes.extend_from_slice(&[FORMAT_VERSION, kind as u8 | flags << 4]);
@@ -97,12 +99,12 @@ impl Head {
         Bytes::from(bytes)
     }
 
-    pub(crate) fn decode(place: &[u8], bytes: &Bytes) -> Result<Head, StoreError> {
+    pub(crate) fn decode(place: &[u8], bytes: Bytes) -> Result<Head, StoreError> {
         Head::try_decode(bytes)
             .ok_or_else(|| StoreError::corrupt(place, "not a head of a version known here"))
     }
 
-    fn try_decode(bytes: &Bytes) -> Option<Head> {
+    fn try_decode(mut bytes: Bytes) -> Option<Head> {
         let (&[version, kind], rest) = bytes.split_first_chunk::<2>()?;
         if version != FORMAT_VERSION {
             return None;
@@ -114,12 +116,14 @@ impl Head {
             let (at_ms, after) = take_u64(rest)?;
             (expire_at_ms, rest) = (Some(at_ms), after);
         }
+        let body_start = bytes.len() - rest.len();
+        bytes.advance(body_start);
         Some(Head {
             kind: Kind::from_number(kind & 0x0F)?,
             is_large: flags & FLAG_LARGE != 0,
             revision: Revision(CommitTs(revision)),
             expire_at_ms,
-            body: bytes.slice(bytes.len() - rest.len()..),
+            body: bytes,
         })
     }
 

@@ -25,6 +25,7 @@
 use bytes::Bytes;
 use proteus_machine::key::{KeyBuilder, take_u64};
 use proteus_types::Slot;
+use smallvec::SmallVec;
 
 use crate::SPACE;
 use crate::random::hash32;
@@ -57,14 +58,17 @@ pub(crate) fn invalidated(db: u8, key: &[u8]) -> Bytes {
 /// Bytes before the key itself in a head's place: space, kind, database, slot, hash.
 pub(crate) const HEAD_PREFIX_BYTES: usize = 9;
 
+/// Where a head stands. Most are looked up and no more, and need no memory of their own.
+pub(crate) type HeadPlace = SmallVec<[u8; 64]>;
+
 /// Where the head of `key` stands.
-pub(crate) fn head(db: u8, key: &[u8]) -> Bytes {
-    let mut bytes = Vec::with_capacity(HEAD_PREFIX_BYTES + key.len());
-    bytes.extend_from_slice(&[SPACE, KIND_HEAD, db]);
-    bytes.extend_from_slice(&Slot::of_key(key).number().to_be_bytes());
-    bytes.extend_from_slice(&hash32(key).to_be_bytes());
+pub(crate) fn head(db: u8, key: &[u8]) -> HeadPlace {
+    let mut bytes = HeadPlace::with_capacity(HEAD_PREFIX_BYTES + key.len());
+    let [slot_high, slot_low] = Slot::of_key(key).number().to_be_bytes();
+    let [a, b, c, d] = hash32(key).to_be_bytes();
+    bytes.extend_from_slice(&[SPACE, KIND_HEAD, db, slot_high, slot_low, a, b, c, d]);
     bytes.extend_from_slice(key);
-    Bytes::from(bytes)
+    bytes
 }
 
 /// Where the heads of a database begin whose slot and hash, as one number, are at least `position`.

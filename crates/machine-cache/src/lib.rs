@@ -29,8 +29,11 @@ mod settings;
 use bytes::Bytes;
 use proteus_machine::{Abort, Ctx, Machine, View};
 use proteus_store::{Direction, Read, StoreError};
-use serde::{Deserialize, Serialize};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use smallvec::SmallVec;
 
+use std::fmt;
 use std::ops::ControlFlow;
 
 pub use declared::{
@@ -75,7 +78,46 @@ pub struct Call {
     /// Who asks, so that a client need not be told of its own changes; 0 for nobody.
     pub origin: u64,
     /// The command's name, then its arguments.
+    #[serde(deserialize_with = "pieces")]
     pub arguments: Vec<Bytes>,
+}
+
+/// Calls of at most so many bytes have their arguments in one piece of memory: whoever keeps one of them
+/// keeps no more than that of the others.
+const SHARED_BYTES_MAX: usize = 1024;
+
+/// Reads the arguments of a call; those of a small one into one piece of memory, which costs less than as
+/// many pieces.
+fn pieces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Bytes>, D::Error> {
+    struct Pieces;
+
+    impl<'de> Visitor<'de> for Pieces {
+        type Value = SmallVec<[&'de [u8]; 8]>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("arguments")
+        }
+
+        fn visit_seq<S: SeqAccess<'de>>(self, mut all: S) -> Result<Self::Value, S::Error> {
+            let mut pieces = SmallVec::new();
+            while let Some(piece) = all.next_element()? {
+                pieces.push(piece);
+            }
+            Ok(pieces)
+        }
+    }
+
+    let pieces = deserializer.deserialize_seq(Pieces)?;
+    let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+    if length > SHARED_BYTES_MAX {
+        return Ok(pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect());
+    }
+    let mut all = Vec::with_capacity(length);
+    for piece in &pieces {
+        all.extend_from_slice(piece);
+    }
+    let mut all = Bytes::from(all);
+    Ok(pieces.iter().map(|piece| all.split_to(piece.len())).collect())
 }
 
 impl Call {
@@ -308,7 +350,7 @@ pub fn revision(state: &dyn Read, now_ms: u64, db: u8, key: &[u8]) -> Result<Rev
         Ok(invalidated.unwrap_or(Revision::ABSENT))
     };
     let Some(bytes) = state.get(&place)? else { return absent() };
-    let head = Head::decode(&place, &bytes)?;
+    let head = Head::decode(&place, bytes)?;
     if head.is_expired(now_ms) { absent() } else { Ok(head.revision) }
 }
 
@@ -320,6 +362,21 @@ pub fn answer(view: View<'_>, call: &Call) -> Result<Reply, StoreError> {
     let mut access = ReadOnly(view);
     let mut exec = Exec::new(&mut access, call.db, call.seed);
     settle(commands::run_reader(&mut exec, &call.arguments))
+}
+
+/// As [`answer`], of the command that the call names: for those who have looked it up, and seen that the
+/// number of arguments is right.
+///
+/// # Errors
+/// As [`answer`].
+pub fn answer_known(
+    view: View<'_>,
+    command: &commands::Command,
+    call: &Call,
+) -> Result<Reply, StoreError> {
+    let mut access = ReadOnly(view);
+    let mut exec = Exec::new(&mut access, call.db, call.seed);
+    settle(commands::run_known_reader(&mut exec, command, &call.arguments))
 }
 
 /// A key's type and how many elements it has, if it is there; what those who wait for one ask.

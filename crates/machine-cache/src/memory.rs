@@ -106,7 +106,7 @@ fn each_head(
     let mut fault = None;
     view.state.scan(&start, &end, Direction::Ascending, &mut |place, bytes| {
         let Some((_, key)) = layout::split_head(place) else { return ControlFlow::Continue(()) };
-        match Head::decode(place, bytes) {
+        match Head::decode(place, bytes.clone()) {
             Ok(head) => visit(key, head),
             Err(error) => {
                 fault = Some(error);
@@ -181,7 +181,7 @@ pub fn soonest(view: View<'_>, count: usize) -> Result<Vec<Candidate>, StoreErro
     for (db, key) in places {
         let place = layout::head(db, &key);
         let Some(bytes) = view.state.get(&place)? else { continue };
-        let head = Head::decode(&place, &bytes)?;
+        let head = Head::decode(&place, bytes)?;
         found.push(Candidate {
             db,
             revision: head.revision,

@@ -30,7 +30,26 @@ pub fn parse_integer(bytes: &[u8]) -> Option<i64> {
 
 /// An integer as text.
 pub(crate) fn integer_text(number: i64) -> Bytes {
-    Bytes::from(number.to_string())
+    Bytes::copy_from_slice(integer_digits(number, &mut [0; 20]))
+}
+
+/// An integer as text, written at the end of a buffer that takes the longest.
+pub(crate) fn integer_digits(number: i64, buffer: &mut [u8; 20]) -> &[u8] {
+    let mut place = buffer.len();
+    let mut rest = number.unsigned_abs();
+    loop {
+        place -= 1;
+        buffer[place] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if number < 0 {
+        place -= 1;
+        buffer[place] = b'-';
+    }
+    &buffer[place..]
 }
 
 /// The floating point number that `bytes` spell, as C's `strtod` reads it; NaN is none.
@@ -217,6 +236,9 @@ mod tests {
             (" 1", None),
         ] {
             assert_eq!(parse_integer(text.as_bytes()), number, "{text}");
+            if let Some(number) = number {
+                assert_eq!(integer_text(number), text);
+            }
         }
     }
 

@@ -286,3 +286,34 @@ fn what_the_store_could_not_hold_is_refused() {
         assert!(!bench.run(&line.replace("{}", &long)).is_error(), "{line}");
     }
 }
+
+#[test]
+fn every_command_is_found_by_its_name_in_any_case() {
+    for command in commands::table() {
+        for name in [command.name.to_owned(), command.name.to_uppercase()] {
+            let found = commands::find(name.as_bytes()).unwrap();
+            assert_eq!(found.name, command.name);
+        }
+    }
+    for name in ["", "ge", "gett", "nosuchcommand", "a name that is longer than any"] {
+        assert!(commands::find(name.as_bytes()).is_none(), "{name}");
+    }
+}
+
+#[test]
+fn a_call_comes_back_from_the_log_as_it_was() {
+    for length in [0, 1, SHARED_BYTES_MAX - 4, SHARED_BYTES_MAX, 100_000] {
+        let mut call = Call::new(&[b"SET", &b""[..], &vec![7; length]]);
+        (call.db, call.seed, call.origin) = (3, 5, u64::MAX);
+        let bytes = postcard::to_stdvec(&call).unwrap();
+        assert_eq!(postcard::from_bytes::<Call>(&bytes).unwrap(), call);
+        for cut in [1, 2, bytes.len() / 2, bytes.len() - 1] {
+            assert!(postcard::from_bytes::<Call>(&bytes[..cut]).is_err());
+        }
+    }
+    let none = Call::new::<&[u8]>(&[]);
+    let bytes = postcard::to_stdvec(&none).unwrap();
+    assert_eq!(postcard::from_bytes::<Call>(&bytes).unwrap(), none);
+    // A count that no bytes follow.
+    assert!(postcard::from_bytes::<Call>(&[0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F]).is_err());
+}

@@ -18,7 +18,7 @@ use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
 use proteus_kernel_api::cache::acl::User;
 use proteus_kernel_api::cache::commands::{Flags, Group, unknown_command};
-use proteus_kernel_api::cache::{Call, Reply, answer};
+use proteus_kernel_api::cache::{Call, Reply, answer_known};
 use proteus_kernel_api::{KernelError, Minitransaction, Outcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -42,6 +42,9 @@ const BUFFER_KEPT_BYTES_MAX: usize = 64 * 1024;
 
 /// Commands carried out together; a deeper pipeline is answered in pieces.
 const BATCH_COMMANDS_MAX: usize = 1024;
+
+/// Room for the slots of a proposal is kept for the next if it is for no more than this.
+const SLOTS_KEPT_MAX: usize = 128;
 
 /// Replies are written before the next command once they have grown to this, in bytes.
 const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
@@ -397,7 +400,7 @@ impl Session {
                 } else {
                     let reply = match self.about_use(command, &call.arguments) {
                         Some(reply) => Ok(reply),
-                        None => self.face.kernel.read(|view| answer(view, &call)),
+                        None => self.face.kernel.read(|view| answer_known(view, command, &call)),
                     };
                     let reply = reply.unwrap_or_else(|error| of_kernel(&error));
                     self.face.hub.note_read(command.keys, &reply);
@@ -479,7 +482,7 @@ impl Session {
         let share_us = us(took) / batch.slots.len().max(1) as u64;
         let mut calls = Calls::default();
         self.note_slow(batch.suspect.take(), us(took));
-        for (found, is_silent, slot) in batch.slots {
+        for (found, is_silent, slot) in batch.slots.drain(..) {
             let reply = match slot {
                 Slot::Ready(reply) => reply,
                 Slot::One => next_outcome(&mut outcomes).map_or_else(|error| error, reply_of),
@@ -502,6 +505,9 @@ impl Session {
             self.finish(found, is_silent, &reply);
         }
         self.face.slow.observe(calls, share_us * calls.count);
+        if self.batch.slots.is_empty() && batch.slots.capacity() <= SLOTS_KEPT_MAX {
+            self.batch.slots = batch.slots;
+        }
     }
 
     async fn own_command(&mut self, own: OwnCommand, found: Found, arguments: Vec<Bytes>) {

@@ -193,7 +193,7 @@ fn place_head(x: &mut Exec<'_>, db: u8, to: &Bytes, head: &Head) -> Result<(), S
     let own = std::mem::replace(&mut x.db, db);
     let target = x.before(to)?;
     x.remove_known(to, &target, false)?;
-    let nothing = Before { stored: None, is_live: false };
+    let nothing = Before::ABSENT;
     x.put_head(to, &nothing, head.kind, head.is_large, head.expire_at_ms, &head.body)?;
     if head.kind == Kind::Hash {
         let held = Collection::decode(head.clone(), nothing);
@@ -362,11 +362,11 @@ pub(crate) fn encoding(head: &Head) -> &'static str {
         (Kind::List, true) => "quicklist",
         (Kind::Set, true) | (Kind::Hash, true) => "hashtable",
         (Kind::Set, false) => {
-            let held = Collection::decode(head.clone(), Before { stored: None, is_live: false });
+            let held = Collection::decode(head.clone(), Before::ABSENT);
             if held.is_some_and(|held| held.meta.is_empty()) { "intset" } else { "listpack" }
         }
         (Kind::Hash, false) => {
-            let held = Collection::decode(head.clone(), Before { stored: None, is_live: false });
+            let held = Collection::decode(head.clone(), Before::ABSENT);
             if held.is_some_and(|held| held.field_expiry_ms().is_some()) {
                 "listpackex"
             } else {

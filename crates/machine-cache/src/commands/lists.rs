@@ -95,7 +95,9 @@ impl List {
     }
 
     fn set_meta(&mut self, first: u64, bytes: u64) {
-        self.0.meta = [first.to_be_bytes(), bytes.to_be_bytes()].concat();
+        self.0.meta.clear();
+        self.0.meta.extend_from_slice(&first.to_be_bytes());
+        self.0.meta.extend_from_slice(&bytes.to_be_bytes());
     }
 
     fn grow_bytes(&mut self, by: i64) {

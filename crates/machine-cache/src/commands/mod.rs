@@ -187,6 +187,28 @@ static TABLE: LazyLock<Vec<Command>> = LazyLock::new(|| {
 /// Longest name in the table; a longer one is unknown without being looked up.
 const NAME_BYTES_MAX: usize = 24;
 
+/// Where a name's hash says that its command is, or else behind it: every request asks, some twice.
+static PLACES: LazyLock<[Option<u16>; PLACE_COUNT]> = LazyLock::new(|| {
+    let mut places = [None; PLACE_COUNT];
+    for (index, command) in TABLE.iter().enumerate() {
+        let mut place = place_of(command.name.as_bytes());
+        while places[place].is_some() {
+            place = (place + 1) % PLACE_COUNT;
+        }
+        places[place] = u16::try_from(index).ok();
+    }
+    places
+});
+
+/// Four times the commands that there are, and more: some places stay empty, and end a search.
+const PLACE_COUNT: usize = 1024;
+
+fn place_of(lower: &[u8]) -> usize {
+    let hash =
+        lower.iter().fold(0u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    (hash ^ hash >> 15) as usize % PLACE_COUNT
+}
+
 /// All commands, sorted by name.
 pub fn table() -> &'static [Command] {
     &TABLE
@@ -198,8 +220,15 @@ pub fn find(name: &[u8]) -> Option<&'static Command> {
     let lower = lower.get_mut(..name.len())?;
     lower.copy_from_slice(name);
     lower.make_ascii_lowercase();
-    let at = TABLE.binary_search_by(|command| command.name.as_bytes().cmp(lower)).ok()?;
-    TABLE.get(at)
+    let (places, table) = (&*PLACES, &*TABLE);
+    let mut place = place_of(lower);
+    loop {
+        let command = table.get(usize::from(places[place]?))?;
+        if command.name.as_bytes() == lower {
+            return Some(command);
+        }
+        place = (place + 1) % PLACE_COUNT;
+    }
 }
 
 impl Command {
@@ -312,7 +341,17 @@ pub(crate) fn run(exec: &mut Exec<'_>, arguments: &[Bytes]) -> Result {
 
 /// Runs a command that changes nothing.
 pub(crate) fn run_reader(exec: &mut Exec<'_>, arguments: &[Bytes]) -> Result {
-    let command = checked(arguments)?;
+    let command = known(arguments)?;
+    run_known_reader(exec, command, arguments)
+}
+
+/// As [`run_reader`], of the command that the arguments name, their number being right.
+pub(crate) fn run_known_reader(
+    exec: &mut Exec<'_>,
+    command: &Command,
+    arguments: &[Bytes],
+) -> Result {
+    check_lengths(command, arguments)?;
     if command.is_write() {
         return error("ERR the command writes, and was asked to read");
     }
@@ -320,6 +359,12 @@ pub(crate) fn run_reader(exec: &mut Exec<'_>, arguments: &[Bytes]) -> Result {
 }
 
 fn checked(arguments: &[Bytes]) -> Result<&'static Command> {
+    let command = known(arguments)?;
+    check_lengths(command, arguments)?;
+    Ok(command)
+}
+
+fn known(arguments: &[Bytes]) -> Result<&'static Command> {
     let name = arguments.first().map(|name| &name[..]).unwrap_or_default();
     let Some(command) = find(name) else {
         return Err(Stop::Error(unknown_command(arguments).into()));
@@ -327,18 +372,22 @@ fn checked(arguments: &[Bytes]) -> Result<&'static Command> {
     if !command.takes(arguments.len()) {
         return wrong_arity(command.name);
     }
-    if arguments.iter().any(|argument| argument.len() > GROUP_BYTES_MAX) {
-        check_lengths(command, arguments)?;
-    }
     Ok(command)
 }
 
 /// Longest name of a consumer group or consumer, in bytes: a key of the store has both, escaped.
 pub(crate) const GROUP_BYTES_MAX: usize = 8 * 1024;
 
+fn check_lengths(command: &Command, arguments: &[Bytes]) -> Result<()> {
+    if arguments.iter().any(|argument| argument.len() > GROUP_BYTES_MAX) {
+        check_long(command, arguments)?;
+    }
+    Ok(())
+}
+
 /// Refuses what would be part of a key of the store and is longer than one may be: keys, members,
 /// fields, names of groups and functions. Values may be long.
-fn check_lengths(command: &Command, arguments: &[Bytes]) -> Result<()> {
+fn check_long(command: &Command, arguments: &[Bytes]) -> Result<()> {
     let is_longer = |at: usize, bytes_max: usize| {
         arguments.get(at).is_some_and(|argument| argument.len() > bytes_max)
     };

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::exec::{Before, Exec, NOT_A_FLOAT, NOT_AN_INTEGER, Result, SYNTAX, TOO_LONG, error};
 use crate::head::Kind;
-use crate::number::{NoSum, add_floats, integer_text, parse_integer};
+use crate::number::{NoSum, add_floats, integer_digits, parse_integer};
 use crate::reply::Reply;
 use crate::{Class, STRING_BYTES_MAX};
 
@@ -311,7 +311,7 @@ fn add(x: &mut Exec<'_>, a: &[Bytes], by: i64) -> Result {
     let Some(sum) = number.checked_add(by) else {
         return error("ERR increment or decrement would overflow");
     };
-    rewrite(x, key, &before, &integer_text(sum), "incrby")?;
+    rewrite(x, key, &before, integer_digits(sum, &mut [0; 20]), "incrby")?;
     Ok(Reply::Integer(sum))
 }
 
