@@ -61,6 +61,11 @@ impl SimDisk {
         self.world.lock().writes_left = None;
     }
 
+    /// Whether it would take a write.
+    pub fn has_power(&self) -> bool {
+        self.world.lock().writes_left != Some(0)
+    }
+
     /// Turns out to have lied: the last flushes of each file did nothing, so that a crash takes the
     /// whole second half of what was flushed.
     pub fn forget_flushes(&self) {
@@ -108,6 +113,13 @@ impl SimDisk {
             file.flushed = survived;
         }
         world.random = random;
+    }
+
+    /// The files and their lengths in bytes.
+    pub fn lengths(&self) -> Vec<(String, usize)> {
+        let world = self.world.lock();
+        let length = |file: &Mutex<FileImage>| file.lock().current.len();
+        world.files.iter().map(|(name, file)| (name.clone(), length(file))).collect()
     }
 
     /// Flips one bit of a file, as a failing medium does.

@@ -3,8 +3,8 @@
 //! Every replica keeps a digest of all changes it ever made, and remembers it for recent entries. A
 //! leader puts its own into each entry, so that every other compares at the same place. One that finds
 //! a difference asks all voters what they came to there. Who is with the majority goes on, and tells
-//! the others to look; who is not is taken out of service, and rebuilt from a replica that is. If there
-//! is no majority the leader is believed: it has answered clients.
+//! the others to look; who is not is taken out of service, and rebuilt from a replica that is. While no
+//! majority can tell, all go on, and the next entry is judged anew.
 //!
 //! Bytes that rot on disk are found by their checksums; what is found here is a replica that computes
 //! otherwise: another build, broken memory, a fault of ours.
@@ -152,12 +152,11 @@ impl<M: ShardMachine> Judge<M> {
         let Some(own) = digests.at(index) else { return false };
         let membership = self.shard.group().membership();
         let majority = membership.voters.len() / 2 + 1;
-        let mut known = BTreeMap::new();
         for attempt in 0..ASK_TRIES {
             if attempt > 0 {
                 task::sleep(ASK_AGAIN).await;
             }
-            known = self.ask_all(index).await;
+            let mut known = self.ask_all(index).await;
             known.insert(self.shard.node(), own);
             let votes = |digest: u64| {
                 let same = known
@@ -177,20 +176,11 @@ impl<M: ShardMachine> Judge<M> {
                 return true;
             }
         }
-        let leadership = self.shard.group().leadership();
-        match leadership.leader {
-            Some(leader) if leader != self.shard.node() && known.get(&leader) != Some(&own) => {
-                let reason = format!(
-                    "its state after entry {index} differs from that of the leader, {leader}, and no majority can tell who is right"
-                );
-                self.shard.condemn(reason).await;
-                true
-            }
-            _ => {
-                error!(%index, "a replica's state differs from this one, and no majority can tell which is right");
-                false
-            }
-        }
+        // Nobody is believed without a majority, the leader neither: taking out those that differ from it
+        // would leave it without a quorum, and them without a leader to be rebuilt from. The next entry
+        // is compared again, and more may answer then or remember it.
+        error!(%index, "a replica's state differs from this one, and no majority can tell which is right");
+        false
     }
 
     async fn ask_all(&self, index: LogIndex) -> BTreeMap<NodeId, u64> {

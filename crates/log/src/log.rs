@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use proteus_env::disk::Disk;
-use proteus_env::task::spawn_thread;
+use proteus_env::task::{self, spawn_thread};
 use proteus_types::{EntryId, LogIndex, ShardId};
 
 use crate::index::{Index, Placed};
@@ -70,6 +71,8 @@ pub struct LogOptions {
     /// Writes within each call instead of on a thread of the log's own. Slow; for simulations, whose
     /// runs must not depend on when a thread gets its turn.
     pub is_inline: bool,
+    /// Milliseconds that an inline writer lets pass before each write, as a slow disk does.
+    pub inline_pause_ms: Arc<AtomicU64>,
 }
 
 impl Default for LogOptions {
@@ -81,6 +84,7 @@ impl Default for LogOptions {
             flush_interval: None,
             cache_bytes_max: 8 * 1024 * 1024,
             is_inline: false,
+            inline_pause_ms: Arc::default(),
         }
     }
 }
@@ -123,6 +127,14 @@ enum WriterPlace {
     Thread(Option<std::thread::JoinHandle<()>>),
     /// In whoever calls.
     Inline(Box<Writer>),
+}
+
+impl Closer {
+    fn work_inline(&self) {
+        if let WriterPlace::Inline(writer) = &mut *self.writer.lock() {
+            writer.work_inline();
+        }
+    }
 }
 
 impl Drop for Closer {
@@ -297,12 +309,22 @@ impl Log {
     }
 
     fn wake_writer(&self) {
-        if self.shared.options.is_inline
-            && let WriterPlace::Inline(writer) = &mut *self.closer.writer.lock()
-        {
-            return writer.work_inline();
+        if !self.shared.options.is_inline {
+            self.shared.arrived.notify_one();
+            return;
         }
-        self.shared.arrived.notify_one();
+        let pause_ms = self.shared.options.inline_pause_ms.load(Ordering::Relaxed);
+        if pause_ms == 0 {
+            return self.closer.work_inline();
+        }
+        // Whoever comes first does what all before have asked for, so the order stays.
+        let closer = Arc::downgrade(&self.closer);
+        task::spawn(async move {
+            task::sleep(Duration::from_millis(pause_ms)).await;
+            if let Some(closer) = closer.upgrade() {
+                closer.work_inline();
+            }
+        });
     }
 
     fn submit(&self, request: Request) {

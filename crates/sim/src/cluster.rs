@@ -3,20 +3,26 @@
 //! ```text
 //!   callers ─▶ any node ─▶ its shard ─▶ leader's log ─▶ every node's log and state
 //!   readers ◀─ any node, behind its read barrier
-//!   trouble: ways cut, one or both; power cut at any write; nodes stopped; clocks set; disks full
+//!   trouble: ways cut, one or both; power cut at any write; nodes stopped; clocks set; disks full;
+//!            nodes that join, leave, come to vote and cease to
 //! ```
 //! Time is the runtime's, paused: it moves when nothing else can happen, so hours of trouble take
 //! seconds. Everything runs on one thread but the disks' background work.
 
-use std::collections::BTreeMap;
+mod decay;
+mod deviation;
+mod members;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
 use proteus_env::sim_disk::SimDisk;
 use proteus_env::{RuntimeClock, task};
 use proteus_kernel::{ChoreOptions, Shard, ShardOptions, Timing};
-use proteus_log::{Log, LogOptions};
+use proteus_log::{Log, LogError, LogOptions};
 use proteus_machine::KernelError;
 use proteus_shard_machine::{Minitransaction, Outcome};
 use proteus_types::{Member, NodeId, ShardId};
@@ -27,7 +33,9 @@ use crate::ledger;
 use crate::network::{Network, Traffic, Weather};
 use crate::producers::{self, Produced, Producers};
 use crate::random::Random;
-use crate::replica::Machine;
+use crate::replica::{self, Machine};
+
+pub use deviation::run_with_deviation;
 
 const START_MS: u64 = 1_700_000_000_000;
 
@@ -50,6 +58,8 @@ pub enum Planted {
     UnguardedReads,
     /// Disks say that they flushed what they did not.
     LyingDisks,
+    /// A replica computes otherwise; see [`run_with_deviation`].
+    Deviation,
 }
 
 /// How one run went.
@@ -69,6 +79,20 @@ pub struct Summary {
     pub gaps: u64,
     /// Elections won, but for the first.
     pub terms: u64,
+    /// Changes of members and voters asked for in trouble.
+    pub changes_asked: u64,
+    /// Those that were done.
+    pub changes_done: u64,
+    /// Times that a disk became slow.
+    pub slow_disks: u64,
+    /// Bits flipped in logs.
+    pub flipped_bits: u64,
+    /// Nodes whose log was found damaged, and which others took the place of.
+    pub damaged: u64,
+    /// Replicas taken out of service because they differed.
+    pub condemned: u64,
+    /// Of those, replicas that led then.
+    pub condemned_leading: u64,
     /// What the network did.
     pub traffic: Traffic,
     /// What Kafka's producers did, if they were there.
@@ -107,12 +131,7 @@ pub fn run_with<M: Machine>(
     planted: Planted,
     callers: Callers,
 ) -> Result<Summary, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .expect("a runtime for a run");
-    runtime.block_on(async {
+    in_paused_time(async {
         let mut world = World::<M>::new(seed, planted);
         if callers == Callers::Kafka {
             world.producers = Some(Producers::new(&mut world.random));
@@ -123,6 +142,16 @@ pub fn run_with<M: Machine>(
     })
 }
 
+/// Runs `future` on this thread, in time that moves when nothing else can happen.
+fn in_paused_time<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime for a run");
+    runtime.block_on(future)
+}
+
 struct Node<M: Machine> {
     id: NodeId,
     disk: SimDisk,
@@ -131,6 +160,14 @@ struct Node<M: Machine> {
     /// `None` while it is down.
     shard: Option<Arc<Shard<M>>>,
     is_founder: bool,
+    /// Whether it is to compute otherwise than the others.
+    deviates: Arc<AtomicBool>,
+    /// Milliseconds that its disk takes for each write.
+    disk_pause_ms: Arc<AtomicU64>,
+    /// Whether a bit of its log has flipped.
+    is_decayed: bool,
+    /// Whether its log was found damaged, so that another node has to take its place.
+    is_damaged: bool,
 }
 
 struct World<M: Machine> {
@@ -140,6 +177,10 @@ struct World<M: Machine> {
     nodes: BTreeMap<NodeId, Node<M>>,
     history: Arc<History>,
     producers: Option<Producers>,
+    /// The greatest number that a node was given; none is given twice.
+    newest: NodeId,
+    /// Nodes that were told to leave and may still be members.
+    leaving: BTreeSet<NodeId>,
     summary: Summary,
 }
 
@@ -154,6 +195,8 @@ impl<M: Machine> World<M> {
             nodes: BTreeMap::new(),
             history: Arc::default(),
             producers: None,
+            newest: NodeId(0),
+            leaving: BTreeSet::new(),
             summary: Summary::default(),
         }
     }
@@ -169,9 +212,13 @@ impl<M: Machine> World<M> {
             self.trouble().await?;
             if self.random.chance(20) {
                 self.all_well().await?;
+                if self.planted == Planted::Nothing && self.random.chance(30) {
+                    self.decay().await?;
+                }
             }
         }
         self.all_well().await?;
+        self.settle_members().await?;
         self.recovers().await?;
         self.summary.acknowledged = self.history.acknowledged_count();
         self.summary.gaps = self.history.gap_count();
@@ -190,15 +237,20 @@ impl<M: Machine> World<M> {
             clock: Arc::new(RuntimeClock::new(start_ms, drift_permille)),
             shard: None,
             is_founder: id == NodeId(1),
+            deviates: Arc::default(),
+            disk_pause_ms: Arc::default(),
+            is_decayed: false,
+            is_damaged: false,
         };
         self.nodes.insert(id, node);
+        self.newest = self.newest.max(id);
         self.start(id).await
     }
 
     async fn start(&mut self, id: NodeId) -> Result<(), String> {
         let random = &mut self.random;
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-        if node.shard.is_some() {
+        if node.shard.is_some() || node.is_damaged {
             return Ok(());
         }
         let log_options = LogOptions {
@@ -208,11 +260,16 @@ impl<M: Machine> World<M> {
             flush_interval: None,
             cache_bytes_max: 4 * 1024,
             is_inline: true,
+            inline_pause_ms: node.disk_pause_ms.clone(),
         };
         let log = match Log::open(Arc::new(node.disk.clone()), log_options) {
             Ok(log) => log,
             Err(error) if error.to_string().contains(POWER_CUT) => {
                 node.disk.crash();
+                return Ok(());
+            }
+            Err(LogError::Damaged { .. } | LogError::UnknownVersion { .. }) if node.is_decayed => {
+                node.is_damaged = true;
                 return Ok(());
             }
             Err(error) => return Err(format!("{id}'s log does not open: {error}")),
@@ -232,7 +289,15 @@ impl<M: Machine> World<M> {
             },
         };
         let store = node.directory.path().join("store");
-        let feed = Arc::new(ReplicaFeed::new(self.history.clone()));
+        if proteus_kernel::differs(&store) {
+            let leader = self.leader();
+            let Some(node) = self.nodes.get(&id) else { return Ok(()) };
+            if !deviation::rebuild(node, leader, &store, &log).await? {
+                return Ok(());
+            }
+        }
+        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
+        let feed = Arc::new(ReplicaFeed::new(self.history.clone(), node.deviates.clone()));
         let links = self.network.links(id);
         let opened = Shard::open(options, &store, log, node.clock.clone(), feed.clone(), links);
         let opened = task::timeout(PATIENCE, opened).await;
@@ -313,7 +378,7 @@ impl<M: Machine> World<M> {
     async fn trouble(&mut self) -> Result<(), String> {
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         let (a, b) = (self.random.pick(&ids), self.random.pick(&ids));
-        match self.random.below(14) {
+        match self.random.below(22) {
             0..=1 => self.isolate(a, &ids),
             2 => {
                 self.network.cut(a, b);
@@ -333,8 +398,16 @@ impl<M: Machine> World<M> {
                     node.clock.jump(forward_ms);
                 }
             }
-            11 => self.network.set_weather(Weather::random(&mut self.random)),
-            12 => {
+            11..=15 => self.change_members().await?,
+            16 => self.network.set_weather(Weather::random(&mut self.random)),
+            17..=18 => {
+                if let Some(node) = self.nodes.get(&a) {
+                    let pause_ms = self.random.pick(&[0, 3, 30, 300]);
+                    node.disk_pause_ms.store(pause_ms, Ordering::Relaxed);
+                    self.summary.slow_disks += u64::from(pause_ms > 0);
+                }
+            }
+            19 => {
                 // The disk of one node is full for a while.
                 if let Some(node) = self.nodes.get(&a) {
                     node.disk.set_capacity(Some(self.random.below(150_000)));
@@ -403,7 +476,10 @@ impl<M: Machine> World<M> {
         let Some(shard) = node.shard.take() else { return Ok(()) };
         self.network.set_node(id, None);
         let reason = shard.stop_reason().unwrap_or_default();
-        if ![POWER_CUT, DISK_FULL].iter().any(|words| reason.contains(words)) {
+        let is_condemned = reason.contains(deviation::DIFFERS);
+        self.summary.condemned += u64::from(is_condemned);
+        let is_planted = self.planted == Planted::Deviation && is_condemned;
+        if !is_planted && ![POWER_CUT, DISK_FULL].iter().any(|words| reason.contains(words)) {
             return Err(format!("{id} stopped by itself: {reason}"));
         }
         node.disk.cut_power_after(0);
@@ -422,6 +498,7 @@ impl<M: Machine> World<M> {
         self.network.set_weather(Weather { delay_ms_max: 2, lost_percent: 0, repeated_percent: 0 });
         for node in self.nodes.values() {
             node.disk.set_capacity(None);
+            node.disk_pause_ms.store(0, Ordering::Relaxed);
         }
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
@@ -484,6 +561,9 @@ impl<M: Machine> World<M> {
         }
         if ledgers.windows(2).any(|pair| pair[0] != pair[1]) {
             return Err("the replicas hold different ledgers".to_owned());
+        }
+        if let Some(difference) = self.difference() {
+            return Err(format!("the replicas differ: {difference}"));
         }
         let shards: Vec<_> = self.running().into_iter().map(|(_, shard)| shard).collect();
         if let Some(producers) = &mut self.producers {

@@ -5,12 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use proteus_kernel::CommitSink;
 use proteus_machine::Committed;
 use proteus_shard_machine::Change;
 use proteus_types::CommitTs;
+
+use crate::planted;
 
 /// Names one commit of the simulation.
 pub type CommitId = u64;
@@ -214,12 +217,15 @@ impl History {
 pub struct ReplicaFeed {
     history: Arc<History>,
     announced_last: Mutex<CommitTs>,
+    /// Whether this replica is to compute otherwise than the others.
+    deviates: Arc<AtomicBool>,
 }
 
 impl ReplicaFeed {
-    /// A feed that has announced nothing yet.
-    pub fn new(history: Arc<History>) -> ReplicaFeed {
-        ReplicaFeed { history, announced_last: Mutex::new(CommitTs::ZERO) }
+    /// A feed that has announced nothing yet, of a replica that computes otherwise than the others while
+    /// `deviates` holds true, if its machine is [`planted::Deviating`].
+    pub fn new(history: Arc<History>, deviates: Arc<AtomicBool>) -> ReplicaFeed {
+        ReplicaFeed { history, announced_last: Mutex::new(CommitTs::ZERO), deviates }
     }
 }
 
@@ -231,6 +237,9 @@ impl CommitSink<Change> for ReplicaFeed {
 
     fn on_commit(&self, commit: Committed<Change>) {
         let ts = commit.commit_ts;
+        if self.deviates.load(Ordering::Relaxed) {
+            planted::compute_next_otherwise();
+        }
         let mut announced_last = self.announced_last.lock();
         if ts <= *announced_last {
             self.history.violated(format!("a feed announced {ts} after {announced_last}"));

@@ -13,6 +13,7 @@ use proteus_env::disk::{Disk, DiskFile};
 use proteus_machine::{Position, ShardMachine, View};
 use proteus_shard_machine::{Change, Composed, Minitransaction, Outcome};
 use proteus_store::{State, StoreError};
+use proteus_types::{CommitTs, LogIndex};
 
 use crate::ledger;
 
@@ -89,6 +90,58 @@ impl ShardMachine for Buggy {
             }
             _ => Composed::apply(state, position, command, changes),
         }
+    }
+
+    fn due(view: View<'_>, count_max: usize) -> Result<Vec<Minitransaction>, StoreError> {
+        Composed::due(view, count_max)
+    }
+}
+
+thread_local! {
+    /// The command applied last on this thread, by whichever node.
+    static LAST: Cell<Option<(LogIndex, CommitTs)>> = const { Cell::new(None) };
+    /// The command to be computed otherwise, if it is the next.
+    static OTHERWISE: Cell<Option<(LogIndex, CommitTs)>> = const { Cell::new(None) };
+}
+
+/// Makes [`Deviating`] compute the next command otherwise, if it stands in the same entry as the last.
+/// Called by the feed of one node while that applies an entry, so it is that node which deviates.
+pub fn compute_next_otherwise() {
+    OTHERWISE.set(LAST.get().map(|(index, ts)| (index, ts.plus(1))));
+}
+
+/// The composed machine, which now and then computes otherwise on one of several nodes: it leaves a
+/// key that nobody reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Deviating;
+
+impl ShardMachine for Deviating {
+    type Command = Minitransaction;
+    type Outcome = Outcome;
+    type Change = Change;
+
+    fn encode(command: &Minitransaction, into: &mut Vec<u8>) {
+        Composed::encode(command, into);
+    }
+
+    fn decode(bytes: &[u8]) -> Result<(Minitransaction, &[u8]), StoreError> {
+        Composed::decode(bytes)
+    }
+
+    fn apply(
+        state: &mut dyn State,
+        position: Position,
+        command: &Minitransaction,
+        changes: &mut Vec<Change>,
+    ) -> Result<Outcome, StoreError> {
+        let here = Some((position.index, position.commit_ts));
+        let deviates = OTHERWISE.take() == here;
+        LAST.set(here);
+        let outcome = Composed::apply(state, position, command, changes)?;
+        if deviates {
+            state.put(vec![0x30, 9].into(), position.commit_ts.0.to_be_bytes().to_vec().into());
+        }
+        Ok(outcome)
     }
 
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Minitransaction>, StoreError> {

@@ -202,7 +202,7 @@ impl World {
             disk_reserve_bytes: 64 * 1024,
             flush_interval: None,
             cache_bytes_max: 4 * 1024,
-            is_inline: false,
+            ..LogOptions::default()
         };
         let log =
             Log::open(Arc::new(self.disk.clone()), log_options).map_err(|error| match error {

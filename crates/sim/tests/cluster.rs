@@ -1,7 +1,7 @@
 //! Several nodes in trouble, held to the claims of `docs/testing.md`.
 
 use proteus_shard_machine::Composed;
-use proteus_sim::cluster::{Planted, Summary, run};
+use proteus_sim::cluster::{Planted, Summary, run, run_with_deviation};
 
 #[test]
 fn a_cluster_keeps_its_claims_in_trouble() {
@@ -16,6 +16,11 @@ fn a_cluster_keeps_its_claims_in_trouble() {
         total.cuts += ran.cuts;
         total.gaps += ran.gaps;
         total.terms += ran.terms;
+        total.changes_asked += ran.changes_asked;
+        total.changes_done += ran.changes_done;
+        total.slow_disks += ran.slow_disks;
+        total.flipped_bits += ran.flipped_bits;
+        total.damaged += ran.damaged;
         total.traffic.sent += ran.traffic.sent;
         total.traffic.lost += ran.traffic.lost;
         total.traffic.repeated += ran.traffic.repeated;
@@ -27,6 +32,23 @@ fn a_cluster_keeps_its_claims_in_trouble() {
     assert!(seeds < 50 || total.acknowledged as u64 > 50 * seeds, "{total:?}");
     assert!(seeds < 50 || total.crashes > seeds, "{total:?}");
     assert!(seeds < 50 || total.gaps > 0, "{total:?}");
+    assert!(seeds < 50 || total.changes_done > seeds, "{total:?}");
+}
+
+#[test]
+fn a_replica_that_computes_otherwise_is_taken_out_of_service_and_the_others_go_on() {
+    let total = parking_lot::Mutex::new((0, 0));
+    let seeds = proteus_sim::seeds(6, |seed| {
+        let ran = run_with_deviation(seed)?;
+        let mut total = total.lock();
+        total.0 += ran.condemned;
+        total.1 += ran.condemned_leading;
+        Ok(())
+    });
+    let (condemned, leading) = total.into_inner();
+    println!("{condemned} taken out of service, of which {leading} led");
+    assert!(condemned >= seeds, "{condemned}");
+    assert!(seeds < 6 || (leading > 0 && leading < condemned), "{leading} of {condemned}");
 }
 
 /// What the checkers say of a cluster with a bug, in the first of a few seeds that shows it.

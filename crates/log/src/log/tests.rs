@@ -14,7 +14,7 @@ fn options() -> LogOptions {
         disk_reserve_bytes: 0,
         flush_interval: None,
         cache_bytes_max: 500,
-        is_inline: false,
+        ..LogOptions::default()
     }
 }
 

@@ -191,6 +191,7 @@ impl World {
             flush_interval: None,
             cache_bytes_max: 4 * 1024,
             is_inline: true,
+            ..LogOptions::default()
         };
         let log = Log::open(Arc::new(node.disk.clone()), log_options)
             .map_err(|error| format!("{id}'s log does not open: {error}"))?;
