@@ -332,6 +332,15 @@ impl<M: ShardMachine> Shard<M> {
         if let Some(barrier) = self.read_barrier() {
             barrier.await.unwrap_or_else(|_| Err(stopping()))?;
         }
+        self.image_here().await
+    }
+
+    /// As [`Shard::image`], of what was applied here, which may lack what was acknowledged elsewhere. It
+    /// needs no other replica.
+    ///
+    /// # Errors
+    /// If the shard has stopped, or the disk fails.
+    pub async fn image_here(&self) -> Result<StateImage, KernelError> {
         self.serving()?;
         let state = self.state.clone();
         let image = task::spawn_blocking(move || state.image()).await;

@@ -55,8 +55,12 @@ pub enum AdminRequest {
         /// The node.
         node: NodeId,
     },
-    /// Begins an image of the whole state of the node that is asked, no older than the question.
-    BeginImage,
+    /// Begins an image of the whole state of the node that is asked.
+    BeginImage {
+        /// Whether it may lack what was acknowledged before the question. Otherwise the node makes sure,
+        /// for which the cluster needs a leader.
+        may_lag: bool,
+    },
     /// Bounds how fast whole states are sent to other nodes, in bytes a second; 0 is no bound.
     SnapshotRate {
         /// The bound.

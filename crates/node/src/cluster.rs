@@ -122,8 +122,8 @@ impl Cluster {
             self.shard.group().snapshot_pace().set(*bytes_per_second_max);
             return Ok(AdminAnswer::Done);
         }
-        if let AdminRequest::BeginImage = request {
-            return self.images.begin(&self.shard).await.map(AdminAnswer::Image);
+        if let AdminRequest::BeginImage { may_lag } = request {
+            return self.images.begin(&self.shard, *may_lag).await.map(AdminAnswer::Image);
         }
         let leadership = self.shard.group().leadership();
         match leadership.leader {
@@ -202,7 +202,7 @@ impl Cluster {
                     group.hand_over(*node).await.map_err(|error| error.to_string())?;
                 }
             }
-            AdminRequest::SnapshotRate { .. } | AdminRequest::BeginImage => {}
+            AdminRequest::SnapshotRate { .. } | AdminRequest::BeginImage { .. } => {}
         }
         Ok(AdminAnswer::Done)
     }

@@ -39,11 +39,16 @@ impl Images {
         Images { clock, open: Mutex::default() }
     }
 
-    /// Begins an image of the state as it is now.
-    pub(crate) async fn begin(&self, shard: &Shard<Composed>) -> Result<ImageStart, String> {
+    /// Begins an image of the state as it is here now, or, if it may not lag, as it is in the cluster.
+    pub(crate) async fn begin(
+        &self,
+        shard: &Shard<Composed>,
+        may_lag: bool,
+    ) -> Result<ImageStart, String> {
         let now = self.clock.elapsed();
         self.open.lock().await.retain(|_, open| now.saturating_sub(open.used) < IDLE_MAX);
-        let image = shard.image().await.map_err(|error| error.to_string())?;
+        let image = if may_lag { shard.image_here().await } else { shard.image().await };
+        let image = image.map_err(|error| error.to_string())?;
         let start = ImageStart {
             transfer: random::random_u64(),
             term: image.id.term.0,

@@ -15,8 +15,8 @@ use crate::admin::{AdminAnswer, AdminRequest, ImageStart, ask_through, fetch_ima
 /// Pause before the others are asked again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Fetches the leader's state and puts it in place of the one in `store_directory`; tries until it
-/// succeeds, since there is nothing that this node could serve meanwhile.
+/// Fetches another replica's state, the leader's if there is one, and puts it in place of the one in
+/// `store_directory`; tries until it succeeds, since there is nothing that this node could serve meanwhile.
 pub(crate) async fn rebuild(
     own: NodeId,
     store_directory: &Path,
@@ -24,7 +24,7 @@ pub(crate) async fn rebuild(
     dialer: &Dialer,
 ) -> Result<(), proteus_kernel_api::KernelError> {
     let members = stored_members(store_directory)?;
-    warn!("this node's state differed from the other replicas'; it is rebuilt from the leader's");
+    warn!("this node's state differed from the other replicas'; it is rebuilt from one of theirs");
     loop {
         for (node, member) in members.iter().filter(|(node, _)| **node != own) {
             match rebuild_through(own, store_directory, log, dialer, member).await {
@@ -36,7 +36,8 @@ pub(crate) async fn rebuild(
     }
 }
 
-/// Asks one member who leads, and takes the state from there.
+/// Asks one member who leads, and takes the state from there, or from that member: without this node's
+/// vote there may be no leader. What a state lacks the log here, or the next leader, makes up for.
 async fn rebuild_through(
     own: NodeId,
     store_directory: &Path,
@@ -48,18 +49,15 @@ async fn rebuild_through(
         AdminAnswer::Status(status) => status,
         other => return Err(format!("an answer to another question: {other:?}")),
     };
-    let leader = status.nodes.iter().find(|node| Some(node.node) == status.leader);
-    let leader = leader.ok_or("the cluster has no leader now")?;
-    if leader.node == own {
-        return Err("the others still take this node for their leader".to_owned());
-    }
-    let address = &leader.member.peer_address;
-    let start: ImageStart = match ask_through(dialer, address, &AdminRequest::BeginImage).await? {
+    let leader = status.leader.filter(|leader| *leader != own);
+    let leader = status.nodes.iter().find(|node| Some(node.node) == leader);
+    let address = leader.map_or(&member.peer_address, |leader| &leader.member.peer_address);
+    let request = AdminRequest::BeginImage { may_lag: true };
+    let start: ImageStart = match ask_through(dialer, address, &request).await? {
         AdminAnswer::Image(start) => start,
         other => return Err(format!("an answer to another question: {other:?}")),
     };
-    let begun = RestoredState::begin(store_directory).map_err(|error| error.to_string())?;
-    let mut state = begun;
+    let mut state = RestoredState::begin(store_directory).map_err(|error| error.to_string())?;
     for sequence in 0.. {
         let piece = fetch_image(dialer, address, start.transfer, sequence).await?;
         if piece.is_empty() {
@@ -71,6 +69,6 @@ async fn rebuild_through(
             .map_err(|error| error.to_string())?;
     }
     let id = state.replace(log, ShardId::META).await.map_err(|error| error.to_string())?;
-    info!(index = %id.index, from = %leader.node, "this node's state is rebuilt");
+    info!(index = %id.index, from = address, "this node's state is rebuilt");
     Ok(())
 }

@@ -95,7 +95,8 @@ async fn take(
 ) -> Result<(), String> {
     let clock = SystemClock::default();
     let began = clock.elapsed();
-    let start = match ask_through(dialer, &arguments.peer, &AdminRequest::BeginImage).await? {
+    let request = AdminRequest::BeginImage { may_lag: false };
+    let start = match ask_through(dialer, &arguments.peer, &request).await? {
         AdminAnswer::Image(start) => start,
         other => return Err(format!("an answer to another question: {other:?}")),
     };
