@@ -29,7 +29,7 @@ pub use collect::VERSION_RETENTION_MS;
 pub use feed::{FedRow, FeedTarget};
 pub use proteus_store::prefix_end;
 pub use rows::Chunk;
-pub use value::{ColumnType, NUMERIC_PRECISION_MAX, Row, Value};
+pub use value::{ColumnType, NUMERIC_PRECISION_MAX, Row, Value, civil_from_days};
 
 /// Most columns of a table, as in PostgreSQL.
 pub const COLUMNS_MAX: usize = 1600;

@@ -18,8 +18,8 @@ use std::fmt::Write;
 use bytes::Bytes;
 use proteus_machine::Position;
 
-use crate::table::{Column, ColumnType, FedRow, Row, Value};
-use crate::text::{civil, numeric_text, push_json_string};
+use crate::table::{Column, ColumnType, FedRow, Row, Value, civil_from_days};
+use crate::text::{numeric_text, push_json_string};
 use crate::topic::batch::NewRecord;
 
 /// `source.connector` of every record.
@@ -146,7 +146,7 @@ fn put_float(into: &mut String, value: impl std::fmt::Debug) {
 fn put_iso_8601(into: &mut String, micros: i64) {
     const DAY_MICROS: i64 = 86_400_000_000;
     let (days, rest) = (micros.div_euclid(DAY_MICROS), micros.rem_euclid(DAY_MICROS));
-    let (year, month, day) = civil(days);
+    let (year, month, day) = civil_from_days(days);
     let (seconds, fraction) = (rest / 1_000_000, rest % 1_000_000);
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     let _ = write!(into, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
@@ -273,10 +273,10 @@ mod tests {
 
     #[test]
     fn days_are_dates() {
-        assert_eq!(civil(0), (1970, 1, 1));
-        assert_eq!(civil(-1), (1969, 12, 31));
-        assert_eq!(civil(19_782), (2024, 2, 29));
-        assert_eq!(civil(-719_528), (0, 1, 1));
+        assert_eq!(civil_from_days(0), (1970, 1, 1));
+        assert_eq!(civil_from_days(-1), (1969, 12, 31));
+        assert_eq!(civil_from_days(19_782), (2024, 2, 29));
+        assert_eq!(civil_from_days(-719_528), (0, 1, 1));
     }
 
     #[test]

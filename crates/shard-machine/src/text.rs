@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
-use crate::table::{ColumnType, Definition, Row, Value};
+use crate::table::{ColumnType, Definition, Row, Value, civil_from_days};
 
 /// The value as PostgreSQL writes it; a `bytea` as it is. `None` of null.
 pub(crate) fn text_of(value: &Value, column_type: ColumnType) -> Option<Bytes> {
@@ -51,23 +51,8 @@ pub(crate) fn numeric_text(number: i128, scale: usize) -> String {
     if scale == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{part}") }
 }
 
-/// Year, month and day of a number of days since the Unix epoch, in the Gregorian calendar extended to
-/// all times. Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
-pub(crate) fn civil(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
 fn date_text(days: i64) -> String {
-    let (year, month, day) = civil(days);
+    let (year, month, day) = civil_from_days(days);
     if year > 0 {
         format!("{year:04}-{month:02}-{day:02}")
     } else {
