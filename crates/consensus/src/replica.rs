@@ -129,7 +129,7 @@ impl SnapshotPace {
     }
 
     /// Waits as long as so many bytes may take.
-    pub(crate) async fn pass(&self, bytes: usize) {
+    pub async fn pass(&self, bytes: usize) {
         let rate = self.bytes_per_second_max.load(Ordering::Relaxed);
         if rate > 0 {
             task::sleep(Duration::from_secs_f64(bytes as f64 / rate as f64)).await;

@@ -384,6 +384,8 @@ impl Listener for Hub {
         for change in &commit.changes {
             let AnyChange::Cache(change) = change else { continue };
             match change {
+                // Where keys are is the kernel's affair.
+                Change::Slots(_) => {}
                 Change::Key { db, key, class, event, origin } => {
                     if *class == Class::Expired {
                         self.expired.fetch_add(1, Ordering::Relaxed);

@@ -20,8 +20,13 @@ const COMMITS_MAX: usize = 4096;
 ///
 /// A cursor is the commit timestamp of the last commit seen (exclusive start of what comes next). A
 /// follower that falls behind what is remembered is told so, and reads the state instead.
+///
+/// With several shards listeners learn of one commit after another, those of one shard in order; cursors
+/// follow a single shard only.
 pub struct Feed {
     listeners: RwLock<Vec<Arc<dyn Listener>>>,
+    /// Held while listeners learn of a commit: shards apply at the same time.
+    telling: Mutex<()>,
     recent: Mutex<Recent>,
     grown: Notify,
 }
@@ -51,7 +56,12 @@ impl Default for Feed {
             forgotten_upto: CommitTs::ZERO,
             has_followers: false,
         };
-        Feed { listeners: RwLock::default(), recent: Mutex::new(recent), grown: Notify::new() }
+        Feed {
+            listeners: RwLock::default(),
+            telling: Mutex::default(),
+            recent: Mutex::new(recent),
+            grown: Notify::new(),
+        }
     }
 }
 
@@ -63,6 +73,7 @@ impl Feed {
 
     /// The kernel's call for each commit that changed something, in order, under the state's lock.
     pub fn publish(&self, commit: Commit) {
+        let _telling = self.telling.lock();
         for listener in self.listeners.read().iter() {
             listener.on_commit(&commit);
         }
@@ -83,6 +94,7 @@ impl Feed {
 
     /// The kernel's call when commits up to `applied_ts` happened that nobody is told of one by one.
     pub fn skip(&self, applied_ts: CommitTs) {
+        let _telling = self.telling.lock();
         for listener in self.listeners.read().iter() {
             listener.on_gap();
         }

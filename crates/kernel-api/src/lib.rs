@@ -29,7 +29,7 @@ pub use proteus_shard_machine::{
     Change, Check, Minitransaction, Op, Outcome, Refusal, Reply, cache, table, topic, tree,
 };
 pub use proteus_store::{Direction, Read, StoreError};
-pub use proteus_types::{CommitTs, Member, NodeId, Term};
+pub use proteus_types::{CommitTs, Member, NodeId, Slot, Term};
 
 /// One commit as followers of the feed see it.
 pub type Commit = Committed<Change>;
@@ -132,6 +132,20 @@ pub trait Kernel: Send + Sync + 'static {
     /// If this node has stopped serving.
     fn read_dyn(&self, reader: &mut dyn FnMut(View<'_>)) -> Result<(), KernelError>;
 
+    /// As [`Kernel::read_dyn`], of nothing but the cache's keys of one slot, and what every shard has: it
+    /// need not look at other shards. `slot` is asked for only if there are any.
+    ///
+    /// # Errors
+    /// As [`Kernel::read_dyn`].
+    fn read_slot_dyn(
+        &self,
+        slot: &dyn Fn() -> Slot,
+        reader: &mut dyn FnMut(View<'_>),
+    ) -> Result<(), KernelError> {
+        let _ = slot;
+        self.read_dyn(reader)
+    }
+
     /// Adds a listener to the feed, for as long as the kernel lives.
     fn follow(&self, listener: Arc<dyn Listener>);
 
@@ -148,17 +162,19 @@ impl dyn Kernel {
         &self,
         reader: impl FnOnce(View<'_>) -> Result<T, StoreError>,
     ) -> Result<T, KernelError> {
-        let mut reader = Some(reader);
-        let mut result = None;
-        self.read_dyn(&mut |view| {
-            if let Some(reader) = reader.take() {
-                result = Some(reader(view));
-            }
-        })?;
-        match result {
-            Some(result) => Ok(result?),
-            None => Err(KernelError::Unavailable("the read was not carried out".to_owned())),
-        }
+        once(reader, |reader| self.read_dyn(reader))
+    }
+
+    /// As [`Kernel::read_slot_dyn`] with a result, of the slot of `key`.
+    ///
+    /// # Errors
+    /// As [`Kernel::read`](Self::read).
+    pub fn read_key<T>(
+        &self,
+        key: &[u8],
+        reader: impl FnOnce(View<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, KernelError> {
+        once(reader, |reader| self.read_slot_dyn(&|| Slot::of_key(key), reader))
     }
 
     /// Waits until the next [`Kernel::read`] sees every commit acknowledged before this call.
@@ -181,5 +197,23 @@ impl dyn Kernel {
         outcomes.into_iter().next().ok_or_else(|| {
             KernelError::Unavailable("the kernel answered without an outcome".to_owned())
         })
+    }
+}
+
+/// Reads with a function that is called at most once.
+fn once<T>(
+    reader: impl FnOnce(View<'_>) -> Result<T, StoreError>,
+    read: impl FnOnce(&mut dyn FnMut(View<'_>)) -> Result<(), KernelError>,
+) -> Result<T, KernelError> {
+    let mut reader = Some(reader);
+    let mut result = None;
+    read(&mut |view| {
+        if let Some(reader) = reader.take() {
+            result = Some(reader(view));
+        }
+    })?;
+    match result {
+        Some(result) => Ok(result?),
+        None => Err(KernelError::Unavailable("the read was not carried out".to_owned())),
     }
 }

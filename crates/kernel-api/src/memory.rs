@@ -68,8 +68,12 @@ impl MemoryKernel {
             let (command, _) = Composed::decode(&encoded)?;
             let now = CommitTs::from_physical_ms(self.clock.wall_ms());
             state.applied_ts = now.max(state.applied_ts.plus(1));
-            let position =
-                Position { term: Term(0), index: state.applied_index, commit_ts: state.applied_ts };
+            let position = Position::new(
+                proteus_types::ShardId::META,
+                Term(0),
+                state.applied_index,
+                state.applied_ts,
+            );
             let mut changes: Vec<Change> = Vec::new();
             outcomes.push(Composed::apply(&mut state.store, position, &command, &mut changes)?);
             if !changes.is_empty() {

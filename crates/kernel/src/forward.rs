@@ -6,7 +6,8 @@
 //! however often messages are lost, repeated or overtake each other.
 //!
 //! ```text
-//! request = ver u8 │ term u64 │ node u64 │ proposal u64 │ previous u64 │ command count u32 │ commands
+//! request = ver u8 │ term u64 │ node u64 │ proposal u64 │ previous u64 │ newest ts u64 │ gates u8
+//!           │ command count u32 │ commands
 //! answer  = ver u8 │ code u8 │ reason, text
 //! ```
 
@@ -14,11 +15,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use proteus_types::{NodeId, ProposalId, Term};
+use proteus_types::{CommitTs, NodeId, ProposalId, Term};
 use tokio::sync::Notify;
 
-const FORMAT_VERSION: u8 = 1;
-const HEAD_BYTES: usize = 1 + 8 * 4 + 4;
+const FORMAT_VERSION: u8 = 2;
+const HEAD_BYTES: usize = 1 + 8 * 5 + 1 + 4;
 
 /// A batch of another node's commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,10 @@ pub(crate) struct Forward {
     pub(crate) proposal: ProposalId,
     /// The batch before it in this term; 0 if it is the first.
     pub(crate) previous: ProposalId,
+    /// The newest timestamp that the sender has seen; the batch is committed later.
+    pub(crate) newest: CommitTs,
+    /// Whether its last command gates the shard.
+    pub(crate) gates: bool,
     pub(crate) command_count: u32,
     pub(crate) commands: Bytes,
 }
@@ -51,9 +56,11 @@ impl Forward {
     pub(crate) fn encode(&self) -> Bytes {
         let mut bytes = Vec::with_capacity(HEAD_BYTES + self.commands.len());
         bytes.push(FORMAT_VERSION);
-        for number in [self.term.0, self.node.0, self.proposal.0, self.previous.0] {
+        let Forward { term, node, proposal, previous, newest, .. } = self;
+        for number in [term.0, node.0, proposal.0, previous.0, newest.0] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
+        bytes.push(u8::from(self.gates));
         bytes.extend_from_slice(&self.command_count.to_le_bytes());
         bytes.extend_from_slice(&self.commands);
         Bytes::from(bytes)
@@ -73,6 +80,8 @@ impl Forward {
             node: NodeId(number(9)),
             proposal: ProposalId(number(17)),
             previous: ProposalId(number(25)),
+            newest: CommitTs(number(33)),
+            gates: head.get(41).is_some_and(|gates| *gates != 0),
             command_count: count,
             commands: bytes.slice(HEAD_BYTES..),
         })
@@ -210,6 +219,8 @@ mod tests {
             node: NodeId(2),
             proposal: ProposalId(proposal),
             previous: ProposalId(previous),
+            newest: CommitTs(9),
+            gates: true,
             command_count: 3,
             commands: Bytes::from_static(b"commands"),
         }

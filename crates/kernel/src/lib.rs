@@ -25,12 +25,18 @@ mod digests;
 mod envelope;
 mod forward;
 mod image;
+mod lanes;
 mod links;
 mod pending;
 mod proposer;
 mod reads;
 mod shard;
 mod state;
+mod step;
+mod timestamps;
+mod transaction;
+mod undecided;
+mod whole;
 
 pub use chores::ChoreOptions;
 pub use digests::differs;
@@ -40,6 +46,10 @@ pub use proteus_consensus::{
     Call, ChangeError, GroupStatus, Leadership, Membership, Timing, TransportError,
 };
 pub use shard::{Answering, CommitSink, Shard, ShardOptions, ShardStatus};
+pub use step::TransactionId;
+pub use timestamps::Timestamps;
+pub use transaction::{Commits, PartOf, Shards, Spread, Spreading};
+pub use whole::read_whole;
 
 /// Largest minitransaction with its parameters, in bytes. A log entry holds one or more.
 pub const PROPOSAL_BYTES_MAX: usize = 64 * 1024 * 1024;

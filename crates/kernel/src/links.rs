@@ -14,6 +14,8 @@ pub enum Service {
     Proposer,
     /// Its comparison of replicas' states.
     Digests,
+    /// Its leader, to finish what was tried of a commit over several shards.
+    Commits,
 }
 
 /// Where in a node a message goes.

@@ -21,8 +21,20 @@ const PENDING_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 pub(crate) type Reply<O> = oneshot::Sender<Result<Vec<O>, KernelError>>;
 
+/// How a proposal stands to commits over several shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It waits while one is not finished.
+    Plain,
+    /// It tries a part of one: nothing may follow it until that is finished.
+    Gates,
+    /// It finishes one. It is proposed by the leader's own node, and only there.
+    Finishes,
+}
+
 /// Encoded commands of one caller.
 pub(crate) struct Proposal<O> {
+    pub(crate) kind: Kind,
     pub(crate) commands: Vec<u8>,
     pub(crate) command_count: u32,
     pub(crate) reply: Reply<O>,
@@ -93,6 +105,11 @@ impl<O> Pending<O> {
 
     pub(crate) fn push(&self, batch: Batch<O>) {
         self.batches.lock().push_back(batch);
+    }
+
+    /// Entries on their way that this node proposed as leader.
+    pub(crate) fn own_entries(&self) -> usize {
+        self.entries.lock().1
     }
 
     /// Entries and batches on their way, whichever are more.
@@ -189,7 +206,7 @@ impl<O> Pending<O> {
                 lost.extend(batch.proposals);
             }
         }
-        self.lost.lock().extend(lost);
+        self.lose(lost);
         let mut entries = self.entries.lock();
         if entries.0 < term {
             *entries = (term, 0);
@@ -204,9 +221,22 @@ impl<O> Pending<O> {
             let mut batches = self.batches.lock();
             position(&batches, proposal).and_then(|at| batches.remove(at))
         };
-        self.lost.lock().extend(batch.into_iter().flat_map(|batch| batch.proposals));
+        self.lose(batch.into_iter().flat_map(|batch| batch.proposals));
         self.entry_applied(term);
         self.changed.notify_one();
+    }
+
+    /// Notes proposals that are not in the log and never will be as they were proposed.
+    fn lose(&self, proposals: impl IntoIterator<Item = Proposal<O>>) {
+        for proposal in proposals {
+            if proposal.kind == Kind::Finishes {
+                // Another node leads now, and who asked for it asks there.
+                let error = KernelError::Unavailable("another node leads the shard now".to_owned());
+                self.answer(proposal, Err(error));
+            } else {
+                self.lost.lock().push_back(proposal);
+            }
+        }
     }
 
     /// Answers everyone with `error`.
@@ -260,7 +290,13 @@ mod tests {
         term: u64,
     ) -> (Batch<u8>, oneshot::Receiver<Result<Vec<u8>, KernelError>>) {
         let (reply, answer) = oneshot::channel();
-        let caller = Proposal { commands: vec![7], command_count: 1, reply, since: Duration::ZERO };
+        let caller = Proposal {
+            kind: Kind::Plain,
+            commands: vec![7],
+            command_count: 1,
+            reply,
+            since: Duration::ZERO,
+        };
         let batch = Batch {
             proposal: ProposalId(proposal),
             term: Term(term),

@@ -21,8 +21,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::envelope::{ENVELOPE_BYTES, Origin, seal};
 use crate::forward::{Forward, ForwardAnswer, first_proposal};
 use crate::links::{Links, Route, Service};
-use crate::pending::{Batch, Proposal};
+use crate::pending::{Batch, Kind, Proposal};
 use crate::state::ShardState;
+use crate::step::StepOutcome;
 
 /// A batch is closed once it has this many bytes, so that a small command behind it waits for
 /// milliseconds only. A single larger proposal makes a larger batch.
@@ -47,6 +48,8 @@ const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the leader may take over one batch of another node.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 
+type Answered<M> = StepOutcome<<M as ShardMachine>::Outcome>;
+
 /// What comes to the proposer.
 pub(crate) enum Arrival<O> {
     /// Of a caller on this node.
@@ -63,7 +66,9 @@ pub(crate) struct Proposer<M: ShardMachine> {
     pub(crate) links: Arc<dyn Links>,
     pub(crate) log: Log,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) arriving: mpsc::UnboundedReceiver<Arrival<M::Outcome>>,
+    pub(crate) arriving: mpsc::UnboundedReceiver<Arrival<Answered<M>>>,
+    /// What finishes a commit over several shards: it comes before everything else.
+    pub(crate) finishing: mpsc::UnboundedReceiver<Proposal<Answered<M>>>,
     /// The next commit timestamp is this or later.
     pub(crate) next_ts: CommitTs,
     /// The number of the next batch; unique to this run of this node.
@@ -78,6 +83,13 @@ pub(crate) struct Proposer<M: ShardMachine> {
 enum Place {
     Here(Term),
     Other(NodeId, Term),
+}
+
+/// What became of waiting for a commit over several shards.
+enum Gate {
+    Passed,
+    LeadsNoMore,
+    Impatient,
 }
 
 /// What was gathered into one batch.
@@ -103,19 +115,81 @@ impl<M: ShardMachine> Proposer<M> {
                 continue;
             }
             let gathered = self.gather(first, &mut held);
+            self.hand_over(gathered).await;
+        }
+    }
+
+    async fn hand_over(&mut self, gathered: Gathered<Answered<M>>) {
+        let refusal = loop {
             match self.place(&gathered).await {
-                Some(Place::Here(term)) => self.propose(gathered, term).await,
-                Some(Place::Other(leader, term)) => self.forward(gathered, leader, term),
-                None => self.refuse(
-                    gathered,
-                    &KernelError::Unavailable("the shard has no leader now".to_owned()),
-                ),
+                Some(Place::Here(term)) => match self.pass_gate(&gathered, term).await {
+                    Gate::Passed => {
+                        let gates = gathered.gates();
+                        self.propose(gathered, term).await;
+                        if gates {
+                            self.wait_for_own_entries().await;
+                        }
+                        return;
+                    }
+                    Gate::LeadsNoMore => {}
+                    Gate::Impatient => break "a commit over several shards is not decided",
+                },
+                Some(Place::Other(leader, term)) => return self.forward(gathered, leader, term),
+                None => break "the shard has no leader now",
+            }
+        };
+        self.refuse(gathered, &KernelError::Unavailable(refusal.to_owned()));
+    }
+
+    /// Waits, leading in `term`, until no part of a commit over several shards is tried and unfinished
+    /// here. Meanwhile what finishes it is proposed, and nothing else.
+    async fn pass_gate(&mut self, gathered: &Gathered<Answered<M>>, term: Term) -> Gate {
+        let since = self.since(gathered);
+        loop {
+            let applied = self.state.applied_changed.notified();
+            if !self.state.is_gated() {
+                return Gate::Passed;
+            }
+            if self.group.leadership() != (Leadership { term, leader: Some(self.node) }) {
+                return Gate::LeadsNoMore;
+            }
+            let Some(patience) = self.patience_left(since) else { return Gate::Impatient };
+            tokio::select! {
+                biased;
+                () = applied => {}
+                Some(finish) = self.finishing.recv() => self.finish(finish).await,
+                () = task::sleep(patience.min(STOP_LOOK_INTERVAL)) => {}
             }
         }
     }
 
+    /// Proposes what finishes a commit over several shards, if this node leads.
+    async fn finish(&mut self, finish: Proposal<Answered<M>>) {
+        let leadership = self.group.leadership();
+        let mut gathered = Gathered::default();
+        gathered.add(Arrival::Own(finish));
+        if leadership.leader == Some(self.node) && self.group.holds_lease(self.state.applied_term())
+        {
+            return self.propose(gathered, leadership.term).await;
+        }
+        let error = KernelError::Unavailable("this node does not lead the shard".to_owned());
+        self.refuse(gathered, &error);
+    }
+
+    /// Waits until what this node proposed is applied, or will not be.
+    async fn wait_for_own_entries(&self) {
+        while self.state.pending.own_entries() > 0 && !self.group.has_stopped() {
+            task::timeout(STOP_LOOK_INTERVAL, self.state.pending.changed.notified()).await;
+        }
+    }
+
+    /// Since when the oldest of these waits, if somebody waits on this node.
+    fn since(&self, gathered: &Gathered<Answered<M>>) -> Duration {
+        gathered.own.first().map_or(self.clock.elapsed(), |proposal| proposal.since)
+    }
+
     /// Waits until another batch may be on its way; false if `first` has waited for too long.
-    async fn wait_for_room(&self, first: &Arrival<M::Outcome>) -> bool {
+    async fn wait_for_room(&self, first: &Arrival<Answered<M>>) -> bool {
         let since = match first {
             Arrival::Own(proposal) => proposal.since,
             // Its node keeps the time.
@@ -132,8 +206,8 @@ impl<M: ShardMachine> Proposer<M> {
     /// The next that waits: what is to be proposed again before what has arrived since.
     async fn next(
         &mut self,
-        held: &mut Option<Arrival<M::Outcome>>,
-    ) -> Option<Arrival<M::Outcome>> {
+        held: &mut Option<Arrival<Answered<M>>>,
+    ) -> Option<Arrival<Answered<M>>> {
         loop {
             if let Some(lost) = self.state.pending.take_lost() {
                 return Some(Arrival::Own(lost));
@@ -143,6 +217,7 @@ impl<M: ShardMachine> Proposer<M> {
             }
             tokio::select! {
                 biased;
+                Some(finish) = self.finishing.recv() => self.finish(finish).await,
                 arrived = self.arriving.recv() => return arrived,
                 () = self.state.pending.changed.notified() => {}
             }
@@ -153,19 +228,24 @@ impl<M: ShardMachine> Proposer<M> {
     /// the next.
     fn gather(
         &mut self,
-        first: Arrival<M::Outcome>,
-        held: &mut Option<Arrival<M::Outcome>>,
-    ) -> Gathered<M::Outcome> {
+        first: Arrival<Answered<M>>,
+        held: &mut Option<Arrival<Answered<M>>>,
+    ) -> Gathered<Answered<M>> {
         let mut gathered = Gathered::default();
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(arrival) = next {
             bytes += arrival.bytes();
-            if bytes > BATCH_BYTES_MAX && !gathered.is_empty() {
+            // What gates the shard stands in an entry by itself: nothing may follow it there.
+            let gates = arrival.gates();
+            if (gates || bytes > BATCH_BYTES_MAX) && !gathered.is_empty() {
                 *held = Some(arrival);
                 break;
             }
             gathered.add(arrival);
+            if gates {
+                break;
+            }
             let lost = self.state.pending.take_lost().map(Arrival::Own);
             next = lost.or_else(|| held.take()).or_else(|| self.arriving.try_recv().ok());
         }
@@ -173,8 +253,8 @@ impl<M: ShardMachine> Proposer<M> {
     }
 
     /// Where the batch is to go, once there is a leader; `None` if there was none for too long.
-    async fn place(&mut self, gathered: &Gathered<M::Outcome>) -> Option<Place> {
-        let oldest = gathered.own.first().map_or(self.clock.elapsed(), |proposal| proposal.since);
+    async fn place(&mut self, gathered: &Gathered<Answered<M>>) -> Option<Place> {
+        let oldest = self.since(gathered);
         loop {
             let leadership = self.group.leadership();
             match leadership.leader {
@@ -217,7 +297,7 @@ impl<M: ShardMachine> Proposer<M> {
         .await
     }
 
-    async fn propose(&mut self, gathered: Gathered<M::Outcome>, term: Term) {
+    async fn propose(&mut self, gathered: Gathered<Answered<M>>, term: Term) {
         let Gathered { mut commands, own, foreign } = gathered;
         if commands.is_empty() {
             commands.resize(ENVELOPE_BYTES, 0);
@@ -229,6 +309,7 @@ impl<M: ShardMachine> Proposer<M> {
             origins.push(Origin { node: self.node, proposal, command_count });
         }
         for (forward, _) in &foreign {
+            self.state.timestamps.observe(forward.newest);
             commands.extend_from_slice(&forward.commands);
             let Forward { node, proposal, command_count, .. } = *forward;
             origins.push(Origin { node, proposal, command_count });
@@ -239,7 +320,8 @@ impl<M: ShardMachine> Proposer<M> {
         let command_count: u64 = origins.iter().map(|origin| u64::from(origin.command_count)).sum();
         let now = CommitTs::from_physical_ms(self.clock.wall_ms());
         // The leader may have applied later timestamps of leaders before it.
-        let first_ts = self.next_ts.max(now).max(self.state.applied_ts().plus(1));
+        let newest = self.state.timestamps.newest();
+        let first_ts = self.next_ts.max(now).max(newest.plus(1));
         self.next_ts = first_ts.plus(command_count.max(1));
         let entry = seal(commands, first_ts, self.state.digests.newest(), &origins);
         if !own.is_empty() {
@@ -264,7 +346,7 @@ impl<M: ShardMachine> Proposer<M> {
         }
     }
 
-    fn forward(&mut self, gathered: Gathered<M::Outcome>, leader: NodeId, term: Term) {
+    fn forward(&mut self, gathered: Gathered<Answered<M>>, leader: NodeId, term: Term) {
         let Gathered { commands, own, foreign } = gathered;
         let Some(member) = self.group.member(leader) else {
             let error = KernelError::Unavailable(format!("{leader} is not known here"));
@@ -285,9 +367,12 @@ impl<M: ShardMachine> Proposer<M> {
         let previous = if self.stream.0 == term { self.stream.1 } else { ProposalId(0) };
         self.stream = (term, proposal);
         let command_count = own.iter().map(|proposal| proposal.command_count).sum();
+        let gates = own.iter().any(|proposal| proposal.kind == Kind::Gates);
         let commands = Bytes::from(commands).slice(ENVELOPE_BYTES..);
+        let newest = self.state.timestamps.newest();
+        let node = self.node;
         let forward =
-            Forward { term, node: self.node, proposal, previous, command_count, commands };
+            Forward { term, node, proposal, previous, newest, gates, command_count, commands };
         let batch = Batch { proposal, term, proposals: own, confirmed: false, outcomes: None };
         self.state.pending.push(batch);
         self.settle(term);
@@ -341,7 +426,7 @@ impl<M: ShardMachine> Proposer<M> {
         })
     }
 
-    fn refuse(&self, gathered: Gathered<M::Outcome>, error: &KernelError) {
+    fn refuse(&self, gathered: Gathered<Answered<M>>, error: &KernelError) {
         for proposal in gathered.own {
             self.state.pending.answer(proposal, Err(error.clone()));
         }
@@ -358,6 +443,14 @@ impl<O> Arrival<O> {
             Arrival::Foreign { forward, .. } => forward.commands.len(),
         }
     }
+
+    /// Whether nothing may follow it in the log until a commit over several shards is finished.
+    fn gates(&self) -> bool {
+        match self {
+            Arrival::Own(proposal) => proposal.kind == Kind::Gates,
+            Arrival::Foreign { forward, .. } => forward.gates,
+        }
+    }
 }
 
 impl<O> Default for Gathered<O> {
@@ -367,6 +460,11 @@ impl<O> Default for Gathered<O> {
 }
 
 impl<O> Gathered<O> {
+    fn gates(&self) -> bool {
+        self.own.iter().any(|proposal| proposal.kind == Kind::Gates)
+            || self.foreign.iter().any(|(forward, _)| forward.gates)
+    }
+
     fn is_empty(&self) -> bool {
         self.own.is_empty() && self.foreign.is_empty()
     }

@@ -49,6 +49,8 @@ pub(crate) async fn ask_for_readers<M: ShardMachine>(
                 task::sleep(RETRY).await;
             };
             state.wait_applied(index).await;
+            // What was tried may be decided, and seen in other shards.
+            state.wait_finished().await;
         })
         .await
         .ok_or_else(|| {

@@ -24,10 +24,13 @@ use crate::digests::{differs, judge_differences, mark_difference};
 use crate::forward::{Forward, ForwardAnswer, Taken, first_proposal};
 use crate::image::StateImage;
 use crate::links::{Links, Route, Service, ServiceLinks};
-use crate::pending::Proposal;
+use crate::pending::{Kind, Proposal};
 use crate::proposer::{Arrival, LEADER_PATIENCE, Proposer};
 use crate::reads::{Readers, ask_for_readers};
 use crate::state::ShardState;
+use crate::step::{FinishMessage, Knowledge, Step, StepOutcome, TransactionId, encode_command};
+use crate::timestamps::Timestamps;
+use crate::undecided::{Decision, Standing, Undecided};
 
 /// Where committed changes go: the feed. Called in commit order under the state's lock, so it may
 /// only mark, queue and wake.
@@ -73,6 +76,8 @@ pub struct ShardOptions {
     pub timing: Timing,
     /// When to take checkpoints.
     pub chores: ChoreOptions,
+    /// What all shards of the node share.
+    pub timestamps: Arc<Timestamps>,
 }
 
 impl ShardOptions {
@@ -86,6 +91,7 @@ impl ShardOptions {
             run,
             timing: Timing::default(),
             chores,
+            timestamps: Arc::default(),
         }
     }
 }
@@ -114,7 +120,10 @@ pub struct Shard<M: ShardMachine> {
     group: Group,
     log: Log,
     clock: Arc<dyn Clock>,
-    proposals: mpsc::UnboundedSender<Arrival<M::Outcome>>,
+    proposals: mpsc::UnboundedSender<Arrival<StepOutcome<M::Outcome>>>,
+    finishing: mpsc::UnboundedSender<Proposal<StepOutcome<M::Outcome>>>,
+    shard: ShardId,
+    links: Arc<dyn Links>,
     readers: Readers,
     stop: watch::Sender<bool>,
     /// Why the shard serves no more, once it does not.
@@ -140,8 +149,13 @@ impl<M: ShardMachine> Shard<M> {
             let reason = "its state differs from the other replicas' and has to be rebuilt";
             return Err(KernelError::Stopped(reason.to_owned()));
         }
-        let state: Arc<ShardState<M>> =
-            ShardState::open(node, store_directory, clock.clone(), sink)?;
+        let state: Arc<ShardState<M>> = ShardState::open(
+            (shard, node),
+            store_directory,
+            clock.clone(),
+            options.timestamps,
+            sink,
+        )?;
         let group_options = GroupOptions {
             shard,
             node,
@@ -155,6 +169,7 @@ impl<M: ShardMachine> Shard<M> {
             .await
             .map_err(|error| KernelError::Stopped(error.to_string()))?;
         let (proposals, arriving) = mpsc::unbounded_channel();
+        let (finishing, finishing_here) = mpsc::unbounded_channel();
         let (stop, stopping) = watch::channel(false);
         let proposer = Proposer {
             shard,
@@ -165,6 +180,7 @@ impl<M: ShardMachine> Shard<M> {
             log: log.clone(),
             clock: clock.clone(),
             arriving,
+            finishing: finishing_here,
             next_ts: state.applied_ts().plus(1),
             next_proposal: first_proposal(options.run),
             stream: Default::default(),
@@ -174,24 +190,27 @@ impl<M: ShardMachine> Shard<M> {
         let (readers, reading) = mpsc::unbounded_channel();
         task::spawn(ask_for_readers(group.clone(), state.clone(), reading));
         let stopped = Arc::new(Mutex::new(None));
-        let shard = Arc::new(Shard {
+        let opened = Arc::new(Shard {
             node,
             state: state.clone(),
             group: group.clone(),
             log: log.clone(),
             clock: clock.clone(),
             proposals,
+            finishing,
+            shard,
+            links: links.clone(),
             readers,
             stop,
             stopped: stopped.clone(),
         });
         task::spawn(watch_group(group.clone(), state.clone(), stopped));
-        task::spawn(judge_differences(shard.clone(), options.shard, links, stopping.clone()));
+        task::spawn(judge_differences(opened.clone(), shard, links, stopping.clone()));
         task::spawn(sweep_impatient(state.clone(), clock.clone(), stopping.clone()));
         let look_interval = options.chores.look_interval;
-        task::spawn(propose_due(shard.clone(), look_interval, stopping.clone()));
+        task::spawn(propose_due(opened.clone(), look_interval, stopping.clone()));
         task::spawn(take_checkpoints(state, group, log, clock, options.chores, stopping));
-        Ok(shard)
+        Ok(opened)
     }
 
     /// Commits commands: consecutive in the log, each atomic by itself. They are on their way when
@@ -201,32 +220,159 @@ impl<M: ShardMachine> Shard<M> {
         &self,
         commands: &[M::Command],
     ) -> impl Future<Output = Result<Vec<M::Outcome>, KernelError>> + Send + use<M> {
-        let submitted = self.submit(commands);
+        let mut encoded = Vec::new();
+        for command in commands {
+            encode_command::<M>(command, &mut encoded);
+        }
+        let submitted = self.submit(Kind::Plain, encoded, commands.len());
         async move {
-            match submitted {
-                Ok(receiver) => receiver.await.unwrap_or_else(|_| Err(stopping())),
-                Err(error) => Err(error),
-            }
+            let outcomes = answered(submitted).await?;
+            Ok(outcomes.into_iter().filter_map(StepOutcome::into_command).collect())
         }
     }
 
-    fn submit(&self, commands: &[M::Command]) -> Result<Answer<M::Outcome>, KernelError> {
+    fn submit(
+        &self,
+        kind: Kind,
+        encoded: Vec<u8>,
+        command_count: usize,
+    ) -> Result<Answer<StepOutcome<M::Outcome>>, KernelError> {
         self.serving()?;
-        let mut encoded = Vec::new();
-        for command in commands {
-            M::encode(command, &mut encoded);
-        }
         if encoded.len() > PROPOSAL_BYTES_MAX {
             let bytes = encoded.len();
             return Err(KernelError::TooLarge { bytes, bytes_max: PROPOSAL_BYTES_MAX });
         }
         self.state.pending.admit(encoded.len())?;
         let (reply, receiver) = oneshot::channel();
-        let command_count = u32::try_from(commands.len()).unwrap_or(u32::MAX);
+        let command_count = u32::try_from(command_count).unwrap_or(u32::MAX);
         let since = self.clock.elapsed();
-        let proposal = Proposal { commands: encoded, command_count, reply, since };
-        self.proposals.send(Arrival::Own(proposal)).map_err(|_| stopping())?;
-        Ok(receiver)
+        let proposal = Proposal { kind, commands: encoded, command_count, reply, since };
+        let sent = match kind {
+            Kind::Finishes => self.finishing.send(proposal).is_ok(),
+            Kind::Plain | Kind::Gates => self.proposals.send(Arrival::Own(proposal)).is_ok(),
+        };
+        if sent { Ok(receiver) } else { Err(stopping()) }
+    }
+
+    /// Proposes one step; it is on its way when this returns.
+    fn step(
+        &self,
+        kind: Kind,
+        step: &Step<M::Command>,
+    ) -> impl Future<Output = Result<StepOutcome<M::Outcome>, KernelError>> + Send + use<M> {
+        let mut encoded = Vec::new();
+        step.encode::<M>(&mut encoded);
+        let submitted = self.submit(kind, encoded, 1);
+        async move { answered(submitted).await?.into_iter().next().ok_or_else(stopping) }
+    }
+
+    /// Tries this shard's part of a commit over several; if it holds nothing else happens here until
+    /// that is finished. On its way when this returns. Answers with when it was tried.
+    pub(crate) fn prepare(
+        &self,
+        transaction: TransactionId,
+        coordinator: ShardId,
+        part: M::Command,
+    ) -> impl Future<Output = Result<(M::Outcome, CommitTs), KernelError>> + Send + use<M> {
+        let step = Step::Prepare { transaction, coordinator, part };
+        let outcome = self.step(Kind::Gates, &step);
+        async move {
+            match outcome.await? {
+                StepOutcome::Prepared { outcome, tried_ts } => Ok((outcome, tried_ts)),
+                _ => Err(stopping()),
+            }
+        }
+    }
+
+    /// Commits the coordinator's part, and with it the whole, if log time is before `until_ms`: `None` if
+    /// it is not. On its way when this returns.
+    pub(crate) fn decide(
+        &self,
+        transaction: TransactionId,
+        until_ms: u64,
+        participants: Vec<ShardId>,
+        part: M::Command,
+    ) -> impl Future<Output = Result<Option<(M::Outcome, CommitTs)>, KernelError>> + Send + use<M>
+    {
+        let step = Step::Decide { transaction, until_ms, participants, part };
+        let outcome = self.step(Kind::Plain, &step);
+        async move {
+            match outcome.await? {
+                StepOutcome::Decided(decided) => Ok(decided),
+                _ => Err(stopping()),
+            }
+        }
+    }
+
+    /// Asks this shard, the coordinator, what it decided; what it did not decide by then it will not.
+    /// From log time `until_ms` on it could not anyway.
+    pub(crate) async fn ask(
+        &self,
+        transaction: TransactionId,
+        until_ms: u64,
+    ) -> Result<Knowledge, KernelError> {
+        match self.step(Kind::Plain, &Step::Ask { transaction, until_ms }).await? {
+            StepOutcome::Known(known) => Ok(known),
+            _ => Err(stopping()),
+        }
+    }
+
+    /// Lets this shard, the coordinator, forget what it decided.
+    pub(crate) async fn forget(&self, transaction: TransactionId) -> Result<(), KernelError> {
+        self.step(Kind::Plain, &Step::Forget { transaction }).await.map(drop)
+    }
+
+    /// Carries out what was tried here, or lets go of it, through whichever node leads; returns once this
+    /// node has applied that. Safe to repeat.
+    pub(crate) async fn finish(
+        &self,
+        transaction: TransactionId,
+        commit_ts: Option<CommitTs>,
+    ) -> Result<(), KernelError> {
+        let leadership = self.group.leadership();
+        let Some(leader) = leadership.leader else {
+            return Err(KernelError::Unavailable("the shard has no leader now".to_owned()));
+        };
+        if leader == self.node {
+            return self.finish_here(transaction, commit_ts).await.map(drop);
+        }
+        let unknown = || KernelError::Unavailable(format!("{leader} is not known here"));
+        let member = self.group.member(leader).ok_or_else(unknown)?;
+        let route = Route { shard: self.shard, service: Service::Commits };
+        let message = FinishMessage { transaction, commit_ts }.encode();
+        let call = self.links.call(leader, &member, route, message);
+        let failed = |reason: String| KernelError::Unavailable(reason);
+        let answer = task::timeout(APPLY_PATIENCE, call).await;
+        let answer = answer.ok_or_else(|| failed(format!("{leader} did not answer in time")))?;
+        let answer = answer.map_err(|error| failed(error.to_string()))?;
+        let index = answer.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        let index = index.ok_or_else(|| failed("an answer to another question".to_owned()))?;
+        match task::timeout(APPLY_PATIENCE, self.state.wait_applied(LogIndex(index))).await {
+            Some(()) => Ok(()),
+            None => Err(failed("this node is behind the shard's leader".to_owned())),
+        }
+    }
+
+    /// As [`Shard::finish`], on the leader; answers with an index at which it has been done.
+    async fn finish_here(
+        &self,
+        transaction: TransactionId,
+        commit_ts: Option<CommitTs>,
+    ) -> Result<LogIndex, KernelError> {
+        // What follows has later timestamps than what was decided.
+        self.state.timestamps.observe(commit_ts.unwrap_or_default());
+        self.step(Kind::Finishes, &Step::Finish { transaction, commit_ts }).await?;
+        Ok(self.state.applied_index())
+    }
+
+    /// The part of a commit over several shards that was tried here and is not finished.
+    pub(crate) fn undecided(&self) -> Option<Undecided> {
+        self.state.undecided()
+    }
+
+    /// What this shard decided and is not known to be carried out everywhere.
+    pub(crate) fn decisions(&self) -> Result<Vec<Decision>, KernelError> {
+        Ok(self.state.decisions()?)
     }
 
     /// Calls `reader` once with the state at the last applied commit here. It sees every commit that
@@ -235,6 +381,14 @@ impl<M: ShardMachine> Shard<M> {
     /// # Errors
     /// If the shard has stopped.
     pub fn read(&self, reader: &mut dyn FnMut(View<'_>)) -> Result<(), KernelError> {
+        self.read_standing(&mut |view, _| reader(view))
+    }
+
+    /// As [`Shard::read`], with how the state stands to commits over several shards.
+    pub(crate) fn read_standing(
+        &self,
+        reader: &mut dyn FnMut(View<'_>, Standing<'_>),
+    ) -> Result<(), KernelError> {
         self.serving()?;
         if self.state.read(reader) {
             Ok(())
@@ -246,7 +400,8 @@ impl<M: ShardMachine> Shard<M> {
     /// Whether a read may follow at once; if not, what to wait for first.
     pub fn read_barrier(&self) -> Option<oneshot::Receiver<Result<(), KernelError>>> {
         let term = self.state.applied_term();
-        if self.group.holds_lease(term) {
+        // A commit that was tried here may have been acknowledged, and is not seen yet.
+        if self.group.holds_lease(term) && !self.state.is_gated() {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
@@ -263,6 +418,17 @@ impl<M: ShardMachine> Shard<M> {
                 let group = self.group.clone();
                 Box::pin(async move { group.answer(&message).await.map_err(|e| e.to_string()) })
             }
+            Service::Commits => match FinishMessage::decode(&message) {
+                Some(FinishMessage { transaction, commit_ts }) => {
+                    let shard = self.clone();
+                    Box::pin(async move {
+                        let done = shard.finish_here(transaction, commit_ts).await;
+                        let index = done.map_err(|error| error.to_string())?;
+                        Ok(Bytes::copy_from_slice(&index.0.to_le_bytes()))
+                    })
+                }
+                None => Box::pin(std::future::ready(Err("not a question known here".to_owned()))),
+            },
             Service::Digests => Box::pin(std::future::ready(self.state.digests.answer(&message))),
             Service::Proposer => match Forward::decode(&message) {
                 Some(forward) => {
@@ -449,6 +615,10 @@ impl<M: ShardMachine> Shard<M> {
             None => Ok(()),
         }
     }
+}
+
+async fn answered<O>(submitted: Result<Answer<O>, KernelError>) -> Result<Vec<O>, KernelError> {
+    submitted?.await.unwrap_or_else(|_| Err(stopping()))
 }
 
 fn stopping() -> KernelError {

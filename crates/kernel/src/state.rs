@@ -3,16 +3,16 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use proteus_consensus::{Applied, Image, ReceivedImage, Replica, ReplicaFault};
 use proteus_env::Clock;
-use proteus_machine::{Committed, KernelError, Position, ShardMachine, View};
+use proteus_machine::{Committed, KernelError, ShardMachine, View};
 use proteus_store::{Checkpoint, DiskStore, IncomingStore, LayeredStore, Read, State, StoreError};
-use proteus_types::{CommitTs, EntryId, LogIndex, NodeId, Term};
+use proteus_types::{CommitTs, EntryId, LogIndex, NodeId, ShardId, Term};
 use tokio::sync::Notify;
 use tracing::{error, info};
 
@@ -22,6 +22,12 @@ use crate::forward::Intake;
 use crate::image::StateImage;
 use crate::pending::Pending;
 use crate::shard::CommitSink;
+use crate::step::{Step, StepOutcome};
+use crate::timestamps::Timestamps;
+use crate::undecided::{
+    Changed, Decision, HeldCommits, Standing, StepPlace, Undecided, apply_step, stored_decisions,
+    stored_undecided,
+};
 
 /// Keys of the kernel's own facts, in space 0.
 pub(crate) const APPLIED_KEY: &[u8] = &[0, 1];
@@ -29,6 +35,7 @@ pub(crate) const MEMBERSHIP_KEY: &[u8] = &[0, 2];
 
 /// A shard's state machine with its storage: what consensus drives.
 pub(crate) struct ShardState<M: ShardMachine> {
+    shard: ShardId,
     node: NodeId,
     /// Itself, for what it hands to others.
     own: Weak<ShardState<M>>,
@@ -40,12 +47,20 @@ pub(crate) struct ShardState<M: ShardMachine> {
     checkpointed: Mutex<Option<(EntryId, Option<Bytes>)>>,
     /// Changes frozen for a checkpoint that has not succeeded yet.
     writing: Mutex<Option<(Checkpoint, EntryId, Option<Bytes>)>>,
-    pub(crate) pending: Pending<M::Outcome>,
+    /// The newest that the node has seen.
+    pub(crate) timestamps: Arc<Timestamps>,
+    pub(crate) pending: Pending<StepOutcome<M::Outcome>>,
     pub(crate) intake: Intake,
     pub(crate) digests: Digests,
     /// Index and term of the last entry applied, for those who hold no lock.
     applied_index: AtomicU64,
     applied_term: AtomicU64,
+    /// The part of a commit over several shards that was tried here and is not finished.
+    gate: Mutex<Option<Undecided>>,
+    /// Whether there is one.
+    is_gated: AtomicBool,
+    /// How many such parts were finished.
+    gates_passed: AtomicU64,
     /// Wakes who waits for an entry to be applied.
     pub(crate) applied_changed: Notify,
     /// Commands applied since start, for operators.
@@ -57,6 +72,9 @@ struct Stored {
     applied: Option<EntryId>,
     applied_ts: CommitTs,
     membership: Option<Bytes>,
+    undecided: Option<Undecided>,
+    /// What this shard decided and was not told yet to forget.
+    decisions: Vec<Decision>,
     /// The store has been given up, or holds a half applied entry: there is nothing to read.
     is_closed: bool,
 }
@@ -64,9 +82,10 @@ struct Stored {
 impl<M: ShardMachine> ShardState<M> {
     /// The state as the store in `store_directory` holds it.
     pub(crate) fn open(
-        node: NodeId,
+        (shard, node): (ShardId, NodeId),
         store_directory: &Path,
         clock: Arc<dyn Clock>,
+        timestamps: Arc<Timestamps>,
         sink: Arc<dyn CommitSink<M::Change>>,
     ) -> Result<Arc<ShardState<M>>, StoreError> {
         let stored = Stored::over(DiskStore::open(store_directory)?)?;
@@ -74,7 +93,10 @@ impl<M: ShardMachine> ShardState<M> {
         let applied = stored.applied.unwrap_or_default();
         let digests = Digests::default();
         digests.begin(stored.checked());
+        timestamps.observe(stored.applied_ts);
+        let undecided = stored.undecided;
         Ok(Arc::new_cyclic(|own| ShardState {
+            shard,
             node,
             own: own.clone(),
             store_directory: store_directory.to_owned(),
@@ -83,25 +105,32 @@ impl<M: ShardMachine> ShardState<M> {
             state: RwLock::new(stored),
             checkpointed: Mutex::new(checkpointed),
             writing: Mutex::new(None),
+            timestamps,
             pending: Pending::default(),
             intake: Intake::default(),
             digests,
             applied_index: AtomicU64::new(applied.index.0),
             applied_term: AtomicU64::new(applied.term.0),
+            gate: Mutex::new(undecided),
+            is_gated: AtomicBool::new(undecided.is_some()),
+            gates_passed: AtomicU64::new(0),
             applied_changed: Notify::new(),
             applied_count: AtomicU64::new(0),
         }))
     }
 
-    /// Calls `reader` with the state at the last applied commit; says whether there still is one.
-    pub(crate) fn read(&self, reader: &mut dyn FnMut(View<'_>)) -> bool {
+    /// Calls `reader` with the state at the last applied commit, and how that stands to commits over
+    /// several shards; says whether there still is one.
+    pub(crate) fn read(&self, reader: &mut dyn FnMut(View<'_>, Standing<'_>)) -> bool {
         let stored = self.state.read();
         if stored.is_closed {
             return false;
         }
         // A wall clock behind the last commit would show what that commit's time already hid.
         let now_ms = self.clock.wall_ms().max(stored.applied_ts.physical_ms());
-        reader(View { state: &stored.store, now_ms, applied_ts: stored.applied_ts });
+        let Stored { store, applied_ts, undecided, decisions, .. } = &*stored;
+        let standing = Standing { undecided: undecided.as_ref(), decisions };
+        reader(View { state: store, now_ms, applied_ts: *applied_ts }, standing);
         true
     }
 
@@ -150,8 +179,49 @@ impl<M: ShardMachine> ShardState<M> {
         }
     }
 
-    /// Tells those who hold no lock how far the state is.
-    fn announce(&self, id: EntryId) {
+    /// Whether a part of a commit over several shards was tried here and is not finished, so that
+    /// nothing else can happen.
+    pub(crate) fn is_gated(&self) -> bool {
+        self.is_gated.load(Ordering::Acquire)
+    }
+
+    /// Resolves once what was tried when this was called is finished.
+    pub(crate) async fn wait_finished(&self) {
+        let passed = self.gates_passed.load(Ordering::Acquire);
+        loop {
+            let changed = self.applied_changed.notified();
+            if !self.is_gated() || self.gates_passed.load(Ordering::Acquire) != passed {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// The part that was tried here and is not finished.
+    pub(crate) fn undecided(&self) -> Option<Undecided> {
+        *self.gate.lock()
+    }
+
+    /// What was decided here and is not known to be carried out everywhere.
+    pub(crate) fn decisions(&self) -> Result<Vec<Decision>, StoreError> {
+        let stored = self.state.read();
+        if stored.is_closed {
+            return Err(closed());
+        }
+        Ok(stored.decisions.clone())
+    }
+
+    /// Tells those who hold no lock how far the state is, and what may happen next.
+    fn announce(&self, id: EntryId, undecided: Option<Undecided>) {
+        let mut gate = self.gate.lock();
+        if *gate != undecided {
+            if gate.is_some() {
+                self.gates_passed.fetch_add(1, Ordering::AcqRel);
+            }
+            *gate = undecided;
+            self.is_gated.store(undecided.is_some(), Ordering::Release);
+        }
+        drop(gate);
         let began = self.applied_term.swap(id.term.0, Ordering::AcqRel) != id.term.0;
         self.applied_index.store(id.index.0, Ordering::Release);
         if began {
@@ -220,13 +290,16 @@ impl<M: ShardMachine> ShardState<M> {
             stored.applied_ts
         );
         for place in 0..command_count {
-            let (command, rest) = M::decode(commands)?;
+            let (step, rest) = Step::decode::<M>(commands)?;
             commands = rest;
             let commit_ts = envelope.first_ts.plus(place);
-            let position = Position { term: id.term, index: id.index, commit_ts };
-            let mut changes = Vec::new();
-            outcomes.push(M::apply(&mut stored.store, position, &command, &mut changes)?);
+            let place = StepPlace { shard: self.shard, entry: id, commit_ts };
+            let mut changed = Changed { commit_ts, changes: Vec::new() };
+            let Stored { store, undecided, decisions, .. } = stored;
+            let held = &mut HeldCommits { undecided, decisions };
+            outcomes.push(apply_step::<M>(store, held, place, &step, &mut changed)?);
             stored.applied_ts = commit_ts;
+            let Changed { commit_ts, changes } = changed;
             if !changes.is_empty() {
                 self.sink.on_commit(Committed { commit_ts, changes });
             }
@@ -236,11 +309,13 @@ impl<M: ShardMachine> ShardState<M> {
         }
         let checked = stored.advance(id);
         stored.is_closed = false;
+        let (applied_ts, undecided) = (stored.applied_ts, stored.undecided);
         drop(guard);
+        self.timestamps.observe(applied_ts);
         self.digests.compare(envelope.checked);
         self.digests.push(checked);
         self.applied_count.fetch_add(command_count, Ordering::Relaxed);
-        self.announce(id);
+        self.announce(id, undecided);
         let mut outcomes = outcomes.into_iter();
         for origin in &envelope.origins {
             let own = outcomes.by_ref().take(origin.command_count as usize);
@@ -275,10 +350,12 @@ impl<M: ShardMachine> ShardState<M> {
         *stored = Stored::over(image.install()?)?;
         *self.checkpointed.lock() = Some((id, stored.membership.clone()));
         let (applied_ts, checked) = (stored.applied_ts, stored.checked());
+        let undecided = stored.undecided;
         drop(stored);
+        self.timestamps.observe(applied_ts);
         self.digests.begin(checked);
         info!(index = %id.index, "state taken over from the leader");
-        self.announce(id);
+        self.announce(id, undecided);
         self.sink.on_gap(applied_ts);
         self.pending.fail(&KernelError::Unavailable(
             "this node was brought up to date, and the answer is not known here".to_owned(),
@@ -298,7 +375,9 @@ impl Stored {
             store.set_digest(position.digest);
         }
         let membership = store.get(MEMBERSHIP_KEY)?;
-        Ok(Stored { store, applied, applied_ts, membership, is_closed: false })
+        let (undecided, decisions) = (stored_undecided(&store)?, stored_decisions(&store)?);
+        let is_closed = false;
+        Ok(Stored { store, applied, applied_ts, membership, undecided, decisions, is_closed })
     }
 
     /// What the state has come to.
@@ -350,9 +429,10 @@ impl<M: ShardMachine> Replica for ShardState<M> {
             stored.store.put(Bytes::from_static(MEMBERSHIP_KEY), membership);
         }
         let checked = stored.advance(entry.id);
+        let undecided = stored.undecided;
         drop(stored);
         self.digests.push(checked);
-        self.announce(entry.id);
+        self.announce(entry.id, undecided);
         self.pending.entry_applied(entry.id.term);
         Ok(())
     }

@@ -57,6 +57,10 @@ impl ShardMachine for Adder {
         Ok((after, position.commit_ts))
     }
 
+    fn has_happened(_outcome: &(u64, CommitTs)) -> bool {
+        true
+    }
+
     fn due(_view: View<'_>, _count_max: usize) -> Result<Vec<u64>, StoreError> {
         Ok(Vec::new())
     }

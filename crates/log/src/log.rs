@@ -213,6 +213,13 @@ impl Log {
         self.wake_writer();
     }
 
+    /// The shards that have anything in the log, ascending.
+    pub fn shards(&self) -> Vec<ShardId> {
+        let mut shards: Vec<ShardId> = self.shared.index.lock().shards.keys().copied().collect();
+        shards.sort_unstable();
+        shards
+    }
+
     /// A small fact.
     pub fn meta(&self, shard: ShardId, key: MetaKey) -> Option<Bytes> {
         self.shared.index.lock().shards.get(&shard)?.metas.get(&key).cloned()

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use proteus_machine::key::take_u64;
 use proteus_machine::{Ctx, View};
-use proteus_store::{Direction, Read, StoreError, Visit, prefix_end};
-use proteus_types::CommitTs;
+use proteus_store::{Direction, Read, StoreError, Visit};
+use proteus_types::{CommitTs, ShardId};
 
 use crate::acl::User;
 use crate::collection::Collection;
@@ -16,6 +16,7 @@ use crate::layout::HeadPlace;
 use crate::memory::charge;
 use crate::random::Random;
 use crate::reply::Reply;
+use crate::slots::OwnSlots;
 use crate::{Change, Class, KEY_BYTES_MAX, SPACE, layout};
 
 /// Why a command ends before its reply.
@@ -52,6 +53,8 @@ pub(crate) const TOO_LONG: &str = "ERR string exceeds maximum allowed size (prot
 pub(crate) trait Access: Read {
     fn now_ms(&self) -> u64;
     fn commit_ts(&self) -> CommitTs;
+    /// The shard that this is; of a reader it does not matter.
+    fn shard(&self) -> ShardId;
     fn put(&mut self, key: Bytes, value: Bytes);
     fn delete(&mut self, key: Bytes);
     fn emit(&mut self, change: Change);
@@ -64,6 +67,10 @@ impl Access for Ctx<'_, Change> {
 
     fn commit_ts(&self) -> CommitTs {
         Ctx::commit_ts(self)
+    }
+
+    fn shard(&self) -> ShardId {
+        Ctx::shard(self)
     }
 
     fn put(&mut self, key: Bytes, value: Bytes) {
@@ -105,6 +112,10 @@ impl Access for ReadOnly<'_> {
 
     fn commit_ts(&self) -> CommitTs {
         self.0.applied_ts
+    }
+
+    fn shard(&self) -> ShardId {
+        ShardId::META
     }
 
     fn put(&mut self, _key: Bytes, _value: Bytes) {
@@ -158,6 +169,8 @@ pub(crate) struct Exec<'a> {
     pub(crate) origin: u64,
     /// Whose rights a script's commands are held against; `None` for one that may do everything.
     pub(crate) user: Option<Box<User>>,
+    /// What a script's commands may touch; `None` if all slots are here.
+    pub(crate) slots: Option<OwnSlots>,
 }
 
 /// What a database holds.
@@ -173,7 +186,7 @@ pub(crate) struct Sums {
 
 impl<'a> Exec<'a> {
     pub(crate) fn new(access: &'a mut dyn Access, db: u8, seed: u64) -> Exec<'a> {
-        Exec { access, db, random: Random::new(seed), origin: 0, user: None }
+        Exec { access, db, random: Random::new(seed), origin: 0, user: None, slots: None }
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
@@ -445,13 +458,15 @@ impl<'a> Exec<'a> {
 
     pub(crate) fn next_id(&mut self) -> Result<u64, StoreError> {
         let stored = self.access.get(&layout::NEXT_ID)?;
-        let id = stored.and_then(|bytes| take_u64(&bytes).map(|(id, _)| id)).unwrap_or(1);
+        // No two shards give the same, so that a collection may move from one to another.
+        let first = u64::from(self.access.shard().0) << 40 | 1;
+        let id = stored.and_then(|bytes| take_u64(&bytes).map(|(id, _)| id)).unwrap_or(first);
         let next = Bytes::copy_from_slice(&(id + 1).to_be_bytes());
         self.access.put(Bytes::from_static(&layout::NEXT_ID), next);
         Ok(id)
     }
 
-    fn add_to_sums(
+    pub(crate) fn add_to_sums(
         &mut self,
         db: u8,
         keys: i64,
@@ -524,11 +539,7 @@ impl<'a> Exec<'a> {
         visit: &mut dyn FnMut(&[u8], &Head) -> ControlFlow<()>,
     ) -> Result<u64, StoreError> {
         let start = layout::heads_from(self.db, position);
-        let end = if end >= layout::POSITION_END {
-            prefix_end(&[SPACE, layout::KIND_HEAD, self.db])
-        } else {
-            layout::heads_from(self.db, end)
-        };
+        let end = layout::heads_until(self.db, end);
         let now_ms = self.now_ms();
         let mut last_if_full = None;
         let mut next = 0;

@@ -16,6 +16,8 @@
 //! C kind name               ─▶ a declaration
 //! D db key                  ─▶ when an entry was taken away by its declaration
 //! E until_ms db key         ─▶ nothing: how long that is remembered
+//! F                         ─▶ which shard has which slots; nothing while one has all
+//! G                         ─▶ the slots of this one, first and last of each range
 //! ```
 //! Heads stand in the order of hash slot and hash, so that a scan's cursor is a number, needs no memory
 //! in the server, and meets every key that is there from beginning to end; and a hash slot is a range.
@@ -24,6 +26,7 @@
 
 use bytes::Bytes;
 use proteus_machine::key::{KeyBuilder, take_u64};
+use proteus_store::prefix_end;
 use proteus_types::Slot;
 use smallvec::SmallVec;
 
@@ -44,6 +47,13 @@ pub(crate) const KIND_SETTING: u8 = 11;
 pub(crate) const KIND_DECLARATION: u8 = 12;
 pub(crate) const KIND_INVALIDATED: u8 = 13;
 pub(crate) const KIND_INVALIDATED_UNTIL: u8 = 14;
+
+/// What every shard has, where there are several.
+pub(crate) const SHARED_KINDS: &[u8] =
+    &[KIND_SCRIPT, KIND_LIBRARY, KIND_FUNCTION, KIND_SETTING, KIND_DECLARATION];
+
+pub(crate) const SLOT_MAP: [u8; 2] = [SPACE, 15];
+pub(crate) const OWN_SLOTS: [u8; 2] = [SPACE, 16];
 
 pub(crate) const DECLARED: [u8; 2] = [SPACE, KIND_DECLARATION];
 
@@ -76,6 +86,15 @@ pub(crate) fn heads_from(db: u8, position: u64) -> Vec<u8> {
     let mut bytes = vec![SPACE, KIND_HEAD, db];
     bytes.extend_from_slice(&position.to_be_bytes()[2..]);
     bytes
+}
+
+/// Where the heads of a database end whose slot and hash, as one number, are below `position`.
+pub(crate) fn heads_until(db: u8, position: u64) -> Vec<u8> {
+    if position >= POSITION_END {
+        prefix_end(&[SPACE, KIND_HEAD, db])
+    } else {
+        heads_from(db, position)
+    }
 }
 
 /// Slot and hash of a head's place, as one number; and the key.

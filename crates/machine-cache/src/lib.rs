@@ -25,10 +25,13 @@ pub mod rdb;
 mod reply;
 mod script;
 mod settings;
+pub mod slots;
+pub mod spread;
 
 use bytes::Bytes;
 use proteus_machine::{Abort, Ctx, Machine, View};
 use proteus_store::{Direction, Read, StoreError};
+use proteus_types::SlotMap;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use smallvec::SmallVec;
@@ -49,6 +52,8 @@ pub use settings::{SETTING_BYTES_MAX, setting, settings};
 
 use exec::{Exec, ReadOnly, Stop};
 use head::Head;
+use slots::OwnSlots;
+use spread::Reach;
 
 /// First byte of every key of this machine.
 pub(crate) const SPACE: u8 = 0x30;
@@ -147,6 +152,11 @@ pub enum Check {
         /// Its value.
         value: Option<Bytes>,
     },
+    /// The map of slots has this version.
+    SlotMapIs {
+        /// The version.
+        version: u64,
+    },
 }
 
 /// A change, or a read in the order of the log.
@@ -233,6 +243,34 @@ pub enum Op {
         /// What it was when it was chosen; if it has changed since, nothing happens.
         revision: Revision,
     },
+    /// Tells the shard which shard has which slots.
+    SetSlots {
+        /// The map.
+        map: SlotMap,
+    },
+    /// Takes the keys of some slots out of the shard. Answers with what [`Op::GiveSlots`] needs.
+    TakeSlots {
+        /// The first slot.
+        first: u16,
+        /// The last.
+        last: u16,
+    },
+    /// Puts the keys of some slots into the shard.
+    GiveSlots {
+        /// The first slot.
+        first: u16,
+        /// The last.
+        last: u16,
+        /// What [`Op::TakeSlots`] answered.
+        rows: Bytes,
+    },
+    /// Answers with what every shard has: settings, scripts and functions.
+    ReadShared,
+    /// Puts that into a new shard.
+    GiveShared {
+        /// What [`Op::ReadShared`] answered.
+        rows: Bytes,
+    },
 }
 
 impl Op {
@@ -254,6 +292,12 @@ pub enum Refusal {
         /// The key.
         key: Bytes,
     },
+    /// The keys are in another shard.
+    #[error("the key is in another shard")]
+    Elsewhere,
+    /// The map of slots has changed.
+    #[error("the slots have moved meanwhile")]
+    SlotsMoved,
     /// A setting has changed.
     #[error("the setting {name} has changed meanwhile")]
     SettingChanged {
@@ -326,6 +370,8 @@ pub enum Change {
         /// By SPUBLISH.
         is_sharded: bool,
     },
+    /// The shard was told which shard has which slots.
+    Slots(Box<SlotMap>),
     /// A setting has a new value, or is gone.
     Setting {
         /// Its name.
@@ -489,7 +535,14 @@ impl Machine for Cache {
             Check::SettingIs { name, value } => {
                 return settings::check(ctx, name, value.as_ref());
             }
+            Check::SlotMapIs { version } => {
+                let is_same = slots::slot_map(ctx)?.version == *version;
+                return if is_same { Ok(()) } else { Err(Abort::Refused(Refusal::SlotsMoved)) };
+            }
         };
+        if let Some(own) = OwnSlots::of(ctx)? {
+            own.hold(key)?;
+        }
         let now_ms = ctx.now_ms();
         if revision(ctx.read(), now_ms, *db, key)? == *expected {
             Ok(())
@@ -499,25 +552,44 @@ impl Machine for Cache {
     }
 
     fn apply(ctx: &mut Ctx<'_, Change>, op: &Op) -> Result<Reply, Abort<Refusal>> {
-        let run = |ctx: &mut Ctx<'_, Change>, call: &Call| {
+        let own = OwnSlots::of(ctx)?;
+        if let Some(own) = &own
+            && let Reach::Keys(keys) = spread::reach(op)
+        {
+            keys.into_iter().try_for_each(|key| own.hold(key))?;
+        }
+        let run = |ctx: &mut Ctx<'_, Change>, call: &Call, user: Option<Box<acl::User>>| {
             let mut exec = Exec::new(ctx, call.db.min(DATABASE_COUNT - 1), call.seed);
             exec.origin = call.origin;
+            exec.user = user;
+            exec.slots = own;
             settle(commands::run(&mut exec, &call.arguments))
         };
         match op {
-            Op::Command(call) => Ok(run(ctx, call)?),
-            Op::OrRefuse(call) => match run(ctx, call)? {
+            Op::Command(call) => Ok(run(ctx, call, None)?),
+            Op::OrRefuse(call) => match run(ctx, call, None)? {
                 Reply::Error(text) => Err(Abort::Refused(Refusal::Command(text.into_owned()))),
                 reply => Ok(reply),
             },
             Op::Restricted { call, user, rules } => {
-                let mut exec = Exec::new(ctx, call.db.min(DATABASE_COUNT - 1), call.seed);
-                exec.origin = call.origin;
                 // Rules that nobody could have made allow nothing.
                 let user =
                     acl::User::from_rules(user, rules).unwrap_or_else(|_| acl::User::new(user));
-                exec.user = Some(Box::new(user));
-                Ok(settle(commands::run(&mut exec, &call.arguments))?)
+                Ok(run(ctx, call, Some(Box::new(user)))?)
+            }
+            Op::SetSlots { map } => {
+                slots::set(ctx, map)?;
+                Ok(Reply::OK)
+            }
+            Op::TakeSlots { first, last } => Ok(Reply::Bulk(slots::take(ctx, *first, *last)?)),
+            Op::ReadShared => Ok(Reply::Bulk(slots::read_shared(ctx)?)),
+            Op::GiveShared { rows } => {
+                slots::put_rows(ctx, rows)?;
+                Ok(Reply::OK)
+            }
+            Op::GiveSlots { first, last, rows } => {
+                slots::give(ctx, *first, *last, rows)?;
+                Ok(Reply::OK)
             }
             Op::Declare { name, declaration } => declared::declare(ctx, name, declaration),
             Op::Revoke { name, kind } => declared::revoke(ctx, name, *kind),

@@ -2,12 +2,13 @@
 
 use proteus_machine::Position;
 use proteus_store::LayeredStore;
-use proteus_types::{CommitTs, LogIndex, Term};
+use proteus_types::{CommitTs, LogIndex, ShardId, SlotMap, Term};
 
 use super::*;
 
 /// A machine over a store in memory, its time moved by hand.
 struct Bench {
+    shard: ShardId,
     store: LayeredStore,
     now: CommitTs,
     changes: Vec<Change>,
@@ -16,12 +17,13 @@ struct Bench {
 impl Bench {
     fn new() -> Bench {
         let now = CommitTs::from_physical_ms(1_000_000);
-        Bench { store: LayeredStore::in_memory(), now, changes: Vec::new() }
+        let shard = ShardId::META;
+        Bench { shard, store: LayeredStore::in_memory(), now, changes: Vec::new() }
     }
 
     fn apply(&mut self, op: &Op) -> Result<Reply, Abort<Refusal>> {
         self.now = self.now.plus(1);
-        let position = Position { term: Term(1), index: LogIndex(1), commit_ts: self.now };
+        let position = Position::new(self.shard, Term(1), LogIndex(1), self.now);
         let changes = &mut self.changes;
         let mut emit = |change| changes.push(change);
         Cache::apply(&mut Ctx::new(&mut self.store, position, &mut emit), op)
@@ -70,6 +72,73 @@ impl Bench {
         };
         self.store.scan_prefix(&[SPACE], &mut { all }).unwrap();
         count
+    }
+}
+
+#[test]
+fn slots_go_from_one_shard_to_another_with_all_that_is_theirs() {
+    let (mut from, mut to) = (Bench::new(), Bench::new());
+    to.shard = ShardId(1);
+    let map = SlotMap::default();
+    for shard in [&mut from, &mut to] {
+        shard.apply(&Op::SetSlots { map: map.clone() }).unwrap();
+    }
+    assert!(matches!(
+        to.apply(&Op::command(&["SET", "k", "v"])),
+        Err(Abort::Refused(Refusal::Elsewhere))
+    ));
+    for number in 0..50 {
+        from.run(&format!("SET string:{number} v EX {}", 100 + number));
+        for element in 0..number * 6 {
+            from.run(&format!("ZADD zset:{number} {element} m{element}"));
+        }
+        from.run(&format!("HSET hash:{number} f v g w"));
+        from.run(&format!("HPEXPIRE hash:{number} 5000 FIELDS 1 f"));
+    }
+    let before = [sums(from.view(), 0).unwrap(), recount(from.view(), 0).unwrap()];
+    assert_eq!(before[0], before[1]);
+    let read = |shard: &Bench, number: u32| {
+        let commands = [
+            format!("GET string:{number}"),
+            format!("TTL string:{number}"),
+            format!("ZRANGE zset:{number} 0 -1 WITHSCORES"),
+            format!("HGETALL hash:{number}"),
+        ];
+        commands.map(|command| shard.read(&command))
+    };
+    let expected: Vec<_> = (0..50).map(|number| read(&from, number)).collect();
+
+    let (mut first, mut moves) = (0, 0);
+    while first < 9_000 {
+        let (last, bytes) = slots::stretch(&from.store, first, 16_383, 10_000).unwrap();
+        let Reply::Bulk(rows) = from.apply(&Op::TakeSlots { first, last }).unwrap() else {
+            panic!("no rows")
+        };
+        assert!(rows.len() as u64 >= bytes);
+        to.apply(&Op::GiveSlots { first, last, rows }).unwrap();
+        (first, moves) = (last + 1, moves + 1);
+    }
+    assert!(moves > 3, "{moves}");
+    let map = map.moved(0, first - 1, ShardId(1)).unwrap();
+    for shard in [&mut from, &mut to] {
+        shard.apply(&Op::SetSlots { map: map.clone() }).unwrap();
+        assert_eq!(sums(shard.view(), 0).unwrap(), recount(shard.view(), 0).unwrap());
+    }
+    let kept = recount(from.view(), 0).unwrap();
+    let moved = recount(to.view(), 0).unwrap();
+    assert_eq!((kept.0 + moved.0, kept.1 + moved.1), before[0]);
+    assert!(kept.0 > 20 && moved.0 > 20);
+    for (number, expected) in (0..50).zip(expected) {
+        let found = [&from, &to].map(|shard| read(shard, number));
+        for (at, expected) in expected.iter().enumerate() {
+            assert!(found.iter().any(|found| found[at] == *expected), "{number}: {expected:?}");
+        }
+    }
+    // What is due comes due where it is now, and what is new has ids of its own.
+    for shard in [&mut from, &mut to] {
+        shard.pass_ms(200_000);
+        shard.settle();
+        assert_eq!(sums(shard.view(), 0).unwrap(), recount(shard.view(), 0).unwrap());
     }
 }
 

@@ -22,7 +22,7 @@ impl World {
     fn apply_at(&mut self, ts: CommitTs, op: &Op) -> Result<Reply, Refusal> {
         self.ts = ts;
         self.store.savepoint();
-        let position = Position { term: Term(1), index: LogIndex(1), commit_ts: ts };
+        let position = Position::new(proteus_types::ShardId::META, Term(1), LogIndex(1), ts);
         let result = Table::apply(&mut Ctx::new(&mut self.store, position, &mut |_| {}), op);
         match result {
             Ok(reply) => Ok(reply),
@@ -39,7 +39,8 @@ impl World {
     }
 
     fn check(&mut self, check: &Check) -> Result<(), Refusal> {
-        let position = Position { term: Term(1), index: LogIndex(1), commit_ts: self.ts.plus(1) };
+        let position =
+            Position::new(proteus_types::ShardId::META, Term(1), LogIndex(1), self.ts.plus(1));
         match Table::check(&mut Ctx::new(&mut self.store, position, &mut |_| {}), check) {
             Ok(()) => Ok(()),
             Err(Abort::Refused(refusal)) => Err(refusal),

@@ -42,7 +42,7 @@ impl Driver {
     fn position(&mut self) -> Position {
         self.index += 1;
         let commit_ts = CommitTs::from_physical_ms(self.now_ms);
-        Position { term: self.term, index: LogIndex(self.index), commit_ts }
+        Position::new(proteus_types::ShardId::META, self.term, LogIndex(self.index), commit_ts)
     }
 
     fn apply(&mut self, op: &Op) -> Result<Reply, Refusal> {

@@ -45,7 +45,7 @@ impl World {
 
     fn apply(&mut self, op: &Op) -> Result<Reply, Refusal> {
         self.now = self.now.plus(1);
-        let position = Position { term: Term(1), index: LogIndex(1), commit_ts: self.now };
+        let position = Position::new(proteus_types::ShardId::META, Term(1), LogIndex(1), self.now);
         self.changes.clear();
         self.store.savepoint();
         let changes = &mut self.changes;
@@ -62,7 +62,7 @@ impl World {
     }
 
     fn check(&mut self, check: &Check) -> Result<(), Refusal> {
-        let position = Position { term: Term(1), index: LogIndex(1), commit_ts: self.now };
+        let position = Position::new(proteus_types::ShardId::META, Term(1), LogIndex(1), self.now);
         let mut emit = |_| panic!("a check changes nothing");
         match Tree::check(&mut Ctx::new(&mut self.store, position, &mut emit), check) {
             Ok(()) => Ok(()),

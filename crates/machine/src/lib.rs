@@ -19,19 +19,32 @@ mod shard;
 
 use bytes::Bytes;
 use proteus_store::{Direction, Read, State, StoreError, Visit};
-use proteus_types::{CommitTs, LogIndex, Term};
+use proteus_types::{CommitTs, LogIndex, ShardId, Term};
 
 pub use shard::{Committed, KernelError, ShardMachine};
 
 /// Where in the order of all things a minitransaction stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
+    /// The shard that applies it.
+    pub shard: ShardId,
     /// Term of the leader that proposed it; never less than that of what stands before.
     pub term: Term,
     /// Index of its entry in the shard's log.
     pub index: LogIndex,
-    /// Its commit timestamp; unique to it.
+    /// Its commit timestamp; unique to it in this shard. All parts of a commit over several shards have
+    /// the same.
     pub commit_ts: CommitTs,
+    /// The time that it happens at, in milliseconds since the Unix epoch: the timestamp's, or, in a
+    /// commit over several shards, that of trying the part, so that carrying it out does the same.
+    pub now_ms: u64,
+}
+
+impl Position {
+    /// Where a minitransaction of one shard stands.
+    pub fn new(shard: ShardId, term: Term, index: LogIndex, commit_ts: CommitTs) -> Position {
+        Position { shard, term, index, commit_ts, now_ms: commit_ts.physical_ms() }
+    }
 }
 
 /// What `apply` may see and change: state, its position, and a sink for changes.
@@ -55,7 +68,12 @@ impl<'a, C> Ctx<'a, C> {
 
     /// Leader-stamped time, in milliseconds since the Unix epoch. The only clock there is.
     pub fn now_ms(&self) -> u64 {
-        self.position.commit_ts.physical_ms()
+        self.position.now_ms
+    }
+
+    /// The shard that applies the op.
+    pub fn shard(&self) -> ShardId {
+        self.position.shard
     }
 
     /// The commit timestamp of the minitransaction this op belongs to.

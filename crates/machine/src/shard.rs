@@ -36,6 +36,9 @@ pub trait ShardMachine: Send + Sync + 'static {
         changes: &mut Vec<Self::Change>,
     ) -> Result<Self::Outcome, StoreError>;
 
+    /// Whether the command that this is the answer to has happened, and was not refused.
+    fn has_happened(outcome: &Self::Outcome) -> bool;
+
     /// Commands that are due because time passed, at most about `count_max`.
     ///
     /// # Errors

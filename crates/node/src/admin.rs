@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proteus_peer::{CallError, Credentials, Dialer};
-use proteus_types::{CommitTs, Member, NodeId};
+use proteus_types::{CommitTs, Member, NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 
 /// First byte of a message between nodes: for whom it is.
@@ -14,6 +14,7 @@ pub(crate) const SERVICE_PROPOSER: u8 = 1;
 pub(crate) const SERVICE_ADMIN: u8 = 2;
 pub(crate) const SERVICE_IMAGE: u8 = 3;
 pub(crate) const SERVICE_DIGESTS: u8 = 4;
+pub(crate) const SERVICE_COMMITS: u8 = 5;
 
 /// How long an operator waits for an answer; membership changes wait for a majority.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,8 +56,30 @@ pub enum AdminRequest {
         /// The node.
         node: NodeId,
     },
-    /// Begins an image of the whole state of the node that is asked.
+    /// Adds a shard, which has no slots at first.
+    AddShard,
+    /// Moves slots to a shard, those of them that it does not have; some, if they are many. Asking again
+    /// moves more.
+    MoveSlots {
+        /// The first slot.
+        first: u16,
+        /// The last.
+        last: u16,
+        /// The shard.
+        to: ShardId,
+    },
+    /// Hands leadership of one shard to a node.
+    LeadShard {
+        /// The shard.
+        shard: ShardId,
+        /// The node.
+        node: NodeId,
+    },
+    /// Begins an image of a shard's whole state of the node that is asked.
     BeginImage {
+        /// The shard.
+        #[serde(default)]
+        shard: ShardId,
         /// Whether it may lack what was acknowledged before the question. Otherwise the node makes sure,
         /// for which the cluster needs a leader.
         may_lag: bool,
@@ -80,6 +103,16 @@ pub enum AdminAnswer {
     Status(ClusterStatus),
     /// The image to be fetched.
     Image(ImageStart),
+    /// Slots have moved.
+    Moved {
+        /// How many are still to be.
+        left: u16,
+    },
+    /// The shard that was added.
+    Added {
+        /// Its number.
+        shard: ShardId,
+    },
     /// It is done.
     Done,
     /// It is not done, because of this.
@@ -116,6 +149,26 @@ pub struct ClusterStatus {
     pub is_changing: bool,
     /// All nodes, by their numbers.
     pub nodes: Vec<NodeStatus>,
+    /// All shards, by their numbers.
+    #[serde(default)]
+    pub shards: Vec<ShardStanding>,
+}
+
+/// How one shard stands, as the node that answers sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ShardStanding {
+    /// Its number.
+    pub shard: ShardId,
+    /// Its leader, if there is one.
+    pub leader: Option<NodeId>,
+    /// Its newest term.
+    pub term: u64,
+    /// Its last entry applied on the node that answers.
+    pub applied_index: u64,
+    /// Who votes in it.
+    pub voters: Vec<NodeId>,
+    /// Its slots, as first and last of each range.
+    pub slots: Vec<(u16, u16)>,
 }
 
 /// How one node stands.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use proteus_env::task;
-use proteus_kernel::{Call, GroupStatus, Links, Route, Service, Shard, TransportError};
+use proteus_kernel::{Call, GroupStatus, Links, Route, Service, Shard, Shards, TransportError};
 use proteus_kernel_api::MembersChange;
 use proteus_peer::{Answering, CallError, Dialer, Handler};
 use proteus_shard_machine::Composed;
@@ -15,22 +15,27 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::admin::{
-    AdminAnswer, AdminRequest, ClusterStatus, NodeStatus, SERVICE_ADMIN, SERVICE_CONSENSUS,
-    SERVICE_DIGESTS, SERVICE_IMAGE, SERVICE_PROPOSER, ask_through, encode,
+    AdminAnswer, AdminRequest, ClusterStatus, NodeStatus, SERVICE_ADMIN, SERVICE_COMMITS,
+    SERVICE_CONSENSUS, SERVICE_DIGESTS, SERVICE_IMAGE, SERVICE_PROPOSER, ask_through, encode,
 };
 use crate::images::Images;
+use crate::placement::Placement;
+use crate::shards::NodeShards;
 
 /// How often a leader looks after the membership.
-const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long slots are moved for at most before whoever asked is told how many are left.
+const MOVE_TIME: Duration = Duration::from_secs(2);
 
 /// How often a change of members is asked for before it is given up.
 const TRIES_MAX: usize = 10;
 
 /// A follower that is at most so many entries behind may vote.
-const BEHIND_MAX: u64 = 1_000;
+pub(crate) const BEHIND_MAX: u64 = 1_000;
 
 /// A node that answered the leader within this time is there.
-const SILENCE_MAX: Duration = Duration::from_secs(3);
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// How a cluster keeps itself.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +58,7 @@ impl Links for PeerLinks {
             Service::Consensus => SERVICE_CONSENSUS,
             Service::Proposer => SERVICE_PROPOSER,
             Service::Digests => SERVICE_DIGESTS,
+            Service::Commits => SERVICE_COMMITS,
         });
         routed.extend_from_slice(&route.shard.0.to_le_bytes());
         routed.extend_from_slice(&message);
@@ -71,7 +77,10 @@ impl Links for PeerLinks {
 /// What a node answers others.
 pub(crate) struct Cluster {
     pub(crate) node: NodeId,
+    /// The first shard: its members are the cluster's, and its leader leads that.
     pub(crate) shard: Arc<Shard<Composed>>,
+    pub(crate) shards: Arc<NodeShards>,
+    pub(crate) placement: Arc<Placement>,
     pub(crate) dialer: Dialer,
     pub(crate) images: Images,
 }
@@ -89,6 +98,7 @@ impl Handler for NodeHandler {
             SERVICE_CONSENSUS => Service::Consensus,
             SERVICE_PROPOSER => Service::Proposer,
             SERVICE_DIGESTS => Service::Digests,
+            SERVICE_COMMITS => Service::Commits,
             SERVICE_ADMIN => {
                 let cluster = self.0.clone();
                 return Box::pin(async move { cluster.answer(&message).await });
@@ -99,10 +109,13 @@ impl Handler for NodeHandler {
             }
             _ => return refused("a message for a service that is not known here"),
         };
-        if message.len() < 4 || ShardId(message.get_u32_le()) != ShardId::META {
-            return refused("a message for a shard that is not here");
+        if message.len() < 4 {
+            return refused("a message for no shard");
         }
-        self.0.shard.answer(service, message)
+        match self.0.shards.shard(ShardId(message.get_u32_le())) {
+            Some(shard) => shard.answer(service, message),
+            None => refused("a message for a shard that is not here"),
+        }
     }
 }
 
@@ -119,11 +132,20 @@ impl Cluster {
 
     async fn carry_out(&self, request: &AdminRequest) -> Result<AdminAnswer, String> {
         if let AdminRequest::SnapshotRate { bytes_per_second_max } = request {
-            self.shard.group().snapshot_pace().set(*bytes_per_second_max);
+            for (_, shard) in self.shards.all() {
+                shard.group().snapshot_pace().set(*bytes_per_second_max);
+            }
             return Ok(AdminAnswer::Done);
         }
-        if let AdminRequest::BeginImage { may_lag } = request {
-            return self.images.begin(&self.shard, *may_lag).await.map(AdminAnswer::Image);
+        if let AdminRequest::BeginImage { shard, may_lag } = request {
+            if !may_lag && !self.shards.is_whole() {
+                return Err("a backup of several shards is not possible yet".to_owned());
+            }
+            let shard = self.shards.shard(*shard).ok_or("that shard is not on this node")?;
+            return self.images.begin(&shard, *may_lag).await.map(AdminAnswer::Image);
+        }
+        if let AdminRequest::LeadShard { shard, node } = request {
+            return self.lead_shard(*shard, *node).await.map(|()| AdminAnswer::Done);
         }
         let leadership = self.shard.group().leadership();
         match leadership.leader {
@@ -168,11 +190,13 @@ impl Cluster {
             AdminRequest::Status => return Ok(AdminAnswer::Status(self.status())),
             AdminRequest::Remove { node } => {
                 known(node)?;
+                self.lead_shards_elsewhere(*node).await?;
                 self.stop_voting(*node).await?;
                 group.remove_members(&BTreeSet::from([*node])).await.map_err(|e| e.to_string())?;
             }
             AdminRequest::Drain { node } => {
                 known(node)?;
+                self.lead_shards_elsewhere(*node).await?;
                 self.set_follows_only(*node, true).await?;
                 self.stop_voting(*node).await?;
             }
@@ -202,7 +226,17 @@ impl Cluster {
                     group.hand_over(*node).await.map_err(|error| error.to_string())?;
                 }
             }
-            AdminRequest::SnapshotRate { .. } | AdminRequest::BeginImage { .. } => {}
+            AdminRequest::AddShard => {
+                let shard = self.placement.add_shard().await?;
+                return Ok(AdminAnswer::Added { shard });
+            }
+            AdminRequest::MoveSlots { first, last, to } => {
+                let left = self.placement.move_slots((*first, *last), *to, MOVE_TIME).await?;
+                return Ok(AdminAnswer::Moved { left });
+            }
+            AdminRequest::SnapshotRate { .. }
+            | AdminRequest::BeginImage { .. }
+            | AdminRequest::LeadShard { .. } => {}
         }
         Ok(AdminAnswer::Done)
     }
@@ -288,6 +322,7 @@ impl Cluster {
             committed_index: status.committed_index.0,
             is_changing: status.membership.is_changing,
             nodes: status.membership.members.iter().map(node_status).collect(),
+            shards: self.shard_standings(),
         }
     }
 
@@ -338,7 +373,7 @@ impl Cluster {
     }
 }
 
-fn behind(status: &GroupStatus, node: NodeId) -> Option<u64> {
+pub(crate) fn behind(status: &GroupStatus, node: NodeId) -> Option<u64> {
     let matched = status.matched.get(&node)?;
     Some(status.last_index.0.saturating_sub(matched.0))
 }

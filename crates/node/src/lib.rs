@@ -1,4 +1,4 @@
-//! One node: its data directory, its log, its shard, and the kernel over them.
+//! One node: its data directory, its log, its shards, and the kernel over them.
 //!
 //! ```text
 //! data directory
@@ -6,19 +6,23 @@
 //! ├── FORMAT   version of this layout
 //! ├── IDENTITY the node's number in its cluster
 //! ├── log/     segments of the node's log
-//! └── store/   checkpoint of the shard's state
+//! ├── store/   checkpoint of the first shard's state
+//! └── store-N/ that of shard N
 //! ```
 //! It knows the composed machine and no face.
 //!
-//! Reading order: [`Node`], `identity`, `cluster`, [`admin`], `images`, [`Restore`], [`doctor`].
+//! Reading order: [`Node`], `identity`, `shards`, `router`, `cluster`, [`admin`], `images`, [`Restore`], [`doctor`].
 
 pub mod admin;
 mod cluster;
 pub mod doctor;
 mod identity;
 mod images;
+mod placement;
 mod rebuild;
 mod restore;
+mod router;
+mod shards;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,17 +33,15 @@ use std::time::Duration;
 use proteus_env::Clock;
 use proteus_env::disk::{DirectoryLock, Disk, RealDisk, lock_directory};
 use proteus_env::{net, random, task};
-use proteus_kernel::{
-    Alone, ChoreOptions, CommitSink, Links, Shard, ShardOptions, ShardStatus, Timing,
-};
+use proteus_kernel::{Alone, Commits, Links, Shard, ShardStatus, Shards};
 use proteus_kernel_api::{
-    Change, ClusterView, Commit, Feed, Kernel, KernelError, Listener, MembersChange,
-    MembersChanging, Minitransaction, Proposal, ReadBarrier, View,
+    ClusterView, Feed, Kernel, KernelError, Listener, MembersChange, MembersChanging,
+    Minitransaction, Proposal, ReadBarrier, View,
 };
 use proteus_log::{Log, LogError, LogOptions};
 use proteus_peer::serve;
 use proteus_shard_machine::Composed;
-use proteus_types::{CommitTs, Member, ShardId, Term};
+use proteus_types::{Member, ShardId, Slot, Term};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -47,7 +49,10 @@ use crate::admin::{AdminAnswer, AdminRequest, AskError, ask_through};
 use crate::cluster::{Cluster, NodeHandler, PeerLinks};
 use crate::identity::Identity;
 use crate::images::Images;
+use crate::placement::Placement;
 use crate::restore::RESTORING_FILE;
+use crate::router::Router;
+use crate::shards::{NodeShards, Opener, store_directory};
 
 pub use crate::cluster::UpkeepOptions;
 pub use crate::restore::Restore;
@@ -67,6 +72,9 @@ pub struct NodeOptions {
     pub disk_reserve_bytes: u64,
     /// How it meets other nodes; `None`: not at all.
     pub cluster: Option<ClusterOptions>,
+    /// Over how many shards a node that founds a cluster spreads the slots; 0 and 1 are one. What has been
+    /// spread stays as it is.
+    pub shard_count: u32,
 }
 
 /// How a node meets others.
@@ -158,6 +166,7 @@ pub enum NodeError {
 /// A running node.
 pub struct Node {
     kernel: Arc<NodeKernel>,
+    placement: Arc<Placement>,
     stop: watch::Sender<bool>,
     /// Where it listens for other nodes.
     pub peer_address: Option<SocketAddr>,
@@ -165,27 +174,15 @@ pub struct Node {
     _lock: DirectoryLock,
 }
 
-/// The kernel of a node with one shard.
+/// The kernel of a node.
 struct NodeKernel {
     identity: Identity,
+    /// Who leads it leads the cluster.
     shard: Arc<Shard<Composed>>,
-    feed: Arc<FeedSink>,
+    router: Router,
+    feed: Arc<Feed>,
     /// `None` for a node that meets no others.
     cluster: Option<Arc<Cluster>>,
-}
-
-/// The feed at the end of the commit path.
-#[derive(Default)]
-struct FeedSink(Feed);
-
-impl CommitSink<Change> for FeedSink {
-    fn on_commit(&self, commit: Commit) {
-        self.0.publish(commit);
-    }
-
-    fn on_gap(&self, applied_ts: CommitTs) {
-        self.0.skip(applied_ts);
-    }
 }
 
 impl Node {
@@ -209,7 +206,6 @@ impl Node {
             ..LogOptions::default()
         };
         let log = Log::open(Arc::new(disk), log_options)?;
-        let feed = Arc::new(FeedSink::default());
         let (stop, stopping) = watch::channel(false);
         let member = member_of(options);
         let dialer =
@@ -219,28 +215,35 @@ impl Node {
             options.cluster.as_ref().map(|cluster| listen(cluster.listen)).transpose()?;
         let identity = take_identity(options, &member, dialer.as_ref()).await?;
         let member = Member { incarnation: identity.incarnation, ..member };
-        let shard_options = ShardOptions {
-            shard: ShardId::META,
-            node: identity.node,
-            member: member.clone(),
-            found: identity.is_founder,
-            run: random::random_u64() as u32,
-            timing: Timing::default(),
-            chores: ChoreOptions::default(),
-        };
-        let store_directory = directory.join("store");
-        if proteus_kernel::differs(&store_directory) {
-            let dialer = dialer.as_ref().ok_or_else(|| NodeError::Differs(directory.clone()))?;
-            rebuild::rebuild(identity.node, &store_directory, &log, dialer).await?;
-        }
+        rebuild::rebuild_where_needed(identity.node, directory, &log, dialer.as_ref()).await?;
         let links: Arc<dyn Links> = match &dialer {
             Some(dialer) => Arc::new(PeerLinks { dialer: dialer.clone() }),
             None => Arc::new(Alone),
         };
-        let opened =
-            Shard::open(shard_options, &store_directory, log, clock.clone(), feed.clone(), links)
-                .await;
-        let shard = opened?;
+        let run = random::random_u64() as u32;
+        let shards = Arc::new(NodeShards::default());
+        let feed = Arc::new(Feed::default());
+        let opener = Arc::new(Opener {
+            directory: directory.clone(),
+            log,
+            clock: clock.clone(),
+            feed: feed.clone(),
+            links,
+            node: identity.node,
+            member: member.clone(),
+            run,
+            timestamps: Arc::default(),
+            shards: shards.clone(),
+            opening: tokio::sync::Mutex::default(),
+        });
+        let shard = opener.open(ShardId::META, identity.is_founder).await?;
+        opener.open_all().await?;
+        let commits = Commits::new(identity.node, run, clock.clone(), shards.clone());
+        task::spawn(opener.clone().follow_map(stopping.clone()));
+        task::spawn(commits.clone().finish_abandoned(stopping.clone()));
+        let placement = Arc::new(Placement::new(opener.clone(), shards.clone(), commits.clone()));
+        let shards_known = shards.clone();
+        let router = Router { meta: shard.clone(), shards: shards.clone(), commits };
         let (mut peer_address, mut cluster_of) = (None, None);
         if let (Some(cluster), Some(listener), Some(dialer)) = (&options.cluster, listener, dialer)
         {
@@ -250,19 +253,25 @@ impl Node {
             let answering = Arc::new(Cluster {
                 node: identity.node,
                 shard: shard.clone(),
+                shards,
+                placement: placement.clone(),
                 dialer,
                 images: Images::new(clock),
             });
             let handler = Arc::new(NodeHandler(answering.clone()));
             cluster_of = Some(answering.clone());
             task::spawn(serve(listener, cluster.credentials.clone(), handler, stopping.clone()));
+            task::spawn(answering.clone().keep_up_shards(stopping.clone()));
             task::spawn(answering.keep_up(member, cluster.upkeep, stopping));
         }
-        wait_until_current(&shard).await;
+        wait_until_current(&router).await;
+        if identity.is_founder && options.shard_count > 1 && shards_known.map().version == 0 {
+            placement.spread(options.shard_count).await.map_err(KernelError::Unavailable)?;
+        }
         info!(directory = %directory.display(), node = %identity.node, index = %shard.status().applied_index, "data recovered");
-        let kernel = Arc::new(NodeKernel { identity, shard, feed, cluster: cluster_of });
+        let kernel = Arc::new(NodeKernel { identity, shard, router, feed, cluster: cluster_of });
         let data_directory = directory.clone();
-        Ok(Node { kernel, stop, peer_address, data_directory, _lock: lock })
+        Ok(Node { kernel, placement, stop, peer_address, data_directory, _lock: lock })
     }
 
     /// What faces see.
@@ -270,20 +279,39 @@ impl Node {
         self.kernel.clone()
     }
 
-    /// Figures of the shard.
+    /// Figures of the first shard.
     pub fn status(&self) -> ShardStatus {
         self.kernel.shard.status()
     }
 
+    /// Figures of all shards that are open here.
+    pub fn shard_statuses(&self) -> Vec<(ShardId, ShardStatus)> {
+        let shards = self.kernel.router.shards.all();
+        shards.into_iter().map(|(id, shard)| (id, shard.status())).collect()
+    }
+
+    /// Spreads the slots evenly over so many shards, adding those that are missing. Safe to repeat, and
+    /// to be interrupted.
+    ///
+    /// # Errors
+    /// In words, why it was not done, or not to the end.
+    pub async fn spread(&self, shard_count: u32) -> Result<(), String> {
+        self.placement.spread(shard_count).await
+    }
+
     /// Why the node serves no more, or `None` while it does.
     pub fn stop_reason(&self) -> Option<String> {
-        self.kernel.shard.stop_reason()
+        let shards = self.kernel.router.shards.all();
+        shards.iter().find_map(|(_, shard)| shard.stop_reason())
     }
 
     /// Whether the node serves no more because its state differs from the other replicas', so that
     /// starting it again rebuilds it.
     pub fn must_rebuild(&self) -> bool {
-        proteus_kernel::differs(&self.data_directory.join("store"))
+        let shards = self.kernel.router.shards.all();
+        shards
+            .iter()
+            .any(|(id, _)| proteus_kernel::differs(&store_directory(&self.data_directory, *id)))
     }
 
     /// A function that tells the shard's figures, for as long as the node lives.
@@ -295,27 +323,36 @@ impl Node {
     /// Stops cleanly: the next start replays nothing.
     pub async fn shutdown(self) {
         // Others are answered until leadership is handed over.
-        self.kernel.shard.shutdown().await;
+        // The first last: commits over several shards are decided there.
+        for (_, shard) in self.kernel.router.shards.all().into_iter().rev() {
+            shard.shutdown().await;
+        }
         self.stop.send_replace(true);
     }
 }
 
 impl Kernel for NodeKernel {
     fn propose(&self, minitransactions: Vec<Minitransaction>) -> Proposal {
-        Box::pin(self.shard.propose(&minitransactions))
+        self.router.propose(minitransactions)
     }
 
     fn read_dyn(&self, reader: &mut dyn FnMut(View<'_>)) -> Result<(), KernelError> {
-        self.shard.read(reader)
+        self.router.read(reader)
+    }
+
+    fn read_slot_dyn(
+        &self,
+        slot: &dyn Fn() -> Slot,
+        reader: &mut dyn FnMut(View<'_>),
+    ) -> Result<(), KernelError> {
+        if self.router.shards.is_whole() {
+            return self.shard.read(reader);
+        }
+        self.router.read_slot(slot(), reader)
     }
 
     fn read_barrier(&self) -> Option<ReadBarrier> {
-        let barrier = self.shard.read_barrier()?;
-        Some(Box::pin(async move {
-            barrier.await.unwrap_or_else(|_| {
-                Err(KernelError::Unavailable("the node is stopping".to_owned()))
-            })
-        }))
+        self.router.read_barrier()
     }
 
     fn cluster(&self) -> ClusterView {
@@ -346,11 +383,11 @@ impl Kernel for NodeKernel {
     }
 
     fn follow(&self, listener: Arc<dyn Listener>) {
-        self.feed.0.follow(listener);
+        self.feed.follow(listener);
     }
 
     fn feed(&self) -> &Feed {
-        &self.feed.0
+        &self.feed
     }
 }
 
@@ -427,10 +464,10 @@ async fn join_cluster(
 
 /// Waits until this node knows a leader and has what that has committed, within limits: a node that
 /// cannot tell opens its faces all the same, and says so to whoever asks.
-async fn wait_until_current(shard: &Arc<Shard<Composed>>) {
+async fn wait_until_current(router: &Router) {
     let current = async {
-        while let Some(barrier) = shard.read_barrier() {
-            if let Ok(Ok(())) = barrier.await {
+        while let Some(barrier) = router.read_barrier() {
+            if let Ok(()) = barrier.await {
                 return;
             }
         }
@@ -474,6 +511,7 @@ mod tests {
             flush_interval: None,
             disk_reserve_bytes: 0,
             cluster: None,
+            shard_count: 1,
         }
     }
 

@@ -9,7 +9,7 @@ use proteus_backup::{Backup, Repository};
 use proteus_env::{Clock, SystemClock, task};
 use proteus_node::admin::{AdminAnswer, AdminRequest, ask_through, fetch_image};
 use proteus_node::{Dialer, Restore};
-use proteus_types::CommitTs;
+use proteus_types::{CommitTs, ShardId};
 
 use crate::cli::print;
 use crate::cluster::credentials;
@@ -95,7 +95,7 @@ async fn take(
 ) -> Result<(), String> {
     let clock = SystemClock::default();
     let began = clock.elapsed();
-    let request = AdminRequest::BeginImage { may_lag: false };
+    let request = AdminRequest::BeginImage { shard: ShardId::META, may_lag: false };
     let start = match ask_through(dialer, &arguments.peer, &request).await? {
         AdminAnswer::Image(start) => start,
         other => return Err(format!("an answer to another question: {other:?}")),

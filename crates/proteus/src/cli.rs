@@ -159,6 +159,9 @@ struct Settings {
     /// Disk space that writes leave free, in MiB [default: 128]
     #[arg(long, value_name = "MIB")]
     disk_reserve_mib: Option<String>,
+    /// Shards that a new cluster spreads the cache's keys over [default: 1]
+    #[arg(long, value_name = "N")]
+    shards: Option<String>,
     /// Connections that each face holds at once [default: 20000]
     #[arg(long, value_name = "N")]
     connections_max: Option<String>,
@@ -251,6 +254,7 @@ impl Settings {
             ("faces", &self.faces),
             ("durability", &self.durability),
             ("disk_reserve_mib", &self.disk_reserve_mib),
+            ("shards", &self.shards),
             ("connections_max", &self.connections_max),
             ("join", &self.join),
             ("cluster_secret", &self.cluster_secret),

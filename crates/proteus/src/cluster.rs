@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use proteus_env::{disk, random};
-use proteus_node::admin::{AdminAnswer, AdminRequest, ClusterStatus, NodeStatus, ask};
-use proteus_node::{Credentials, PeerTls, Secret};
-use proteus_types::NodeId;
+use proteus_node::admin::{AdminAnswer, AdminRequest, ClusterStatus, NodeStatus, ask, ask_through};
+use proteus_node::{Credentials, Dialer, PeerTls, Secret};
+use proteus_types::{NodeId, SLOT_COUNT, ShardId};
 
 use crate::config::Config;
+use crate::progress::progress;
 
 /// Port at which nodes listen for each other, before the port offset.
 pub const PEER_PORT: u16 = 7000;
@@ -50,10 +51,27 @@ pub enum ClusterCommand {
         #[command(flatten)]
         through: Through,
     },
-    /// Hand leadership to a node.
+    /// Hand leadership to a node: of the cluster, or of one shard.
     Lead {
         /// The node's number
         node: u64,
+        /// The shard's number; shard 0 leads the cluster
+        #[arg(long, default_value_t = 0)]
+        shard: u32,
+        #[command(flatten)]
+        through: Through,
+    },
+    /// Add a shard. It has no slots until some are moved to it.
+    AddShard(Through),
+    /// Move slots of the cache's keys to a shard, while they are read and written. Asking again goes on
+    /// where it was interrupted.
+    Move {
+        /// The slots: all, one, or a range such as 0-8191
+        #[arg(value_parser = parse_slots)]
+        slots: (u16, u16),
+        /// The shard's number
+        #[arg(long)]
+        to: u32,
         #[command(flatten)]
         through: Through,
     },
@@ -115,9 +133,23 @@ pub async fn run(command: ClusterCommand, config: &Config) -> Result<String, Str
                 format!("let {new} vote in place of {old}"),
             )
         }
-        ClusterCommand::Lead { node, through } => {
-            let node = NodeId(node);
-            (AdminRequest::Lead { node }, through, format!("let {node} lead"))
+        ClusterCommand::Lead { node, shard, through } => {
+            let (node, shard) = (NodeId(node), ShardId(shard));
+            match shard {
+                ShardId::META => (AdminRequest::Lead { node }, through, format!("let {node} lead")),
+                shard => (
+                    AdminRequest::LeadShard { shard, node },
+                    through,
+                    format!("let {node} lead shard {}", shard.0),
+                ),
+            }
+        }
+        ClusterCommand::AddShard(through) => {
+            (AdminRequest::AddShard, through, "add a shard".to_owned())
+        }
+        ClusterCommand::Move { slots: (first, last), to, through } => {
+            let request = AdminRequest::MoveSlots { first, last, to: ShardId(to) };
+            (request, through, format!("move slots {first} to {last} to shard {to}"))
         }
         ClusterCommand::SnapshotRate { mib_per_s, through } => {
             let request = AdminRequest::SnapshotRate { bytes_per_second_max: mib_per_s << 20 };
@@ -129,9 +161,32 @@ pub async fn run(command: ClusterCommand, config: &Config) -> Result<String, Str
         let status = status(&through, &credentials).await?;
         return Ok(format!("Would {what}. Now:\n\n{}", render(&status)));
     }
-    match ask(&through.peer, &credentials, &request).await? {
-        AdminAnswer::Done => Ok(format!("Done: {what}.")),
-        other => Err(format!("an answer to another question: {other:?}")),
+    let dialer = Dialer::new(credentials);
+    let mut bar = None;
+    loop {
+        match ask_through(&dialer, &through.peer, &request).await? {
+            AdminAnswer::Done | AdminAnswer::Moved { left: 0 } => {
+                return Ok(format!("Done: {what}."));
+            }
+            AdminAnswer::Added { shard } => return Ok(format!("Shard {} is added.", shard.0)),
+            AdminAnswer::Moved { left } => {
+                let bar = bar.get_or_insert_with(|| progress(Some(u64::from(left)), "slots left"));
+                bar.set_position(bar.length().unwrap_or(0).saturating_sub(u64::from(left)));
+            }
+            other => return Err(format!("an answer to another question: {other:?}")),
+        }
+    }
+}
+
+fn parse_slots(text: &str) -> Result<(u16, u16), String> {
+    let number = |text: &str| {
+        let slot = text.trim().parse().ok().filter(|slot| *slot < SLOT_COUNT);
+        slot.ok_or_else(|| format!("{text:?} is not a slot from 0 to {}", SLOT_COUNT - 1))
+    };
+    match text.split_once('-') {
+        _ if text == "all" => Ok((0, SLOT_COUNT - 1)),
+        Some((first, last)) => Ok((number(first)?, number(last)?)),
+        None => number(text).map(|slot| (slot, slot)),
     }
 }
 
@@ -177,6 +232,22 @@ fn render(status: &ClusterStatus) -> String {
             id.to_string(),
             member.peer_address
         ));
+    }
+    if status.shards.len() > 1 {
+        text.push_str("\n  shard  leader  entry      slots\n");
+        for standing in &status.shards {
+            let leader = standing.leader.map_or_else(|| "?".to_owned(), |node| node.to_string());
+            let range = |(first, last): &(u16, u16)| match first == last {
+                true => first.to_string(),
+                false => format!("{first}-{last}"),
+            };
+            let slots: Vec<String> = standing.slots.iter().map(range).collect();
+            let slots = if slots.is_empty() { "none".to_owned() } else { slots.join(" ") };
+            text.push_str(&format!(
+                "  {:<6} {leader:<7} {:<10} {slots}\n",
+                standing.shard.0, standing.applied_index
+            ));
+        }
     }
     text
 }

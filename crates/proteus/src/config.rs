@@ -64,6 +64,12 @@ pub const KEYS: &[Key] = &[
         help: "Disk space that writes leave free; below it they are refused and reads go on",
     },
     Key {
+        name: "shards",
+        default: "1",
+        accepts: "a number from 1 to 256",
+        help: "Shards that a new cluster spreads the cache's keys over; later `proteus cluster add-shard`",
+    },
+    Key {
         name: "connections_max",
         default: "20000",
         accepts: "a number from 1 to 1000000",
@@ -310,6 +316,8 @@ pub struct Config {
     pub flush_interval: Option<Duration>,
     /// Disk space that writes leave free, in bytes.
     pub disk_reserve_bytes: u64,
+    /// Shards that a new cluster spreads its slots over.
+    pub shard_count: u32,
     /// Connections that each face holds at once.
     pub connections_max: usize,
     /// A node of the cluster to join.
@@ -422,6 +430,9 @@ impl Config {
             disk_reserve_bytes: reader.parse("disk_reserve_mib", |value| {
                 let mib: u64 = value.parse().ok()?;
                 (mib <= 1_000_000).then_some(mib << 20)
+            })?,
+            shard_count: reader.parse("shards", |value| {
+                value.parse().ok().filter(|count| (1..=256).contains(count))
             })?,
             connections_max: reader.parse("connections_max", |value| {
                 value.parse().ok().filter(|count| (1..=1_000_000).contains(count))

@@ -223,7 +223,7 @@ mod tests {
 
     fn position() -> Position {
         let commit_ts = CommitTs::from_physical_ms(1_700_000_000_000);
-        Position { term: Term(1), index: LogIndex(9), commit_ts }
+        Position::new(proteus_types::ShardId::META, Term(1), LogIndex(9), commit_ts)
     }
 
     fn read(bytes: &Option<Bytes>) -> Json {

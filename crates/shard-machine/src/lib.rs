@@ -13,6 +13,8 @@ mod entries;
 mod envelope;
 mod events;
 mod feeds;
+mod split;
+mod spread_state;
 mod text;
 
 use proteus_machine::{Abort, Ctx, Machine, Position, ShardMachine, View};
@@ -24,6 +26,8 @@ pub use proteus_machine_cache as cache;
 pub use proteus_machine_table as table;
 pub use proteus_machine_topic as topic;
 pub use proteus_machine_tree as tree;
+pub use split::{Plan, Split, split};
+pub use spread_state::SpreadState;
 
 /// First byte of an encoded minitransaction: the version of the format.
 const FORMAT_VERSION: u8 = 1;
@@ -239,6 +243,10 @@ impl ShardMachine for Composed {
         }
     }
 
+    fn has_happened(outcome: &Outcome) -> bool {
+        matches!(outcome, Outcome::Committed { .. })
+    }
+
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Minitransaction>, StoreError> {
         Ok(due_ops(view, count_max)?.into_iter().map(Minitransaction::of).collect())
     }
@@ -271,11 +279,12 @@ mod tests {
     use super::*;
 
     fn position(ms: u64) -> Position {
-        Position {
-            term: proteus_types::Term(1),
-            index: proteus_types::LogIndex(ms),
-            commit_ts: CommitTs::from_physical_ms(ms),
-        }
+        Position::new(
+            proteus_types::ShardId::META,
+            proteus_types::Term(1),
+            proteus_types::LogIndex(ms),
+            CommitTs::from_physical_ms(ms),
+        )
     }
 
     /// Applies at `ms` and returns the outcome and the changes that followers learn.

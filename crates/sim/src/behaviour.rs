@@ -204,8 +204,12 @@ fn aborted_leave_no_trace<M: Machine>(script: &Script) -> Result<Result<(), Stri
     for (entry, dooms) in &script.entries {
         for (place, (command, is_doomed)) in entry.commands.iter().zip(dooms).enumerate() {
             let commit_ts = entry.first_ts.plus(place as u64);
-            let position =
-                proteus_machine::Position { term: Term(1), index: LogIndex(1), commit_ts };
+            let position = proteus_machine::Position::new(
+                proteus_types::ShardId::META,
+                Term(1),
+                LogIndex(1),
+                commit_ts,
+            );
             let mut changes = Vec::new();
             let outcome = M::apply(&mut store, position, command, &mut changes)?;
             let after = bytewise(&store)?;

@@ -287,6 +287,7 @@ impl<M: Machine> World<M> {
                 replay_bytes_max: random.pick(&[20_000, 60_000, 10_000_000]),
                 checkpoint_interval: Duration::from_secs(60),
             },
+            timestamps: Arc::default(),
         };
         let store = node.directory.path().join("store");
         if proteus_kernel::differs(&store) {

@@ -92,6 +92,10 @@ impl ShardMachine for Buggy {
         }
     }
 
+    fn has_happened(outcome: &Outcome) -> bool {
+        Composed::has_happened(outcome)
+    }
+
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Minitransaction>, StoreError> {
         Composed::due(view, count_max)
     }
@@ -142,6 +146,10 @@ impl ShardMachine for Deviating {
             state.put(vec![0x30, 9].into(), position.commit_ts.0.to_be_bytes().to_vec().into());
         }
         Ok(outcome)
+    }
+
+    fn has_happened(outcome: &Outcome) -> bool {
+        Composed::has_happened(outcome)
     }
 
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Minitransaction>, StoreError> {

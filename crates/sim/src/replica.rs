@@ -64,7 +64,8 @@ pub fn apply_entry<M: Machine>(
     for place in 0..entry.commands.len() as u64 {
         let (command, after) = M::decode(rest)?;
         rest = after;
-        let position = Position { term: Term(1), index, commit_ts: entry.first_ts.plus(place) };
+        let position =
+            Position::new(proteus_types::ShardId::META, Term(1), index, entry.first_ts.plus(place));
         let mut changes = Vec::new();
         let outcome = M::apply(store, position, &command, &mut changes)?;
         applied.push((outcome, changes));

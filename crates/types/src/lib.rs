@@ -7,10 +7,12 @@ mod ids;
 mod member;
 mod positions;
 mod slot;
+mod slot_map;
 mod timestamp;
 
 pub use ids::{NodeId, ProposalId, ShardId};
 pub use member::Member;
 pub use positions::{EntryId, LogIndex, Term};
 pub use slot::{SLOT_COUNT, Slot};
+pub use slot_map::{SlotMap, SlotRange};
 pub use timestamp::{CommitTs, LOGICAL_BITS};

@@ -19,6 +19,11 @@ impl Slot {
         Slot(crc16_xmodem(hash_tag(key)) % SLOT_COUNT)
     }
 
+    /// The slot of this number, if there is one.
+    pub fn new(number: u16) -> Option<Slot> {
+        (number < SLOT_COUNT).then_some(Slot(number))
+    }
+
     /// The slot's number, below [`SLOT_COUNT`].
     pub fn number(self) -> u16 {
         self.0

@@ -17,9 +17,9 @@ use bytes::{Bytes, BytesMut};
 use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
 use proteus_kernel_api::cache::acl::User;
-use proteus_kernel_api::cache::commands::{Flags, Group, unknown_command};
+use proteus_kernel_api::cache::commands::{Flags, Group, Keys, unknown_command};
 use proteus_kernel_api::cache::{Call, Reply, answer_known};
-use proteus_kernel_api::{KernelError, Minitransaction, Outcome};
+use proteus_kernel_api::{KernelError, Minitransaction, Outcome, View};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::RedisFace;
@@ -400,7 +400,13 @@ impl Session {
                 } else {
                     let reply = match self.about_use(command, &call.arguments) {
                         Some(reply) => Ok(reply),
-                        None => self.face.kernel.read(|view| answer_known(view, command, &call)),
+                        None => match (command.keys, call.arguments.get(1)) {
+                            (Keys::Range(1, 1, _), Some(key)) => {
+                                let read = |view: View<'_>| answer_known(view, command, &call);
+                                self.face.kernel.read_key(key, read)
+                            }
+                            _ => self.face.kernel.read(|view| answer_known(view, command, &call)),
+                        },
                     };
                     let reply = reply.unwrap_or_else(|error| of_kernel(&error));
                     self.face.hub.note_read(command.keys, &reply);

@@ -530,6 +530,13 @@ fn call_command(x: &mut Exec<'_>, run: &Run, words: &[Value]) -> Result {
         let text = format!("ERR ACL failure in script: {}", denied.text(&user.name));
         return Err(Stop::Error(text.into()));
     }
+    if let Some(slots) = &x.slots {
+        let places = command.key_places(&arguments);
+        let mut keys = places.into_iter().filter_map(|place| arguments.get(place));
+        if !keys.all(|key| slots.have(key)) {
+            return error("ERR Script attempted to access a non local key in a cluster node");
+        }
+    }
     if run.reads_only && command.is_write() {
         return error("ERR Write commands are not allowed from read-only scripts.");
     }

@@ -19,7 +19,7 @@ impl Bench {
 
     fn run(&mut self, words: &[&str]) -> Reply {
         self.ts = self.ts.plus(1);
-        let position = Position { term: Term(1), index: LogIndex(1), commit_ts: self.ts };
+        let position = Position::new(proteus_types::ShardId::META, Term(1), LogIndex(1), self.ts);
         let mut emit = |_| {};
         let call = Call { seed: 7, ..Call::new(words) };
         Cache::apply(&mut Ctx::new(&mut self.store, position, &mut emit), &Op::Command(call))

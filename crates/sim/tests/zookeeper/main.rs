@@ -208,6 +208,7 @@ impl World {
                 replay_bytes_max: random.pick(&[20_000, 10_000_000]),
                 checkpoint_interval: Duration::from_secs(60),
             },
+            timestamps: Arc::default(),
         };
         let planted = self.planted;
         let feed = Arc::new(FeedSink(Feed::default(), planted));

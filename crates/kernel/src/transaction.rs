@@ -1,0 +1,423 @@
+//! Commits over several shards.
+//!
+//! ```text
+//!   participant (gated)      ── prepare ──▶ tried, taken back ───────────── finish ──▶ carried out
+//!   coordinator (not gated)                        └── decide: own part, decision ──┘
+//! ```
+//! Each shard has one part. The highest are tried first, one after the other, so that no two commits wait
+//! for each other; each is then gated: nothing else happens there until the commit is finished, and reads
+//! wait. The lowest shard is the coordinator: the one entry that applies its part *is* the decision. It
+//! is never gated, and meta, which is the lowest of all, is always the coordinator where it has a part.
+//! Then the others carry out what was tried, at the decision's timestamp.
+//!
+//! A driver that dies leaves a gated shard behind for [`LEASE`] at most: then the shard's leader asks the
+//! coordinator, which decides nothing any more that somebody asked about, so that all who ask are told the
+//! same. Nor does it decide what comes later than [`LEASE`] by log time, so it need not remember long what
+//! it was asked about.
+//!
+//! Sources: Gray and Lamport, "Consensus on Transaction Commit" (2006), of which this is the two-phase
+//! case with replicated participants; the decision by the last participant is Gray's "nested" two-phase
+//! commit (1978); gating is the blocking scheme of Jones, Abadi and Madden, "Low Overhead Concurrency
+//! Control for Partitioned Main Memory Databases" (SIGMOD 2010).
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::future::join_all;
+use proteus_env::{Clock, task};
+use proteus_machine::{KernelError, ShardMachine};
+use proteus_types::{CommitTs, NodeId, ShardId};
+use tokio::sync::{oneshot, watch};
+use tracing::{info, warn};
+
+use crate::lanes::{Lanes, Turn};
+use crate::shard::Shard;
+use crate::step::{Knowledge, PARTICIPANTS_MAX, TransactionId};
+use crate::undecided::{Decision, Undecided};
+
+/// How long after its first part was tried a commit may be decided.
+const LEASE: Duration = Duration::from_secs(2);
+
+/// How long a caller waits for a decided commit to be carried out everywhere.
+const FINISH_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Pause before a shard that could not be told is told again.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// How often the leaders of shards look for what others left behind.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long a decision stands before its shard's leader makes sure itself that it is carried out.
+const DECISION_AGE: Duration = Duration::from_secs(5);
+
+/// The shards of a node.
+pub trait Shards<M: ShardMachine>: Send + Sync + 'static {
+    /// The shard, if it is here.
+    fn shard(&self, id: ShardId) -> Option<Arc<Shard<M>>>;
+
+    /// All that are here.
+    fn all(&self) -> Vec<(ShardId, Arc<Shard<M>>)>;
+}
+
+/// What became of a commit over several shards.
+#[derive(Debug)]
+pub enum Spread<O> {
+    /// It happened, everywhere.
+    Committed {
+        /// At this time.
+        commit_ts: CommitTs,
+        /// What each part came to. All but the coordinator's, which is the last, are as of when they
+        /// were tried.
+        outcomes: Vec<(ShardId, O)>,
+    },
+    /// It happened nowhere.
+    Refused {
+        /// Because of this shard's part.
+        shard: ShardId,
+        /// What that came to.
+        outcome: O,
+    },
+}
+
+/// A part of a commit over several shards.
+pub enum PartOf<C, O> {
+    /// A command.
+    Given(C),
+    /// One that follows from what the parts before it came to; `None` if it cannot.
+    After(Box<Following<C, O>>),
+}
+
+/// Makes a part of what those before it came to.
+type Following<C, O> = dyn FnOnce(&[(ShardId, O)]) -> Option<C> + Send;
+
+type Parts<M> = Vec<(ShardId, PartOf<<M as ShardMachine>::Command, <M as ShardMachine>::Outcome>)>;
+
+/// What a commit over several shards comes to.
+pub type Spreading<O> = Pin<Box<dyn Future<Output = Result<Spread<O>, KernelError>> + Send>>;
+
+type Outcomes<O> = Pin<Box<dyn Future<Output = Result<Vec<O>, KernelError>> + Send>>;
+
+/// The commits that a node drives, over one shard or several.
+pub struct Commits<M: ShardMachine> {
+    shards: Arc<dyn Shards<M>>,
+    clock: Arc<dyn Clock>,
+    lanes: Arc<Lanes>,
+    node: NodeId,
+    /// The number of the next commit over several shards.
+    next_number: AtomicU64,
+}
+
+impl<M: ShardMachine> Commits<M>
+where
+    M::Command: Clone + Sync,
+{
+    /// `run` is drawn anew at each start of the node, so that no number is given twice.
+    pub fn new(
+        node: NodeId,
+        run: u32,
+        clock: Arc<dyn Clock>,
+        shards: Arc<dyn Shards<M>>,
+    ) -> Arc<Commits<M>> {
+        let next_number = AtomicU64::new(u64::from(run) << 32);
+        Arc::new(Commits { shards, clock, lanes: Arc::default(), node, next_number })
+    }
+
+    /// Commits commands in one shard: consecutive, each atomic by itself. They are on their way, or stand
+    /// behind what this node proposed to the shard before, when this returns.
+    pub fn propose(&self, shard: ShardId, commands: Vec<M::Command>) -> Outcomes<M::Outcome> {
+        let here = match self.here(shard) {
+            Ok(here) => here,
+            Err(error) => return Box::pin(std::future::ready(Err(error))),
+        };
+        let hand_over = move || here.propose(&commands);
+        match self.lanes.pass(shard, hand_over) {
+            Ok(Ok(proposal)) => Box::pin(proposal),
+            Ok(Err((hand_over, mut turn))) => {
+                let (sender, receiver) = oneshot::channel();
+                task::spawn(async move {
+                    turn.come().await;
+                    let proposal = hand_over();
+                    turn.leave(shard);
+                    // Who stopped waiting has its commit all the same.
+                    let _ = sender.send(proposal.await);
+                });
+                Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(ended())) })
+            }
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+
+    /// Commits parts in several shards, at most one in each, all or none. They stand behind what this
+    /// node proposed to these shards before when this returns, and are driven to an end whether or not
+    /// the result is awaited.
+    pub fn propose_over(
+        self: &Arc<Self>,
+        mut parts: Vec<(ShardId, M::Command)>,
+    ) -> Spreading<M::Outcome> {
+        parts.sort_by_key(|(shard, _)| std::cmp::Reverse(*shard));
+        let given = |(shard, part)| (shard, PartOf::Given(part));
+        self.propose_in_order(parts.into_iter().map(given).collect())
+    }
+
+    /// As [`Commits::propose_over`], the parts being tried in this order, and the last deciding. Of two
+    /// such commits that wait for each other one gives up.
+    pub fn propose_in_order(self: &Arc<Self>, parts: Parts<M>) -> Spreading<M::Outcome> {
+        let shards: Vec<ShardId> = parts.iter().map(|(shard, _)| *shard).collect();
+        let turn = if shards.len() > PARTICIPANTS_MAX {
+            Err(KernelError::Overloaded("a commit over too many shards".to_owned()))
+        } else {
+            self.lanes.enter(shards)
+        };
+        let turn = match turn {
+            Ok(turn) => turn,
+            Err(error) => return Box::pin(std::future::ready(Err(error))),
+        };
+        let (sender, receiver) = oneshot::channel();
+        let commits = self.clone();
+        task::spawn(async move {
+            // Who stopped waiting has its commit all the same.
+            let _ = sender.send(commits.drive(turn, parts).await);
+        });
+        Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(ended())) })
+    }
+
+    fn here(&self, shard: ShardId) -> Result<Arc<Shard<M>>, KernelError> {
+        let missing = || KernelError::Unavailable(format!("shard {shard} is not on this node"));
+        self.shards.shard(shard).ok_or_else(missing)
+    }
+
+    async fn drive(
+        self: Arc<Self>,
+        mut turn: Turn,
+        mut parts: Parts<M>,
+    ) -> Result<Spread<M::Outcome>, KernelError> {
+        turn.come().await;
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let transaction = TransactionId { node: self.node, number };
+        let Some((coordinator, own_part)) = parts.pop() else {
+            return Err(KernelError::Unavailable("a commit without parts".to_owned()));
+        };
+        let (mut tried, mut outcomes) = (Vec::new(), Vec::new());
+        let mut until_ms = u64::MAX;
+        for (shard, part) in parts {
+            let prepared = part
+                .after(&outcomes)
+                .and_then(|part| Ok(self.here(shard)?.prepare(transaction, coordinator, part)));
+            turn.leave(shard);
+            let prepared = match prepared {
+                Ok(prepared) => prepared.await,
+                Err(error) => Err(error),
+            };
+            // It may have been tried, even if that is not known.
+            tried.push(shard);
+            match prepared {
+                Ok((outcome, tried_ts)) if M::has_happened(&outcome) => {
+                    until_ms = until_ms.min(decidable_until(tried_ts));
+                    outcomes.push((shard, outcome));
+                }
+                Ok((outcome, _)) => {
+                    self.let_go(transaction, tried);
+                    return Ok(Spread::Refused { shard, outcome });
+                }
+                Err(error) => {
+                    self.let_go(transaction, tried);
+                    return Err(error);
+                }
+            }
+        }
+        let decided = own_part.after(&outcomes).and_then(|own_part| {
+            Ok(self.here(coordinator)?.decide(transaction, until_ms, tried.clone(), own_part))
+        });
+        turn.leave(coordinator);
+        let decided = match decided {
+            Ok(decided) => decided.await,
+            Err(error) => Err(error),
+        };
+        match decided {
+            Ok(Some((outcome, commit_ts))) if M::has_happened(&outcome) => {
+                outcomes.push((coordinator, outcome));
+                let decision = Decision { transaction, commit_ts, participants: tried };
+                match self.carry_out(coordinator, decision).await {
+                    Ok(()) => Ok(Spread::Committed { commit_ts, outcomes }),
+                    Err(_) => Err(KernelError::Unavailable(
+                        "the commit happened, and not all of its shards show it yet".to_owned(),
+                    )),
+                }
+            }
+            Ok(Some((outcome, _))) => {
+                self.let_go(transaction, tried);
+                Ok(Spread::Refused { shard: coordinator, outcome })
+            }
+            Ok(None) => {
+                self.let_go(transaction, tried);
+                let reason = "a commit over several shards took too long, and nothing was changed";
+                Err(KernelError::Overloaded(reason.to_owned()))
+            }
+            // It may have been decided: whoever leads the gated shards finds out.
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets participants go on without what they tried.
+    fn let_go(self: &Arc<Self>, transaction: TransactionId, tried: Vec<ShardId>) {
+        let commits = self.clone();
+        task::spawn(async move {
+            let telling = tried.iter().map(|shard| commits.tell(*shard, transaction, None));
+            join_all(telling).await;
+        });
+    }
+
+    /// Has participants carry out what was decided, and the coordinator forget it then. What it returns
+    /// resolves once all those have done so that can be reached.
+    fn carry_out(
+        self: &Arc<Self>,
+        coordinator: ShardId,
+        decision: Decision,
+    ) -> oneshot::Receiver<()> {
+        let (sender, done) = oneshot::channel();
+        let commits = self.clone();
+        task::spawn(async move {
+            let Decision { transaction, commit_ts, participants } = decision;
+            let telling =
+                participants.iter().map(|shard| commits.tell(*shard, transaction, Some(commit_ts)));
+            let is_done = join_all(telling).await.into_iter().all(|told| told);
+            if is_done {
+                // The caller may have given up.
+                let _ = sender.send(());
+            }
+            if is_done
+                && let Ok(here) = commits.here(coordinator)
+                && let Err(error) = here.forget(transaction).await
+            {
+                info!(%error, "a decision is forgotten later");
+            }
+        });
+        done
+    }
+
+    /// Tells a participant until it has heard, within limits; its leader asks otherwise.
+    async fn tell(
+        &self,
+        shard: ShardId,
+        transaction: TransactionId,
+        commit_ts: Option<CommitTs>,
+    ) -> bool {
+        let give_up_at = self.clock.elapsed() + FINISH_PATIENCE;
+        loop {
+            let told = match self.here(shard) {
+                Ok(here) => here.finish(transaction, commit_ts).await,
+                Err(error) => Err(error),
+            };
+            match told {
+                Ok(()) => return true,
+                Err(KernelError::Stopped(_)) => return false,
+                Err(_) if self.clock.elapsed() > give_up_at => return false,
+                Err(_) => task::sleep(RETRY).await,
+            }
+        }
+    }
+
+    /// Finishes what others left behind in the shards that this node leads, until `stop` holds true.
+    pub async fn finish_abandoned(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let mut tried: BTreeMap<ShardId, (Undecided, Duration)> = BTreeMap::new();
+        let mut decided: BTreeMap<(ShardId, TransactionId), Duration> = BTreeMap::new();
+        loop {
+            tokio::select! {
+                () = task::sleep(LOOK_INTERVAL) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            let now = self.clock.elapsed();
+            for (id, shard) in self.shards.all() {
+                if !shard.leads() {
+                    tried.remove(&id);
+                    decided.retain(|(of, _), _| *of != id);
+                    continue;
+                }
+                self.look_at_tried(id, &shard, now, &mut tried).await;
+                self.look_at_decided(id, &shard, now, &mut decided);
+            }
+        }
+    }
+
+    async fn look_at_tried(
+        &self,
+        id: ShardId,
+        shard: &Arc<Shard<M>>,
+        now: Duration,
+        tried: &mut BTreeMap<ShardId, (Undecided, Duration)>,
+    ) {
+        let Some(undecided) = shard.undecided() else {
+            tried.remove(&id);
+            return;
+        };
+        let seen = tried.entry(id).or_insert((undecided, now));
+        if seen.0 != undecided {
+            *seen = (undecided, now);
+        }
+        if now.saturating_sub(seen.1) < LEASE {
+            return;
+        }
+        let Undecided { transaction, coordinator, tried_ts } = undecided;
+        let Ok(here) = self.here(coordinator) else { return };
+        let answer = match here.ask(transaction, decidable_until(tried_ts)).await {
+            Ok(Knowledge::Committed(commit_ts)) => Some(commit_ts),
+            Ok(Knowledge::Aborted) => None,
+            Err(_) => return,
+        };
+        warn!(shard = %id, ?transaction, is_committed = answer.is_some(), "an abandoned commit is finished");
+        if let Err(error) = shard.finish(transaction, answer).await {
+            info!(%error, "an abandoned commit is finished later");
+        }
+    }
+
+    fn look_at_decided(
+        self: &Arc<Self>,
+        id: ShardId,
+        shard: &Arc<Shard<M>>,
+        now: Duration,
+        decided: &mut BTreeMap<(ShardId, TransactionId), Duration>,
+    ) {
+        let Ok(decisions) = shard.decisions() else { return };
+        decided.retain(|(of, transaction), _| {
+            *of != id || decisions.iter().any(|decision| decision.transaction == *transaction)
+        });
+        for decision in decisions {
+            let since = *decided.entry((id, decision.transaction)).or_insert(now);
+            if now.saturating_sub(since) >= DECISION_AGE {
+                decided.insert((id, decision.transaction), now);
+                // Nobody waits; if its participants are not reached it is tried again.
+                drop(self.carry_out(id, decision));
+            }
+        }
+    }
+}
+
+impl<C, O> PartOf<C, O> {
+    fn after(self, outcomes: &[(ShardId, O)]) -> Result<C, KernelError> {
+        match self {
+            PartOf::Given(part) => Ok(part),
+            PartOf::After(part) => part(outcomes).ok_or_else(|| {
+                KernelError::Unavailable("a part does not follow from those before it".to_owned())
+            }),
+        }
+    }
+}
+
+/// Log time until which a commit may be decided of which a part was tried then. Who asks about an earlier
+/// part has to wait no longer than for a later one.
+fn decidable_until(tried_ts: CommitTs) -> u64 {
+    tried_ts.physical_ms().saturating_add(LEASE.as_millis() as u64)
+}
+
+fn ended() -> KernelError {
+    KernelError::Unavailable(
+        "the node is stopping; what was sent may still be committed".to_owned(),
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+//! What a shard keeps of commits over several shards: the part that it tried and may not carry out yet,
+//! and what it decided as a coordinator.
+//!
+//! A part is tried by applying it and taking that back. Nothing else is applied until it is finished, so
+//! carrying it out does what trying it did; only the commit timestamp is another, which is the
+//! coordinator's.
+
+use bytes::Bytes;
+use proteus_machine::{Position, ShardMachine};
+use proteus_store::{LayeredStore, Read, State, StoreError};
+use proteus_types::{CommitTs, EntryId, NodeId, ShardId};
+
+use crate::step::{
+    Knowledge, Step, StepOutcome, TransactionId, put_shards, take_shard, take_shards, take_u64,
+};
+
+/// Keys of the kernel's own facts, in space 0.
+const UNDECIDED_KEY: &[u8] = &[0, 3];
+const DECISION_PREFIX: &[u8] = &[0, 4];
+/// Commits that somebody was told will not be decided, with the log time from which on they could not be
+/// anyway.
+const ABORTED_PREFIX: &[u8] = &[0, 5];
+
+/// A part that was tried, and whose commit is not known to be decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Undecided {
+    /// The commit.
+    pub transaction: TransactionId,
+    /// The shard that decides.
+    pub coordinator: ShardId,
+    /// When the part was tried.
+    pub tried_ts: CommitTs,
+}
+
+/// A commit that a coordinator decided, and that it was not told yet to be carried out everywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The commit.
+    pub transaction: TransactionId,
+    /// Its timestamp.
+    pub commit_ts: CommitTs,
+    /// The other shards that have a part in it.
+    pub participants: Vec<ShardId>,
+}
+
+/// How a state stands to commits over several shards.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing<'a> {
+    pub(crate) undecided: Option<&'a Undecided>,
+    pub(crate) decisions: &'a [Decision],
+}
+
+/// The same, to be changed by a step; it is in the store, too.
+pub(crate) struct HeldCommits<'a> {
+    pub(crate) undecided: &'a mut Option<Undecided>,
+    pub(crate) decisions: &'a mut Vec<Decision>,
+}
+
+/// Where in the log a step stands, and when it happens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StepPlace {
+    pub(crate) shard: ShardId,
+    pub(crate) entry: EntryId,
+    pub(crate) commit_ts: CommitTs,
+}
+
+/// What followers of the feed are to learn of a step.
+pub(crate) struct Changed<C> {
+    pub(crate) commit_ts: CommitTs,
+    pub(crate) changes: Vec<C>,
+}
+
+/// Applies a step.
+pub(crate) fn apply_step<M: ShardMachine>(
+    store: &mut LayeredStore,
+    held: &mut HeldCommits<'_>,
+    place: StepPlace,
+    step: &Step<M::Command>,
+    changed: &mut Changed<M::Change>,
+) -> Result<StepOutcome<M::Outcome>, StoreError> {
+    let StepPlace { shard, entry, commit_ts } = place;
+    let position = Position::new(shard, entry.term, entry.index, commit_ts);
+    let HeldCommits { undecided, decisions } = held;
+    changed.commit_ts = commit_ts;
+    let changes = &mut changed.changes;
+    if matches!(step, Step::Command(_) | Step::Prepare { .. } | Step::Decide { .. }) {
+        assert!(undecided.is_none(), "nothing follows a part that was tried until it is finished");
+    }
+    match step {
+        Step::Command(command) => {
+            Ok(StepOutcome::Command(M::apply(store, position, command, changes)?))
+        }
+        Step::Prepare { transaction, coordinator, part } => {
+            let outcome = M::apply(store, position, part, &mut Vec::new())?;
+            if M::has_happened(&outcome) {
+                store.rollback();
+                let tried = Undecided {
+                    transaction: *transaction,
+                    coordinator: *coordinator,
+                    tried_ts: commit_ts,
+                };
+                let mut bytes = encode_undecided(&tried);
+                M::encode(part, &mut bytes);
+                store.savepoint();
+                store.put(Bytes::from_static(UNDECIDED_KEY), Bytes::from(bytes));
+                **undecided = Some(tried);
+            }
+            Ok(StepOutcome::Prepared { outcome, tried_ts: commit_ts })
+        }
+        Step::Decide { transaction, until_ms, participants, part } => {
+            let is_aborted = store.get(&key_of(ABORTED_PREFIX, *transaction))?.is_some();
+            if is_aborted || position.now_ms >= *until_ms {
+                return Ok(StepOutcome::Decided(None));
+            }
+            let outcome = M::apply(store, position, part, changes)?;
+            if M::has_happened(&outcome) {
+                let decision = encode_decision(commit_ts, participants);
+                store.put(key_of(DECISION_PREFIX, *transaction), decision);
+                let (transaction, participants) = (*transaction, participants.clone());
+                decisions.push(Decision { transaction, commit_ts, participants });
+            }
+            Ok(StepOutcome::Decided(Some((outcome, commit_ts))))
+        }
+        Step::Finish { transaction, commit_ts: decided } => {
+            if undecided.is_none_or(|tried| tried.transaction != *transaction) {
+                return Ok(StepOutcome::Done);
+            }
+            let stored = store.get(UNDECIDED_KEY)?;
+            let stored = stored.ok_or_else(|| StoreError::corrupt(UNDECIDED_KEY, "missing"))?;
+            let (tried, part) = decode_undecided(&stored)?;
+            **undecided = None;
+            if let Some(decided) = decided {
+                let (part, _) = M::decode(part)?;
+                let now_ms = tried.tried_ts.physical_ms();
+                let position = Position { now_ms, commit_ts: *decided, ..position };
+                changed.commit_ts = *decided;
+                let done = M::apply(store, position, &part, changes)?;
+                assert!(M::has_happened(&done), "what was tried and held can be carried out");
+            } else {
+                store.savepoint();
+            }
+            store.delete(Bytes::from_static(UNDECIDED_KEY));
+            Ok(StepOutcome::Done)
+        }
+        Step::Ask { transaction, until_ms } => {
+            store.savepoint();
+            forget_aborted(store, position.now_ms)?;
+            if let Some(decision) = decisions.iter().find(|d| d.transaction == *transaction) {
+                return Ok(StepOutcome::Known(Knowledge::Committed(decision.commit_ts)));
+            }
+            if position.now_ms < *until_ms {
+                let until = Bytes::copy_from_slice(&until_ms.to_le_bytes());
+                store.put(key_of(ABORTED_PREFIX, *transaction), until);
+            }
+            Ok(StepOutcome::Known(Knowledge::Aborted))
+        }
+        Step::Forget { transaction } => {
+            store.savepoint();
+            store.delete(key_of(DECISION_PREFIX, *transaction));
+            decisions.retain(|decision| decision.transaction != *transaction);
+            Ok(StepOutcome::Done)
+        }
+    }
+}
+
+/// What the state holds of a part that was tried.
+pub(crate) fn stored_undecided(store: &LayeredStore) -> Result<Option<Undecided>, StoreError> {
+    let stored = store.get(UNDECIDED_KEY)?;
+    stored.map(|bytes| decode_undecided(&bytes).map(|(tried, _)| tried)).transpose()
+}
+
+/// Decisions that the state holds.
+pub(crate) fn stored_decisions(state: &dyn Read) -> Result<Vec<Decision>, StoreError> {
+    let mut found = Ok(Vec::new());
+    state.scan_prefix(DECISION_PREFIX, &mut |key, value| {
+        let decision = transaction_of(key).and_then(|id| decode_decision(id, value));
+        match (&mut found, decision) {
+            (Ok(found), Ok(decision)) => found.push(decision),
+            (_, decision) => found = decision.map(|decision| vec![decision]),
+        }
+        std::ops::ControlFlow::Continue(())
+    })?;
+    found
+}
+
+/// Forgets what could not be decided any more, were it not aborted.
+fn forget_aborted(store: &mut LayeredStore, now_ms: u64) -> Result<(), StoreError> {
+    let mut past = Vec::new();
+    store.scan_prefix(ABORTED_PREFIX, &mut |key, until| {
+        let until_ms = until.first_chunk().map_or(0, |until| u64::from_le_bytes(*until));
+        if until_ms <= now_ms {
+            past.push(Bytes::copy_from_slice(key));
+        }
+        std::ops::ControlFlow::Continue(())
+    })?;
+    for key in past {
+        store.delete(key);
+    }
+    Ok(())
+}
+
+fn key_of(prefix: &[u8], transaction: TransactionId) -> Bytes {
+    let mut key = prefix.to_vec();
+    key.extend_from_slice(&transaction.node.0.to_be_bytes());
+    key.extend_from_slice(&transaction.number.to_be_bytes());
+    Bytes::from(key)
+}
+
+fn transaction_of(key: &[u8]) -> Result<TransactionId, StoreError> {
+    let numbers = key.strip_prefix(DECISION_PREFIX).map(<[u8]>::as_chunks::<8>);
+    let Some(([node, number], [])) = numbers else {
+        return Err(StoreError::corrupt(key, "not the key of a decision"));
+    };
+    Ok(TransactionId {
+        node: NodeId(u64::from_be_bytes(*node)),
+        number: u64::from_be_bytes(*number),
+    })
+}
+
+fn encode_decision(commit_ts: CommitTs, participants: &[ShardId]) -> Bytes {
+    let mut bytes = commit_ts.0.to_le_bytes().to_vec();
+    put_shards(&mut bytes, participants);
+    Bytes::from(bytes)
+}
+
+fn decode_decision(transaction: TransactionId, bytes: &[u8]) -> Result<Decision, StoreError> {
+    let (commit_ts, rest) = take_u64(bytes)?;
+    let (participants, _) = take_shards(rest)?;
+    Ok(Decision { transaction, commit_ts: CommitTs(commit_ts), participants })
+}
+
+fn encode_undecided(tried: &Undecided) -> Vec<u8> {
+    let Undecided { transaction, coordinator, tried_ts } = tried;
+    let mut bytes = Vec::new();
+    for number in [transaction.node.0, transaction.number, tried_ts.0] {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    bytes.extend_from_slice(&coordinator.0.to_le_bytes());
+    bytes
+}
+
+fn decode_undecided(bytes: &[u8]) -> Result<(Undecided, &[u8]), StoreError> {
+    let (node, rest) = take_u64(bytes)?;
+    let (number, rest) = take_u64(rest)?;
+    let (tried_ts, rest) = take_u64(rest)?;
+    let (coordinator, rest) = take_shard(rest)?;
+    let transaction = TransactionId { node: NodeId(node), number };
+    Ok((Undecided { transaction, coordinator, tried_ts: CommitTs(tried_ts) }, rest))
+}

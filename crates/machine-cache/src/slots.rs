@@ -1,0 +1,249 @@
+//! Which slots are in this shard, and keys on their way from one shard to another.
+//!
+//! Where keys are spread over several shards, each has the whole map and, from that, its own slots; a
+//! command whose keys are elsewhere is refused, so that whoever sent it by an older map sends it again.
+//! Without a map all keys are here.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use proteus_machine::{Abort, Ctx};
+use proteus_store::{Direction, Read, StoreError};
+use proteus_types::{Slot, SlotMap};
+
+use crate::collection::Collection;
+use crate::exec::{Before, Exec};
+use crate::head::Head;
+use crate::memory::charge;
+use crate::{Change, DATABASE_COUNT, Refusal, SPACE, layout};
+
+/// The map that this shard was given last; that of a single shard if there is none.
+///
+/// # Errors
+/// If the store fails.
+pub fn slot_map(state: &dyn Read) -> Result<SlotMap, StoreError> {
+    match state.get(&layout::SLOT_MAP)? {
+        None => Ok(SlotMap::default()),
+        Some(bytes) => postcard::from_bytes(&bytes)
+            .map_err(|error| StoreError::corrupt(&layout::SLOT_MAP, error.to_string())),
+    }
+}
+
+/// Whether a slot is in this shard.
+///
+/// # Errors
+/// If the store fails.
+pub fn is_here(state: &dyn Read, slot: Slot) -> Result<bool, StoreError> {
+    Ok(OwnSlots::of(state)?.is_none_or(|own| own.has(slot.number())))
+}
+
+/// The slots of this shard; `None` if all are here.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnSlots(Bytes);
+
+impl OwnSlots {
+    pub(crate) fn of(state: &dyn Read) -> Result<Option<OwnSlots>, StoreError> {
+        Ok(state.get(&layout::OWN_SLOTS)?.map(OwnSlots))
+    }
+
+    pub(crate) fn have(&self, key: &[u8]) -> bool {
+        self.has(Slot::of_key(key).number())
+    }
+
+    fn has(&self, slot: u16) -> bool {
+        self.0.chunks_exact(4).any(|range| {
+            let first = u16::from_be_bytes([range[0], range[1]]);
+            let last = u16::from_be_bytes([range[2], range[3]]);
+            (first..=last).contains(&slot)
+        })
+    }
+
+    /// Refuses what is elsewhere.
+    pub(crate) fn hold(&self, key: &[u8]) -> Result<(), Abort<Refusal>> {
+        if self.have(key) { Ok(()) } else { Err(Abort::Refused(Refusal::Elsewhere)) }
+    }
+}
+
+/// Gives this shard a map.
+pub(crate) fn set(ctx: &mut Ctx<'_, Change>, map: &SlotMap) -> Result<(), StoreError> {
+    let encoded = postcard::to_stdvec(map)
+        .map_err(|error| StoreError::corrupt(&layout::SLOT_MAP, error.to_string()))?;
+    ctx.put(Bytes::from_static(&layout::SLOT_MAP), encoded);
+    let mut own = Vec::new();
+    for (first, last) in map.slots_of(ctx.shard()) {
+        own.extend_from_slice(&first.to_be_bytes());
+        own.extend_from_slice(&last.to_be_bytes());
+    }
+    ctx.put(Bytes::from_static(&layout::OWN_SLOTS), own);
+    ctx.emit(Change::Slots(Box::new(map.clone())));
+    Ok(())
+}
+
+type Row = (Bytes, Bytes);
+
+/// A key in a slot: its database, its name, its head, and what of the store is its own.
+struct Held {
+    db: u8,
+    key: Bytes,
+    head: Head,
+    rows: Vec<Row>,
+}
+
+fn each_in(
+    state: &dyn Read,
+    first: u16,
+    last: u16,
+    visit: &mut dyn FnMut(Held) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let (start, end) = (u64::from(first) << 32, (u64::from(last) + 1) << 32);
+    for db in 0..DATABASE_COUNT {
+        let (from, until) = (layout::heads_from(db, start), layout::heads_until(db, end));
+        let mut heads = Vec::new();
+        state.scan(&from, &until, Direction::Ascending, &mut |place, bytes| {
+            heads.push((Bytes::copy_from_slice(place), bytes.clone()));
+            ControlFlow::Continue(())
+        })?;
+        for (place, bytes) in heads {
+            let Some((_, key)) = layout::split_head(&place) else { continue };
+            let key = Bytes::copy_from_slice(key);
+            let head = Head::decode(&place, bytes.clone())?;
+            let mut rows = vec![(place, bytes)];
+            if let Some(at_ms) = head.expire_at_ms {
+                let place = layout::timed(layout::KIND_EXPIRY, at_ms, db, &key);
+                rows.push((place, Bytes::new()));
+            }
+            let held = match head.kind {
+                crate::Kind::String => None,
+                _ => Collection::decode(head.clone(), Before::ABSENT),
+            };
+            if let Some(at_ms) = held.as_ref().and_then(Collection::field_expiry_ms) {
+                let place = layout::timed(layout::KIND_FIELD_EXPIRY, at_ms, db, &key);
+                rows.push((place, Bytes::new()));
+            }
+            if let Some(id) = held.and_then(|held| held.spread_id()) {
+                state.scan_prefix(&layout::elements(id, b""), &mut |place, value| {
+                    rows.push((Bytes::copy_from_slice(place), value.clone()));
+                    ControlFlow::Continue(())
+                })?;
+            }
+            visit(Held { db, key, head, rows })?;
+        }
+    }
+    Ok(())
+}
+
+/// Slots that [`stretch`] looks at first.
+const WINDOW: u16 = 64;
+
+/// The last slot of those from `first` to `last`, so that all keys up to it take about `bytes_max`; at
+/// least `first`. And how many bytes they take.
+///
+/// # Errors
+/// If the store fails.
+pub fn stretch(
+    state: &dyn Read,
+    first: u16,
+    last: u16,
+    bytes_max: u64,
+) -> Result<(u16, u64), StoreError> {
+    let (mut from, mut window, mut sum) = (first, WINDOW, 0);
+    loop {
+        let until = from.saturating_add(window - 1).min(last);
+        let mut sizes = vec![0; usize::from(until - from) + 1];
+        each_in(state, from, until, &mut |held| {
+            let bytes = held.rows.iter().map(|(place, value)| (place.len() + value.len()) as u64);
+            let slot = Slot::of_key(&held.key).number();
+            if let Some(size) = sizes.get_mut(usize::from(slot.saturating_sub(from))) {
+                *size += bytes.sum::<u64>();
+            }
+            Ok(())
+        })?;
+        for (slot, size) in (from..=until).zip(sizes) {
+            if slot > first && sum + size > bytes_max {
+                return Ok((slot - 1, sum));
+            }
+            sum += size;
+        }
+        if until == last {
+            return Ok((last, sum));
+        }
+        from = until + 1;
+        window = window.saturating_mul(2);
+    }
+}
+
+/// Takes the keys of some slots out of this shard, and answers with them.
+pub(crate) fn take(ctx: &mut Ctx<'_, Change>, first: u16, last: u16) -> Result<Bytes, StoreError> {
+    let mut all = Vec::new();
+    each_in(ctx, first, last, &mut |held| {
+        all.push(held);
+        Ok(())
+    })?;
+    let mut rows = Vec::new();
+    for held in all {
+        count(ctx, &held, -1)?;
+        for (place, _) in &held.rows {
+            ctx.delete(place.clone());
+        }
+        rows.extend(held.rows);
+    }
+    encode_rows(&rows)
+}
+
+fn encode_rows(rows: &[Row]) -> Result<Bytes, StoreError> {
+    let rows: Vec<(&[u8], &[u8])> =
+        rows.iter().map(|(place, value)| (&place[..], &value[..])).collect();
+    postcard::to_stdvec(&rows)
+        .map(Bytes::from)
+        .map_err(|error| StoreError::corrupt(b"(slots)", error.to_string()))
+}
+
+/// What every shard has: settings, scripts and functions.
+pub(crate) fn read_shared(state: &dyn Read) -> Result<Bytes, StoreError> {
+    let mut rows = Vec::new();
+    for kind in layout::SHARED_KINDS {
+        state.scan_prefix(&[SPACE, *kind], &mut |place, value| {
+            rows.push((Bytes::copy_from_slice(place), value.clone()));
+            ControlFlow::Continue(())
+        })?;
+    }
+    encode_rows(&rows)
+}
+
+pub(crate) fn put_rows(ctx: &mut Ctx<'_, Change>, rows: &[u8]) -> Result<(), StoreError> {
+    let rows: Vec<(&[u8], &[u8])> = postcard::from_bytes(rows)
+        .map_err(|error| StoreError::corrupt(b"(slots)", error.to_string()))?;
+    for (place, value) in rows {
+        if place.first() != Some(&SPACE) {
+            return Err(StoreError::corrupt(place, "not a key of the cache"));
+        }
+        ctx.put(Bytes::copy_from_slice(place), Bytes::copy_from_slice(value));
+    }
+    Ok(())
+}
+
+/// Puts what [`take`] answered in another shard into this one.
+pub(crate) fn give(
+    ctx: &mut Ctx<'_, Change>,
+    first: u16,
+    last: u16,
+    rows: &[u8],
+) -> Result<(), StoreError> {
+    put_rows(ctx, rows)?;
+    let mut all = Vec::new();
+    each_in(ctx, first, last, &mut |held| {
+        all.push(held);
+        Ok(())
+    })?;
+    for held in all {
+        count(ctx, &held, 1)?;
+    }
+    Ok(())
+}
+
+fn count(ctx: &mut Ctx<'_, Change>, held: &Held, sign: i64) -> Result<(), StoreError> {
+    let Held { db, key, head, .. } = held;
+    let bytes = charge(key, head.kind, &head.body).cast_signed();
+    let expires = i64::from(head.expire_at_ms.is_some());
+    Exec::new(ctx, *db, 0).add_to_sums(*db, sign, sign * expires, sign * bytes)
+}

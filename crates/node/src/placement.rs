@@ -1,0 +1,373 @@
+//! Which shard has which slots, and who leads and votes in the shards beside the first.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proteus_env::task;
+use proteus_kernel::{Commits, PartOf, Shard, Shards, Spread};
+use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Reply, cache};
+use proteus_shard_machine::Composed;
+use proteus_types::{Member, NodeId, SLOT_COUNT, ShardId, SlotMap, SlotRange};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::admin::{AdminRequest, ShardStanding, ask_through};
+use crate::cluster::{BEHIND_MAX, Cluster, SILENCE_MAX, UPKEEP_INTERVAL, behind};
+use crate::shards::{NodeShards, Opener};
+
+/// Keys that move in one commit, in bytes: what their shard waits for meanwhile.
+const MOVE_BYTES: u64 = 1024 * 1024;
+
+/// Keys of one slot that can move, in bytes: they do in one commit.
+const SLOT_BYTES_MAX: u64 = 48 * 1024 * 1024;
+
+/// How often a commit is tried that another got in the way of, and the pause before it is tried again.
+const TRIES_MAX: usize = 50;
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Shards that a cluster may have.
+const SHARDS_MAX: usize = 1_024;
+
+type Part = PartOf<Minitransaction, Outcome>;
+
+/// Changes which shard has which slots. Whoever leads the cluster does so, one change at a time.
+pub(crate) struct Placement {
+    opener: Arc<Opener>,
+    shards: Arc<NodeShards>,
+    commits: Arc<Commits<Composed>>,
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl Placement {
+    pub(crate) fn new(
+        opener: Arc<Opener>,
+        shards: Arc<NodeShards>,
+        commits: Arc<Commits<Composed>>,
+    ) -> Placement {
+        Placement { opener, shards, commits, changing: tokio::sync::Mutex::default() }
+    }
+
+    /// Spreads the slots evenly over so many shards, adding those that are missing.
+    pub(crate) async fn spread(&self, shard_count: u32) -> Result<(), String> {
+        while self.shards.map().shards().len() < shard_count as usize {
+            self.add_shard().await?;
+        }
+        for range in SlotMap::even(shard_count).ranges() {
+            self.move_slots((range.first, range.last), range.shard, Duration::MAX).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds a shard without slots. It begins on this node; the others follow.
+    pub(crate) async fn add_shard(&self) -> Result<ShardId, String> {
+        let _one = self.changing.lock().await;
+        let map = self.shards.map();
+        if map.shards().len() >= SHARDS_MAX {
+            return Err(format!("there are {SHARDS_MAX} shards, and may be no more"));
+        }
+        self.refuse_declarations()?;
+        let last = map.shards().last().map_or(0, |last| last.0);
+        let shard = ShardId(last + 1);
+        self.opener.open(shard, true).await.map_err(|error| error.to_string())?;
+        let with_shard = map.with_shard(shard);
+        self.commit(&map, || {
+            let set = set_slots(&with_shard);
+            let read = Minitransaction::of(cache::Op::ReadShared).op(set.clone());
+            let read = read.check(cache::Check::SlotMapIs { version: map.version });
+            let mut parts: Vec<(ShardId, Part)> = vec![(ShardId::META, PartOf::Given(read))];
+            for other in map.shards().iter().filter(|other| **other != ShardId::META) {
+                parts.push((*other, PartOf::Given(Minitransaction::of(set.clone()))));
+            }
+            // What every shard has: read while the first is gated, so that nothing is missed.
+            let given = move |outcomes: &[(ShardId, Outcome)]| {
+                let rows = first_reply(outcomes)?;
+                Some(Minitransaction::of(cache::Op::GiveShared { rows }).op(set))
+            };
+            parts.push((shard, PartOf::After(Box::new(given))));
+            parts
+        })
+        .await?;
+        info!(%shard, "a shard was added");
+        Ok(shard)
+    }
+
+    fn refuse_declarations(&self) -> Result<(), String> {
+        let Some(meta) = self.shards.shard(ShardId::META) else { return Ok(()) };
+        let mut declared = Ok((false, false));
+        let read = meta.read(&mut |view| declared = cache::declared_kinds(view.state));
+        read.map_err(|error| error.to_string())?;
+        match declared.map_err(|error| error.to_string())? {
+            (false, false) => Ok(()),
+            _ => Err("PROTEUS.CACHE and PROTEUS.EVENTS need all keys in one shard; revoke what is declared first".to_owned()),
+        }
+    }
+
+    /// Moves slots to a shard, a few at a time, for `time` at most; says how many are left. Safe to
+    /// repeat, and to be interrupted: what has moved has moved.
+    pub(crate) async fn move_slots(
+        &self,
+        (first, last): (u16, u16),
+        to: ShardId,
+        time: Duration,
+    ) -> Result<u16, String> {
+        if first > last || last >= SLOT_COUNT {
+            let end = SLOT_COUNT - 1;
+            return Err(format!("there are slots 0 to {end}, and {first} to {last} are none"));
+        }
+        let _one = self.changing.lock().await;
+        let began = self.opener.clock.elapsed();
+        loop {
+            let map = self.shards.map();
+            if !map.shards().contains(&to) {
+                return Err(format!("there is no shard {to}; add it first"));
+            }
+            let elsewhere: Vec<SlotRange> = map
+                .ranges()
+                .filter(|range| range.shard != to && range.last >= first && range.first <= last)
+                .collect();
+            let count = |range: &SlotRange| range.last.min(last) - range.first.max(first) + 1;
+            let left = elsewhere.iter().map(count).sum();
+            let is_time_over = self.opener.clock.elapsed().saturating_sub(began) >= time;
+            match elsewhere.first() {
+                Some(range) if !is_time_over => {
+                    let slots = (range.first.max(first), range.last.min(last));
+                    self.move_some(&map, range.shard, slots, to).await?;
+                }
+                _ => return Ok(left),
+            }
+        }
+    }
+
+    /// Moves as many slots as fit one commit.
+    async fn move_some(
+        &self,
+        map: &Arc<SlotMap>,
+        from: ShardId,
+        (first, until): (u16, u16),
+        to: ShardId,
+    ) -> Result<(), String> {
+        let missing = || format!("shard {from} is not on this node");
+        let source = self.shards.shard(from).ok_or_else(missing)?;
+        let mut found = Ok((first, 0));
+        let read = source.read(&mut |view| {
+            found = cache::slots::stretch(view.state, first, until, MOVE_BYTES);
+        });
+        read.map_err(|error| error.to_string())?;
+        let (last, bytes) = found.map_err(|error| error.to_string())?;
+        if bytes > SLOT_BYTES_MAX {
+            return Err(format!(
+                "slot {first} holds {} MiB, and at most {} MiB can move at once",
+                bytes >> 20,
+                SLOT_BYTES_MAX >> 20
+            ));
+        }
+        let moved = map.moved(first, last, to).ok_or("no such slots")?;
+        self.commit(map, || move_parts(map, &moved, (first, last), (from, to))).await?;
+        // The bound on states that are sent holds for keys that move, too.
+        source.group().snapshot_pace().pass(usize::try_from(bytes).unwrap_or(usize::MAX)).await;
+        Ok(())
+    }
+
+    /// Commits a change of the map, or finds that it has happened.
+    async fn commit(
+        &self,
+        before: &SlotMap,
+        parts: impl Fn() -> Vec<(ShardId, Part)>,
+    ) -> Result<(), String> {
+        let mut reason = String::new();
+        for _ in 0..TRIES_MAX {
+            match self.commits.propose_in_order(parts()).await {
+                Ok(Spread::Committed { .. }) => return self.wait_for_newer(before).await,
+                Ok(Spread::Refused { outcome, .. }) => {
+                    reason = format!("the slots were moved by others: {outcome:?}");
+                }
+                Err(KernelError::TooLarge { bytes, bytes_max }) => {
+                    return Err(format!("{bytes} bytes move at once, and {bytes_max} may"));
+                }
+                Err(error) => reason = error.to_string(),
+            }
+            if self.shards.map().version > before.version {
+                return Ok(());
+            }
+            task::sleep(RETRY).await;
+        }
+        Err(reason)
+    }
+
+    /// The map changes as soon as this node has applied the commit.
+    async fn wait_for_newer(&self, before: &SlotMap) -> Result<(), String> {
+        for _ in 0..TRIES_MAX {
+            if self.shards.map().version > before.version {
+                return Ok(());
+            }
+            task::sleep(RETRY).await;
+        }
+        Err("this node does not hear of what it has moved; ask again".to_owned())
+    }
+}
+
+/// The parts of a move: out of one shard, into another, and the map in all. The source comes first, since
+/// the keys that it answers with go to the other; the first shard decides, or the other if that is the
+/// source itself.
+fn move_parts(
+    map: &SlotMap,
+    moved: &SlotMap,
+    (first, last): (u16, u16),
+    (from, to): (ShardId, ShardId),
+) -> Vec<(ShardId, Part)> {
+    let set = set_slots(moved);
+    let guard = |shard: ShardId, part: Minitransaction| match shard {
+        ShardId::META => part.check(cache::Check::SlotMapIs { version: map.version }),
+        _ => part,
+    };
+    let take = Minitransaction::of(cache::Op::TakeSlots { first, last }).op(set.clone());
+    let mut parts: Vec<(ShardId, Part)> = vec![(from, PartOf::Given(guard(from, take)))];
+    let set_to = set.clone();
+    let version = map.version;
+    let give = move |outcomes: &[(ShardId, Outcome)]| {
+        let rows = first_reply(outcomes)?;
+        let give = Minitransaction::of(cache::Op::GiveSlots { first, last, rows }).op(set_to);
+        Some(match to {
+            ShardId::META => give.check(cache::Check::SlotMapIs { version }),
+            _ => give,
+        })
+    };
+    let decides = if from == ShardId::META { to } else { ShardId::META };
+    let mut give = Some(PartOf::After(Box::new(give) as Box<_>));
+    let others = map.shards().iter().rev().filter(|shard| **shard != from && **shard != decides);
+    for shard in others.copied().chain([decides]) {
+        let part = match (shard == to).then(|| give.take()).flatten() {
+            Some(give) => give,
+            None => PartOf::Given(guard(shard, Minitransaction::of(set.clone()))),
+        };
+        parts.push((shard, part));
+    }
+    parts
+}
+
+fn set_slots(map: &SlotMap) -> cache::Op {
+    cache::Op::SetSlots { map: map.clone() }
+}
+
+fn first_reply(outcomes: &[(ShardId, Outcome)]) -> Option<bytes::Bytes> {
+    match outcomes.first() {
+        Some((_, Outcome::Committed { replies, .. })) => match replies.first() {
+            Some(Reply::Cache(cache::Reply::Bulk(rows))) => Some(rows.clone()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+impl Cluster {
+    pub(crate) fn shard_standings(&self) -> Vec<ShardStanding> {
+        let map = self.shards.map();
+        let standing = |(id, shard): (ShardId, Arc<Shard<Composed>>)| {
+            let leadership = shard.group().leadership();
+            ShardStanding {
+                shard: id,
+                leader: leadership.leader,
+                term: leadership.term.0,
+                applied_index: shard.status().applied_index.0,
+                voters: shard.group().membership().voters.into_iter().collect(),
+                slots: map.slots_of(id),
+            }
+        };
+        self.shards.all().into_iter().map(standing).collect()
+    }
+
+    /// Hands leadership of one shard to a node, through whichever leads it.
+    pub(crate) async fn lead_shard(&self, shard: ShardId, node: NodeId) -> Result<(), String> {
+        let here = self.shards.shard(shard).ok_or("that shard is not on this node")?;
+        let group = here.group();
+        let leader = group.leadership().leader.ok_or("the shard has no leader now; try again")?;
+        if leader == node {
+            return Ok(());
+        }
+        if leader == self.node {
+            return group.hand_over(node).await.map_err(|error| error.to_string());
+        }
+        let member = group.member(leader).ok_or("the leader is not known here")?;
+        let request = AdminRequest::LeadShard { shard, node };
+        ask_through(&self.dialer, &member.peer_address, &request).await.map(drop)?;
+        Ok(())
+    }
+
+    /// Takes leadership of shards beside the first from a node.
+    pub(crate) async fn lead_shards_elsewhere(&self, node: NodeId) -> Result<(), String> {
+        for (id, shard) in self.shards.all() {
+            if id == ShardId::META || shard.group().leadership().leader != Some(node) {
+                continue;
+            }
+            let voters = shard.group().membership().voters;
+            let heir = voters.into_iter().find(|voter| *voter != node);
+            let heir = heir.ok_or_else(|| format!("{node} is the only voter of shard {id}"))?;
+            self.lead_shard(id, heir).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks after the shards beside the first that this node leads, until `stop` holds true: they have
+    /// the members and voters of the first.
+    pub(crate) async fn keep_up_shards(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                () = task::sleep(UPKEEP_INTERVAL) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            for (id, shard) in self.shards.all() {
+                if id != ShardId::META
+                    && shard.leads()
+                    && let Err(reason) = self.keep_up_shard(&shard).await
+                {
+                    warn!(shard = %id, reason, "the shard's members could not be changed; it is tried again");
+                }
+            }
+        }
+    }
+
+    async fn keep_up_shard(&self, shard: &Shard<Composed>) -> Result<(), String> {
+        let wanted = self.shard.group().membership();
+        let group = shard.group();
+        let status = shard.group_status();
+        let known = &status.membership;
+        let failed = |error: proteus_kernel::ChangeError| error.to_string();
+        let other = |(node, member): &(&NodeId, &Member)| known.members.get(*node) != Some(*member);
+        let new = wanted.members.iter().filter(other);
+        let new: std::collections::BTreeMap<NodeId, Member> =
+            new.map(|(node, member)| (*node, member.clone())).collect();
+        if !new.is_empty() {
+            return group.set_members(new).await.map_err(failed);
+        }
+        if wanted.is_changing {
+            return Ok(());
+        }
+        let is_ready = |node: &NodeId| {
+            *node == self.node
+                || known.voters.contains(node)
+                || (behind(&status, *node).is_some_and(|behind| behind <= BEHIND_MAX)
+                    && status.silent_for.get(node).is_some_and(|silence| *silence < SILENCE_MAX))
+        };
+        if (known.is_changing || wanted.voters != known.voters)
+            && wanted.voters.iter().all(is_ready)
+        {
+            if !wanted.voters.contains(&self.node)
+                && let Some(heir) = wanted.voters.iter().find(|node| known.voters.contains(node))
+            {
+                return group.hand_over(*heir).await.map_err(failed);
+            }
+            return group.set_voters(&wanted.voters).await.map_err(failed);
+        }
+        let gone: BTreeSet<NodeId> = known
+            .members
+            .keys()
+            .filter(|node| !wanted.members.contains_key(node))
+            .copied()
+            .collect();
+        if !gone.is_empty() && gone.is_disjoint(&known.voters) {
+            return group.remove_members(&gone).await.map_err(failed);
+        }
+        Ok(())
+    }
+}

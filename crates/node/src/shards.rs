@@ -1,0 +1,202 @@
+//! The shards of a node: which are open, and which has which slots.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::RwLock;
+use proteus_env::{Clock, task};
+use proteus_kernel::{
+    ChoreOptions, CommitSink, Links, Shard, ShardOptions, Shards, Timestamps, Timing,
+};
+use proteus_kernel_api::{Change, Commit, Feed, KernelError, cache};
+use proteus_log::Log;
+use proteus_shard_machine::Composed;
+use proteus_types::{CommitTs, Member, NodeId, ShardId, SlotMap};
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+/// The shards that are open here, and the newest map that this node knows.
+pub(crate) struct NodeShards {
+    open: RwLock<BTreeMap<ShardId, Arc<Shard<Composed>>>>,
+    map: RwLock<Arc<SlotMap>>,
+    /// Whether that says that there is one shard only.
+    is_whole: AtomicBool,
+    /// Whether the map has to be read anew.
+    is_stale: AtomicBool,
+    changed: Notify,
+}
+
+impl Default for NodeShards {
+    fn default() -> NodeShards {
+        NodeShards {
+            open: RwLock::default(),
+            map: RwLock::default(),
+            is_whole: AtomicBool::new(true),
+            is_stale: AtomicBool::new(false),
+            changed: Notify::new(),
+        }
+    }
+}
+
+impl Shards<Composed> for NodeShards {
+    fn shard(&self, id: ShardId) -> Option<Arc<Shard<Composed>>> {
+        self.open.read().get(&id).cloned()
+    }
+
+    fn all(&self) -> Vec<(ShardId, Arc<Shard<Composed>>)> {
+        self.open.read().iter().map(|(id, shard)| (*id, shard.clone())).collect()
+    }
+}
+
+impl NodeShards {
+    /// Whether there is one shard only.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn map(&self) -> Arc<SlotMap> {
+        self.map.read().clone()
+    }
+
+    /// Notes a map, if it is newer than what is known.
+    fn learn(&self, map: &SlotMap) {
+        let mut known = self.map.write();
+        if map.version > known.version {
+            *known = Arc::new(map.clone());
+            self.is_whole.store(map.is_whole(), Ordering::Release);
+            drop(known);
+            self.changed.notify_one();
+        }
+    }
+
+    fn forget_map(&self) {
+        self.is_stale.store(true, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    /// Reads the map from what is applied here.
+    pub(crate) fn read_map(&self) -> Result<(), KernelError> {
+        let Some(meta) = self.shard(ShardId::META) else { return Ok(()) };
+        let mut found = Ok(SlotMap::default());
+        meta.read(&mut |view| found = cache::slots::slot_map(view.state))?;
+        self.learn(&found?);
+        Ok(())
+    }
+}
+
+/// The feed at the end of every shard's commit path.
+pub(crate) struct FeedSink {
+    shard: ShardId,
+    feed: Arc<Feed>,
+    shards: Arc<NodeShards>,
+}
+
+impl CommitSink<Change> for FeedSink {
+    fn on_commit(&self, commit: Commit) {
+        if self.shard == ShardId::META {
+            for change in &commit.changes {
+                if let Change::Cache(cache::Change::Slots(map)) = change {
+                    self.shards.learn(map);
+                }
+            }
+        }
+        self.feed.publish(commit);
+    }
+
+    fn on_gap(&self, applied_ts: CommitTs) {
+        if self.shard == ShardId::META {
+            self.shards.forget_map();
+        }
+        self.feed.skip(applied_ts);
+    }
+}
+
+/// All that it takes to open a shard.
+pub(crate) struct Opener {
+    pub(crate) directory: PathBuf,
+    pub(crate) log: Log,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) links: Arc<dyn Links>,
+    pub(crate) node: NodeId,
+    pub(crate) member: Member,
+    pub(crate) run: u32,
+    pub(crate) timestamps: Arc<Timestamps>,
+    pub(crate) shards: Arc<NodeShards>,
+    /// One at a time.
+    pub(crate) opening: tokio::sync::Mutex<()>,
+}
+
+/// Where a shard's checkpoints are.
+pub(crate) fn store_directory(directory: &Path, shard: ShardId) -> PathBuf {
+    match shard {
+        ShardId::META => directory.join("store"),
+        shard => directory.join(format!("store-{}", shard.0)),
+    }
+}
+
+impl Opener {
+    /// Opens a shard, if it is not open. `found` says whether it begins here, if it has not begun.
+    pub(crate) async fn open(
+        &self,
+        shard: ShardId,
+        found: bool,
+    ) -> Result<Arc<Shard<Composed>>, KernelError> {
+        let _one = self.opening.lock().await;
+        if let Some(open) = self.shards.shard(shard) {
+            return Ok(open);
+        }
+        let options = ShardOptions {
+            shard,
+            node: self.node,
+            member: self.member.clone(),
+            found,
+            run: self.run,
+            timing: Timing::default(),
+            chores: ChoreOptions::default(),
+            timestamps: self.timestamps.clone(),
+        };
+        let (feed, shards) = (self.feed.clone(), self.shards.clone());
+        let sink = Arc::new(FeedSink { shard, feed, shards });
+        let directory = store_directory(&self.directory, shard);
+        let (log, clock, links) = (self.log.clone(), self.clock.clone(), self.links.clone());
+        let opened = Shard::open(options, &directory, log, clock, sink, links).await?;
+        self.shards.open.write().insert(shard, opened.clone());
+        if shard == ShardId::META {
+            self.shards.read_map()?;
+        } else {
+            info!(%shard, "a shard is open");
+        }
+        Ok(opened)
+    }
+
+    /// Opens all shards of the map that are not.
+    pub(crate) async fn open_all(&self) -> Result<(), KernelError> {
+        for shard in self.shards.map().shards() {
+            self.open(*shard, false).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens shards as the map gets more, until `stop` holds true.
+    pub(crate) async fn follow_map(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                () = self.shards.changed.notified() => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            if self.shards.is_stale.swap(false, Ordering::AcqRel)
+                && let Err(error) = self.shards.read_map()
+            {
+                warn!(%error, "the map of slots cannot be read");
+            }
+            if let Err(error) = self.open_all().await {
+                warn!(%error, "a shard cannot be opened; it is tried again");
+                task::sleep(std::time::Duration::from_secs(1)).await;
+                self.shards.changed.notify_one();
+            }
+        }
+    }
+}
