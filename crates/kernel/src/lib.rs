@@ -48,7 +48,7 @@ pub use proteus_consensus::{
 pub use shard::{Answering, CommitSink, Shard, ShardOptions, ShardStatus};
 pub use step::TransactionId;
 pub use timestamps::Timestamps;
-pub use transaction::{Commits, PartOf, Shards, Spread, Spreading};
+pub use transaction::{Commits, Shards, Spread, Spreading};
 pub use whole::read_whole;
 
 /// Largest minitransaction with its parameters, in bytes. A log entry holds one or more.

@@ -73,6 +73,8 @@ pub(crate) struct Proposer<M: ShardMachine> {
     pub(crate) next_ts: CommitTs,
     /// The number of the next batch; unique to this run of this node.
     pub(crate) next_proposal: ProposalId,
+    /// Whether the entry that this node proposed last gates the shard, if it holds.
+    pub(crate) gate_on_its_way: bool,
     /// The term in which batches were handed to another node last, and the last of them.
     pub(crate) stream: (Term, ProposalId),
     /// The number of the stream, and how often callers had been given up on when it began.
@@ -124,12 +126,8 @@ impl<M: ShardMachine> Proposer<M> {
             match self.place(&gathered).await {
                 Some(Place::Here(term)) => match self.pass_gate(&gathered, term).await {
                     Gate::Passed => {
-                        let gates = gathered.gates();
-                        self.propose(gathered, term).await;
-                        if gates {
-                            self.wait_for_own_entries().await;
-                        }
-                        return;
+                        self.gate_on_its_way = gathered.gates();
+                        return self.propose(gathered, term).await;
                     }
                     Gate::LeadsNoMore => {}
                     Gate::Impatient => break "a commit over several shards is not decided",
@@ -147,7 +145,9 @@ impl<M: ShardMachine> Proposer<M> {
         let since = self.since(gathered);
         loop {
             let applied = self.state.applied_changed.notified();
-            if !self.state.is_gated() {
+            // What gates the shard may be on its way, and be refused.
+            self.gate_on_its_way &= self.state.pending.own_entries() > 0;
+            if !self.gate_on_its_way && !self.state.is_gated() {
                 return Gate::Passed;
             }
             if self.group.leadership() != (Leadership { term, leader: Some(self.node) }) {
@@ -157,6 +157,7 @@ impl<M: ShardMachine> Proposer<M> {
             tokio::select! {
                 biased;
                 () = applied => {}
+                () = self.state.pending.changed.notified() => {}
                 Some(finish) = self.finishing.recv() => self.finish(finish).await,
                 () = task::sleep(patience.min(STOP_LOOK_INTERVAL)) => {}
             }
@@ -174,13 +175,6 @@ impl<M: ShardMachine> Proposer<M> {
         }
         let error = KernelError::Unavailable("this node does not lead the shard".to_owned());
         self.refuse(gathered, &error);
-    }
-
-    /// Waits until what this node proposed is applied, or will not be.
-    async fn wait_for_own_entries(&self) {
-        while self.state.pending.own_entries() > 0 && !self.group.has_stopped() {
-            task::timeout(STOP_LOOK_INTERVAL, self.state.pending.changed.notified()).await;
-        }
     }
 
     /// Since when the oldest of these waits, if somebody waits on this node.

@@ -183,6 +183,7 @@ impl<M: ShardMachine> Shard<M> {
             finishing: finishing_here,
             next_ts: state.applied_ts().plus(1),
             next_proposal: first_proposal(options.run),
+            gate_on_its_way: false,
             stream: Default::default(),
             stream_number: (options.run, 0),
         };
@@ -370,6 +371,11 @@ impl<M: ShardMachine> Shard<M> {
         self.state.undecided()
     }
 
+    /// Whether a commit over several shards is not carried out everywhere yet, as far as this shard knows.
+    pub fn has_unfinished(&self) -> bool {
+        self.undecided().is_some() || self.decisions().is_ok_and(|decisions| !decisions.is_empty())
+    }
+
     /// What this shard decided and is not known to be carried out everywhere.
     pub(crate) fn decisions(&self) -> Result<Vec<Decision>, KernelError> {
         Ok(self.state.decisions()?)
@@ -387,7 +393,7 @@ impl<M: ShardMachine> Shard<M> {
     /// As [`Shard::read`], with how the state stands to commits over several shards.
     pub(crate) fn read_standing(
         &self,
-        reader: &mut dyn FnMut(View<'_>, Standing<'_>),
+        reader: &mut dyn FnMut(View<'_>, &Standing),
     ) -> Result<(), KernelError> {
         self.serving()?;
         if self.state.read(reader) {

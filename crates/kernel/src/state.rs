@@ -24,10 +24,7 @@ use crate::pending::Pending;
 use crate::shard::CommitSink;
 use crate::step::{Step, StepOutcome};
 use crate::timestamps::Timestamps;
-use crate::undecided::{
-    Changed, Decision, HeldCommits, Standing, StepPlace, Undecided, apply_step, stored_decisions,
-    stored_undecided,
-};
+use crate::undecided::{Changed, Decision, Standing, StepPlace, Undecided, apply_step};
 
 /// Keys of the kernel's own facts, in space 0.
 pub(crate) const APPLIED_KEY: &[u8] = &[0, 1];
@@ -72,9 +69,7 @@ struct Stored {
     applied: Option<EntryId>,
     applied_ts: CommitTs,
     membership: Option<Bytes>,
-    undecided: Option<Undecided>,
-    /// What this shard decided and was not told yet to forget.
-    decisions: Vec<Decision>,
+    standing: Standing,
     /// The store has been given up, or holds a half applied entry: there is nothing to read.
     is_closed: bool,
 }
@@ -94,7 +89,7 @@ impl<M: ShardMachine> ShardState<M> {
         let digests = Digests::default();
         digests.begin(stored.checked());
         timestamps.observe(stored.applied_ts);
-        let undecided = stored.undecided;
+        let undecided = stored.standing.undecided;
         Ok(Arc::new_cyclic(|own| ShardState {
             shard,
             node,
@@ -121,15 +116,14 @@ impl<M: ShardMachine> ShardState<M> {
 
     /// Calls `reader` with the state at the last applied commit, and how that stands to commits over
     /// several shards; says whether there still is one.
-    pub(crate) fn read(&self, reader: &mut dyn FnMut(View<'_>, Standing<'_>)) -> bool {
+    pub(crate) fn read(&self, reader: &mut dyn FnMut(View<'_>, &Standing)) -> bool {
         let stored = self.state.read();
         if stored.is_closed {
             return false;
         }
         // A wall clock behind the last commit would show what that commit's time already hid.
         let now_ms = self.clock.wall_ms().max(stored.applied_ts.physical_ms());
-        let Stored { store, applied_ts, undecided, decisions, .. } = &*stored;
-        let standing = Standing { undecided: undecided.as_ref(), decisions };
+        let Stored { store, applied_ts, standing, .. } = &*stored;
         reader(View { state: store, now_ms, applied_ts: *applied_ts }, standing);
         true
     }
@@ -208,7 +202,7 @@ impl<M: ShardMachine> ShardState<M> {
         if stored.is_closed {
             return Err(closed());
         }
-        Ok(stored.decisions.clone())
+        Ok(stored.standing.decisions.clone())
     }
 
     /// Tells those who hold no lock how far the state is, and what may happen next.
@@ -295,9 +289,8 @@ impl<M: ShardMachine> ShardState<M> {
             let commit_ts = envelope.first_ts.plus(place);
             let place = StepPlace { shard: self.shard, entry: id, commit_ts };
             let mut changed = Changed { commit_ts, changes: Vec::new() };
-            let Stored { store, undecided, decisions, .. } = stored;
-            let held = &mut HeldCommits { undecided, decisions };
-            outcomes.push(apply_step::<M>(store, held, place, &step, &mut changed)?);
+            let Stored { store, standing, .. } = stored;
+            outcomes.push(apply_step::<M>(store, standing, place, &step, &mut changed)?);
             stored.applied_ts = commit_ts;
             let Changed { commit_ts, changes } = changed;
             if !changes.is_empty() {
@@ -309,7 +302,7 @@ impl<M: ShardMachine> ShardState<M> {
         }
         let checked = stored.advance(id);
         stored.is_closed = false;
-        let (applied_ts, undecided) = (stored.applied_ts, stored.undecided);
+        let (applied_ts, undecided) = (stored.applied_ts, stored.standing.undecided);
         drop(guard);
         self.timestamps.observe(applied_ts);
         self.digests.compare(envelope.checked);
@@ -350,7 +343,7 @@ impl<M: ShardMachine> ShardState<M> {
         *stored = Stored::over(image.install()?)?;
         *self.checkpointed.lock() = Some((id, stored.membership.clone()));
         let (applied_ts, checked) = (stored.applied_ts, stored.checked());
-        let undecided = stored.undecided;
+        let undecided = stored.standing.undecided;
         drop(stored);
         self.timestamps.observe(applied_ts);
         self.digests.begin(checked);
@@ -375,9 +368,8 @@ impl Stored {
             store.set_digest(position.digest);
         }
         let membership = store.get(MEMBERSHIP_KEY)?;
-        let (undecided, decisions) = (stored_undecided(&store)?, stored_decisions(&store)?);
-        let is_closed = false;
-        Ok(Stored { store, applied, applied_ts, membership, undecided, decisions, is_closed })
+        let standing = Standing::stored(&store)?;
+        Ok(Stored { store, applied, applied_ts, membership, standing, is_closed: false })
     }
 
     /// What the state has come to.
@@ -429,7 +421,7 @@ impl<M: ShardMachine> Replica for ShardState<M> {
             stored.store.put(Bytes::from_static(MEMBERSHIP_KEY), membership);
         }
         let checked = stored.advance(entry.id);
-        let undecided = stored.undecided;
+        let undecided = stored.standing.undecided;
         drop(stored);
         self.digests.push(checked);
         self.announce(entry.id, undecided);

@@ -83,19 +83,6 @@ pub enum Spread<O> {
     },
 }
 
-/// A part of a commit over several shards.
-pub enum PartOf<C, O> {
-    /// A command.
-    Given(C),
-    /// One that follows from what the parts before it came to; `None` if it cannot.
-    After(Box<Following<C, O>>),
-}
-
-/// Makes a part of what those before it came to.
-type Following<C, O> = dyn FnOnce(&[(ShardId, O)]) -> Option<C> + Send;
-
-type Parts<M> = Vec<(ShardId, PartOf<<M as ShardMachine>::Command, <M as ShardMachine>::Outcome>)>;
-
 /// What a commit over several shards comes to.
 pub type Spreading<O> = Pin<Box<dyn Future<Output = Result<Spread<O>, KernelError>> + Send>>;
 
@@ -159,13 +146,6 @@ where
         mut parts: Vec<(ShardId, M::Command)>,
     ) -> Spreading<M::Outcome> {
         parts.sort_by_key(|(shard, _)| std::cmp::Reverse(*shard));
-        let given = |(shard, part)| (shard, PartOf::Given(part));
-        self.propose_in_order(parts.into_iter().map(given).collect())
-    }
-
-    /// As [`Commits::propose_over`], the parts being tried in this order, and the last deciding. Of two
-    /// such commits that wait for each other one gives up.
-    pub fn propose_in_order(self: &Arc<Self>, parts: Parts<M>) -> Spreading<M::Outcome> {
         let shards: Vec<ShardId> = parts.iter().map(|(shard, _)| *shard).collect();
         let turn = if shards.len() > PARTICIPANTS_MAX {
             Err(KernelError::Overloaded("a commit over too many shards".to_owned()))
@@ -193,7 +173,7 @@ where
     async fn drive(
         self: Arc<Self>,
         mut turn: Turn,
-        mut parts: Parts<M>,
+        mut parts: Vec<(ShardId, M::Command)>,
     ) -> Result<Spread<M::Outcome>, KernelError> {
         turn.come().await;
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
@@ -204,9 +184,8 @@ where
         let (mut tried, mut outcomes) = (Vec::new(), Vec::new());
         let mut until_ms = u64::MAX;
         for (shard, part) in parts {
-            let prepared = part
-                .after(&outcomes)
-                .and_then(|part| Ok(self.here(shard)?.prepare(transaction, coordinator, part)));
+            let prepared =
+                self.here(shard).map(|here| here.prepare(transaction, coordinator, part));
             turn.leave(shard);
             let prepared = match prepared {
                 Ok(prepared) => prepared.await,
@@ -229,9 +208,9 @@ where
                 }
             }
         }
-        let decided = own_part.after(&outcomes).and_then(|own_part| {
-            Ok(self.here(coordinator)?.decide(transaction, until_ms, tried.clone(), own_part))
-        });
+        let decided = self
+            .here(coordinator)
+            .map(|here| here.decide(transaction, until_ms, tried.clone(), own_part));
         turn.leave(coordinator);
         let decided = match decided {
             Ok(decided) => decided.await,
@@ -392,17 +371,6 @@ where
                 // Nobody waits; if its participants are not reached it is tried again.
                 drop(self.carry_out(id, decision));
             }
-        }
-    }
-}
-
-impl<C, O> PartOf<C, O> {
-    fn after(self, outcomes: &[(ShardId, O)]) -> Result<C, KernelError> {
-        match self {
-            PartOf::Given(part) => Ok(part),
-            PartOf::After(part) => part(outcomes).ok_or_else(|| {
-                KernelError::Unavailable("a part does not follow from those before it".to_owned())
-            }),
         }
     }
 }

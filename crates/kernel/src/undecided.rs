@@ -5,6 +5,8 @@
 //! carrying it out does what trying it did; only the commit timestamp is another, which is the
 //! coordinator's.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use proteus_machine::{Position, ShardMachine};
 use proteus_store::{LayeredStore, Read, State, StoreError};
@@ -20,6 +22,10 @@ const DECISION_PREFIX: &[u8] = &[0, 4];
 /// Commits that somebody was told will not be decided, with the log time from which on they could not be
 /// anyway.
 const ABORTED_PREFIX: &[u8] = &[0, 5];
+/// By participant: the timestamp of the last decision that has a part there.
+const PARTICIPANT_PREFIX: &[u8] = &[0, 6];
+/// By coordinator: the timestamp of its last decision that was carried out here.
+const COORDINATOR_PREFIX: &[u8] = &[0, 7];
 
 /// A part that was tried, and whose commit is not known to be decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,17 +49,16 @@ pub struct Decision {
     pub participants: Vec<ShardId>,
 }
 
-/// How a state stands to commits over several shards.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Standing<'a> {
-    pub(crate) undecided: Option<&'a Undecided>,
-    pub(crate) decisions: &'a [Decision],
-}
-
-/// The same, to be changed by a step; it is in the store, too.
-pub(crate) struct HeldCommits<'a> {
-    pub(crate) undecided: &'a mut Option<Undecided>,
-    pub(crate) decisions: &'a mut Vec<Decision>,
+/// How a state stands to commits over several shards. It is in the store, too.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    pub(crate) undecided: Option<Undecided>,
+    /// What this shard decided and was not told yet to forget.
+    pub(crate) decisions: Vec<Decision>,
+    /// By participant: the timestamp of the last decision that has a part there.
+    pub(crate) participants: BTreeMap<ShardId, CommitTs>,
+    /// By coordinator: the timestamp of its last decision that was carried out here.
+    pub(crate) coordinators: BTreeMap<ShardId, CommitTs>,
 }
 
 /// Where in the log a step stands, and when it happens.
@@ -73,14 +78,14 @@ pub(crate) struct Changed<C> {
 /// Applies a step.
 pub(crate) fn apply_step<M: ShardMachine>(
     store: &mut LayeredStore,
-    held: &mut HeldCommits<'_>,
+    standing: &mut Standing,
     place: StepPlace,
     step: &Step<M::Command>,
     changed: &mut Changed<M::Change>,
 ) -> Result<StepOutcome<M::Outcome>, StoreError> {
     let StepPlace { shard, entry, commit_ts } = place;
     let position = Position::new(shard, entry.term, entry.index, commit_ts);
-    let HeldCommits { undecided, decisions } = held;
+    let Standing { undecided, decisions, participants: decided_for, coordinators } = standing;
     changed.commit_ts = commit_ts;
     let changes = &mut changed.changes;
     if matches!(step, Step::Command(_) | Step::Prepare { .. } | Step::Decide { .. }) {
@@ -103,7 +108,7 @@ pub(crate) fn apply_step<M: ShardMachine>(
                 M::encode(part, &mut bytes);
                 store.savepoint();
                 store.put(Bytes::from_static(UNDECIDED_KEY), Bytes::from(bytes));
-                **undecided = Some(tried);
+                *undecided = Some(tried);
             }
             Ok(StepOutcome::Prepared { outcome, tried_ts: commit_ts })
         }
@@ -116,6 +121,9 @@ pub(crate) fn apply_step<M: ShardMachine>(
             if M::has_happened(&outcome) {
                 let decision = encode_decision(commit_ts, participants);
                 store.put(key_of(DECISION_PREFIX, *transaction), decision);
+                for shard in participants {
+                    note(store, PARTICIPANT_PREFIX, decided_for, *shard, commit_ts);
+                }
                 let (transaction, participants) = (*transaction, participants.clone());
                 decisions.push(Decision { transaction, commit_ts, participants });
             }
@@ -128,7 +136,7 @@ pub(crate) fn apply_step<M: ShardMachine>(
             let stored = store.get(UNDECIDED_KEY)?;
             let stored = stored.ok_or_else(|| StoreError::corrupt(UNDECIDED_KEY, "missing"))?;
             let (tried, part) = decode_undecided(&stored)?;
-            **undecided = None;
+            *undecided = None;
             if let Some(decided) = decided {
                 let (part, _) = M::decode(part)?;
                 let now_ms = tried.tried_ts.physical_ms();
@@ -136,6 +144,7 @@ pub(crate) fn apply_step<M: ShardMachine>(
                 changed.commit_ts = *decided;
                 let done = M::apply(store, position, &part, changes)?;
                 assert!(M::has_happened(&done), "what was tried and held can be carried out");
+                note(store, COORDINATOR_PREFIX, coordinators, tried.coordinator, *decided);
             } else {
                 store.savepoint();
             }
@@ -163,14 +172,22 @@ pub(crate) fn apply_step<M: ShardMachine>(
     }
 }
 
-/// What the state holds of a part that was tried.
-pub(crate) fn stored_undecided(store: &LayeredStore) -> Result<Option<Undecided>, StoreError> {
-    let stored = store.get(UNDECIDED_KEY)?;
-    stored.map(|bytes| decode_undecided(&bytes).map(|(tried, _)| tried)).transpose()
+impl Standing {
+    /// What the state holds.
+    pub(crate) fn stored(store: &LayeredStore) -> Result<Standing, StoreError> {
+        let undecided = store.get(UNDECIDED_KEY)?;
+        let undecided =
+            undecided.map(|bytes| decode_undecided(&bytes).map(|(tried, _)| tried)).transpose()?;
+        Ok(Standing {
+            undecided,
+            decisions: stored_decisions(store)?,
+            participants: noted(store, PARTICIPANT_PREFIX)?,
+            coordinators: noted(store, COORDINATOR_PREFIX)?,
+        })
+    }
 }
 
-/// Decisions that the state holds.
-pub(crate) fn stored_decisions(state: &dyn Read) -> Result<Vec<Decision>, StoreError> {
+fn stored_decisions(state: &dyn Read) -> Result<Vec<Decision>, StoreError> {
     let mut found = Ok(Vec::new());
     state.scan_prefix(DECISION_PREFIX, &mut |key, value| {
         let decision = transaction_of(key).and_then(|id| decode_decision(id, value));
@@ -204,6 +221,30 @@ fn key_of(prefix: &[u8], transaction: TransactionId) -> Bytes {
     key.extend_from_slice(&transaction.node.0.to_be_bytes());
     key.extend_from_slice(&transaction.number.to_be_bytes());
     Bytes::from(key)
+}
+
+/// Notes a timestamp for another shard, in the store and beside it.
+fn note(
+    store: &mut LayeredStore,
+    prefix: &[u8],
+    noted: &mut BTreeMap<ShardId, CommitTs>,
+    shard: ShardId,
+    commit_ts: CommitTs,
+) {
+    let key = Bytes::from([prefix, &shard.0.to_be_bytes()].concat());
+    store.put(key, Bytes::copy_from_slice(&commit_ts.0.to_le_bytes()));
+    noted.insert(shard, commit_ts);
+}
+
+fn noted(state: &dyn Read, prefix: &[u8]) -> Result<BTreeMap<ShardId, CommitTs>, StoreError> {
+    let mut noted = BTreeMap::new();
+    state.scan_prefix(prefix, &mut |key, ts| {
+        let shard = key.last_chunk().map(|shard| ShardId(u32::from_be_bytes(*shard)));
+        let ts = ts.first_chunk().map(|ts| CommitTs(u64::from_le_bytes(*ts)));
+        noted.extend(shard.zip(ts));
+        std::ops::ControlFlow::Continue(())
+    })?;
+    Ok(noted)
 }
 
 fn transaction_of(key: &[u8]) -> Result<TransactionId, StoreError> {

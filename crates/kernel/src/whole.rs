@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use proteus_machine::{KernelError, ShardMachine, View};
-use proteus_types::{CommitTs, ShardId};
+use proteus_types::ShardId;
 
 use crate::shard::Shard;
-use crate::undecided::{Decision, Standing};
+use crate::undecided::Standing;
 
 /// What a reader sees of one shard.
 #[derive(Clone, Copy)]
 struct Seen<'a> {
     shard: ShardId,
     view: View<'a>,
-    standing: Standing<'a>,
+    standing: &'a Standing,
 }
 
 /// Who reads several shards.
@@ -63,24 +63,21 @@ fn nested<M: ShardMachine>(
 }
 
 /// Whether a commit is to be seen in one of these states and not in another.
+///
+/// A participant that has not carried out all that a coordinator has decided for it has applied nothing
+/// later than the decision: what it applies until it has tried its part has earlier timestamps, nothing
+/// comes in between, and what finishes it has a later one. And a coordinator that has not decided here
+/// what a participant has carried out has not applied that timestamp.
 fn is_torn(seen: &[Seen<'_>]) -> bool {
-    seen.iter().flat_map(|seen| seen.standing.decisions).any(|decision| {
-        let participants = seen.iter().filter(|seen| decision.participants.contains(&seen.shard));
-        let mut states = participants.map(|seen| {
-            let tried = seen.standing.undecided.map(|undecided| undecided.transaction);
-            has_carried_out(decision, tried, seen.view.applied_ts)
-        });
-        states.any(|has| !has)
+    let applied = |shard: &ShardId| {
+        let of_shard = seen.iter().find(|seen| seen.shard == *shard);
+        of_shard.map(|seen| seen.view.applied_ts)
+    };
+    seen.iter().any(|seen| {
+        let Standing { participants, coordinators, .. } = seen.standing;
+        participants.iter().any(|(shard, ts)| applied(shard).is_some_and(|applied| applied <= *ts))
+            || coordinators
+                .iter()
+                .any(|(shard, ts)| applied(shard).is_some_and(|applied| applied < *ts))
     })
-}
-
-/// Whether a participant that has applied all up to `applied_ts`, and has this commit tried, has carried
-/// out what was decided. What it applies until it has tried its part has timestamps before the
-/// decision's; what finishes that has a later one.
-fn has_carried_out(
-    decision: &Decision,
-    tried: Option<crate::TransactionId>,
-    applied_ts: CommitTs,
-) -> bool {
-    tried != Some(decision.transaction) && applied_ts > decision.commit_ts
 }

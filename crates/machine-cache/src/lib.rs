@@ -157,6 +157,11 @@ pub enum Check {
         /// The version.
         version: u64,
     },
+    /// What every shard has is as it was.
+    SharedIs {
+        /// [`slots::digest`] of [`slots::shared_rows`].
+        digest: u64,
+    },
 }
 
 /// A change, or a read in the order of the log.
@@ -248,12 +253,14 @@ pub enum Op {
         /// The map.
         map: SlotMap,
     },
-    /// Takes the keys of some slots out of the shard. Answers with what [`Op::GiveSlots`] needs.
+    /// Takes the keys of some slots out of the shard, if they have not changed.
     TakeSlots {
         /// The first slot.
         first: u16,
         /// The last.
         last: u16,
+        /// [`slots::digest`] of [`slots::rows_of`] these slots.
+        digest: u64,
     },
     /// Puts the keys of some slots into the shard.
     GiveSlots {
@@ -261,14 +268,12 @@ pub enum Op {
         first: u16,
         /// The last.
         last: u16,
-        /// What [`Op::TakeSlots`] answered.
+        /// What [`slots::rows_of`] told of the shard that they come from.
         rows: Bytes,
     },
-    /// Answers with what every shard has: settings, scripts and functions.
-    ReadShared,
-    /// Puts that into a new shard.
+    /// Puts what every shard has into a new one.
     GiveShared {
-        /// What [`Op::ReadShared`] answered.
+        /// What [`slots::shared_rows`] told.
         rows: Bytes,
     },
 }
@@ -295,6 +300,9 @@ pub enum Refusal {
     /// The keys are in another shard.
     #[error("the key is in another shard")]
     Elsewhere,
+    /// Keys that were to move have changed.
+    #[error("the keys have changed meanwhile")]
+    RowsChanged,
     /// The map of slots has changed.
     #[error("the slots have moved meanwhile")]
     SlotsMoved,
@@ -539,6 +547,10 @@ impl Machine for Cache {
                 let is_same = slots::slot_map(ctx)?.version == *version;
                 return if is_same { Ok(()) } else { Err(Abort::Refused(Refusal::SlotsMoved)) };
             }
+            Check::SharedIs { digest } => {
+                let is_same = slots::digest(&slots::shared_rows(ctx)?) == *digest;
+                return if is_same { Ok(()) } else { Err(Abort::Refused(Refusal::RowsChanged)) };
+            }
         };
         if let Some(own) = OwnSlots::of(ctx)? {
             own.hold(key)?;
@@ -581,8 +593,10 @@ impl Machine for Cache {
                 slots::set(ctx, map)?;
                 Ok(Reply::OK)
             }
-            Op::TakeSlots { first, last } => Ok(Reply::Bulk(slots::take(ctx, *first, *last)?)),
-            Op::ReadShared => Ok(Reply::Bulk(slots::read_shared(ctx)?)),
+            Op::TakeSlots { first, last, digest } => {
+                slots::take(ctx, *first, *last, *digest)?;
+                Ok(Reply::OK)
+            }
             Op::GiveShared { rows } => {
                 slots::put_rows(ctx, rows)?;
                 Ok(Reply::OK)

@@ -172,22 +172,47 @@ pub fn stretch(
     }
 }
 
-/// Takes the keys of some slots out of this shard, and answers with them.
-pub(crate) fn take(ctx: &mut Ctx<'_, Change>, first: u16, last: u16) -> Result<Bytes, StoreError> {
+/// All that the store has of the keys of some slots.
+///
+/// # Errors
+/// If the store fails.
+pub fn rows_of(state: &dyn Read, first: u16, last: u16) -> Result<Bytes, StoreError> {
+    let mut rows = Vec::new();
+    each_in(state, first, last, &mut |held| {
+        rows.extend(held.rows);
+        Ok(())
+    })?;
+    encode_rows(&rows)
+}
+
+/// Stands for rows, so that it can be told whether they have changed.
+pub fn digest(rows: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(rows)
+}
+
+/// Takes the keys of some slots out of this shard, if they are still what whoever took them along has.
+pub(crate) fn take(
+    ctx: &mut Ctx<'_, Change>,
+    first: u16,
+    last: u16,
+    expected: u64,
+) -> Result<(), Abort<Refusal>> {
     let mut all = Vec::new();
     each_in(ctx, first, last, &mut |held| {
         all.push(held);
         Ok(())
     })?;
-    let mut rows = Vec::new();
+    let rows: Vec<Row> = all.iter().flat_map(|held| held.rows.iter().cloned()).collect();
+    if digest(&encode_rows(&rows)?) != expected {
+        return Err(Abort::Refused(Refusal::RowsChanged));
+    }
     for held in all {
         count(ctx, &held, -1)?;
-        for (place, _) in &held.rows {
-            ctx.delete(place.clone());
+        for (place, _) in held.rows {
+            ctx.delete(place);
         }
-        rows.extend(held.rows);
     }
-    encode_rows(&rows)
+    Ok(())
 }
 
 fn encode_rows(rows: &[Row]) -> Result<Bytes, StoreError> {
@@ -199,7 +224,10 @@ fn encode_rows(rows: &[Row]) -> Result<Bytes, StoreError> {
 }
 
 /// What every shard has: settings, scripts and functions.
-pub(crate) fn read_shared(state: &dyn Read) -> Result<Bytes, StoreError> {
+///
+/// # Errors
+/// If the store fails.
+pub fn shared_rows(state: &dyn Read) -> Result<Bytes, StoreError> {
     let mut rows = Vec::new();
     for kind in layout::SHARED_KINDS {
         state.scan_prefix(&[SPACE, *kind], &mut |place, value| {
@@ -222,7 +250,7 @@ pub(crate) fn put_rows(ctx: &mut Ctx<'_, Change>, rows: &[u8]) -> Result<(), Sto
     Ok(())
 }
 
-/// Puts what [`take`] answered in another shard into this one.
+/// Puts what [`rows_of`] told of another shard into this one.
 pub(crate) fn give(
     ctx: &mut Ctx<'_, Change>,
     first: u16,

@@ -55,7 +55,6 @@ pub fn reach(op: &Op) -> Reach<'_> {
         Op::Reclaim { .. }
         | Op::TakeSlots { .. }
         | Op::GiveSlots { .. }
-        | Op::ReadShared
         | Op::GiveShared { .. } => Reach::Nothing,
     }
 }
@@ -64,7 +63,7 @@ pub fn reach(op: &Op) -> Reach<'_> {
 pub fn checked_key(check: &Check) -> Option<&Bytes> {
     match check {
         Check::Unchanged { key, .. } => Some(key),
-        Check::SettingIs { .. } | Check::SlotMapIs { .. } => None,
+        Check::SettingIs { .. } | Check::SlotMapIs { .. } | Check::SharedIs { .. } => None,
     }
 }
 

@@ -111,10 +111,14 @@ fn slots_go_from_one_shard_to_another_with_all_that_is_theirs() {
     let (mut first, mut moves) = (0, 0);
     while first < 9_000 {
         let (last, bytes) = slots::stretch(&from.store, first, 16_383, 10_000).unwrap();
-        let Reply::Bulk(rows) = from.apply(&Op::TakeSlots { first, last }).unwrap() else {
-            panic!("no rows")
-        };
+        let rows = slots::rows_of(&from.store, first, last).unwrap();
         assert!(rows.len() as u64 >= bytes);
+        let digest = slots::digest(&rows);
+        assert!(matches!(
+            from.apply(&Op::TakeSlots { first, last, digest: digest ^ 1 }),
+            Err(Abort::Refused(Refusal::RowsChanged))
+        ));
+        from.apply(&Op::TakeSlots { first, last, digest }).unwrap();
         to.apply(&Op::GiveSlots { first, last, rows }).unwrap();
         (first, moves) = (last + 1, moves + 1);
     }

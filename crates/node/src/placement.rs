@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use proteus_env::task;
-use proteus_kernel::{Commits, PartOf, Shard, Shards, Spread};
-use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Reply, cache};
+use proteus_kernel::{Commits, Shard, Shards, Spread};
+use proteus_kernel_api::{KernelError, Minitransaction, Read, StoreError, cache};
 use proteus_shard_machine::Composed;
 use proteus_types::{Member, NodeId, SLOT_COUNT, ShardId, SlotMap, SlotRange};
 use tokio::sync::watch;
@@ -22,14 +23,15 @@ const MOVE_BYTES: u64 = 1024 * 1024;
 /// Keys of one slot that can move, in bytes: they do in one commit.
 const SLOT_BYTES_MAX: u64 = 48 * 1024 * 1024;
 
-/// How often a commit is tried that another got in the way of, and the pause before it is tried again.
-const TRIES_MAX: usize = 50;
-const RETRY: Duration = Duration::from_millis(50);
+/// How often a commit is tried that others got in the way of, and the pause before it is tried again.
+const TRIES_MAX: usize = 20;
+const RETRY: Duration = Duration::from_millis(5);
+
+/// Such pauses until this node has heard of what it has committed.
+const PATIENCE_ROUNDS: usize = 2_000;
 
 /// Shards that a cluster may have.
 const SHARDS_MAX: usize = 1_024;
-
-type Part = PartOf<Minitransaction, Outcome>;
 
 /// Changes which shard has which slots. Whoever leads the cluster does so, one change at a time.
 pub(crate) struct Placement {
@@ -37,6 +39,8 @@ pub(crate) struct Placement {
     shards: Arc<NodeShards>,
     commits: Arc<Commits<Composed>>,
     changing: tokio::sync::Mutex<()>,
+    /// How much moves in one commit now: less while the keys are written to a lot.
+    move_bytes: AtomicU64,
 }
 
 impl Placement {
@@ -45,7 +49,8 @@ impl Placement {
         shards: Arc<NodeShards>,
         commits: Arc<Commits<Composed>>,
     ) -> Placement {
-        Placement { opener, shards, commits, changing: tokio::sync::Mutex::default() }
+        let (changing, move_bytes) = (tokio::sync::Mutex::default(), AtomicU64::new(MOVE_BYTES));
+        Placement { opener, shards, commits, changing, move_bytes }
     }
 
     /// Spreads the slots evenly over so many shards, adding those that are missing.
@@ -71,21 +76,19 @@ impl Placement {
         let shard = ShardId(last + 1);
         self.opener.open(shard, true).await.map_err(|error| error.to_string())?;
         let with_shard = map.with_shard(shard);
+        let set = set_slots(&with_shard);
         self.commit(&map, || {
-            let set = set_slots(&with_shard);
-            let read = Minitransaction::of(cache::Op::ReadShared).op(set.clone());
-            let read = read.check(cache::Check::SlotMapIs { version: map.version });
-            let mut parts: Vec<(ShardId, Part)> = vec![(ShardId::META, PartOf::Given(read))];
+            // What every shard has; if it changes meanwhile it is read again.
+            let rows = self.read(ShardId::META, |state| cache::slots::shared_rows(state))?;
+            let guard = Minitransaction::of(set.clone())
+                .check(cache::Check::SlotMapIs { version: map.version })
+                .check(cache::Check::SharedIs { digest: cache::slots::digest(&rows) });
+            let given = Minitransaction::of(cache::Op::GiveShared { rows }).op(set.clone());
+            let mut parts = vec![(ShardId::META, guard), (shard, given)];
             for other in map.shards().iter().filter(|other| **other != ShardId::META) {
-                parts.push((*other, PartOf::Given(Minitransaction::of(set.clone()))));
+                parts.push((*other, Minitransaction::of(set.clone())));
             }
-            // What every shard has: read while the first is gated, so that nothing is missed.
-            let given = move |outcomes: &[(ShardId, Outcome)]| {
-                let rows = first_reply(outcomes)?;
-                Some(Minitransaction::of(cache::Op::GiveShared { rows }).op(set))
-            };
-            parts.push((shard, PartOf::After(Box::new(given))));
-            parts
+            Ok(parts)
         })
         .await?;
         info!(%shard, "a shard was added");
@@ -139,7 +142,7 @@ impl Placement {
         }
     }
 
-    /// Moves as many slots as fit one commit.
+    /// Moves as many slots as fit one commit, and as stay unchanged meanwhile.
     async fn move_some(
         &self,
         map: &Arc<SlotMap>,
@@ -147,14 +150,10 @@ impl Placement {
         (first, until): (u16, u16),
         to: ShardId,
     ) -> Result<(), String> {
-        let missing = || format!("shard {from} is not on this node");
-        let source = self.shards.shard(from).ok_or_else(missing)?;
-        let mut found = Ok((first, 0));
-        let read = source.read(&mut |view| {
-            found = cache::slots::stretch(view.state, first, until, MOVE_BYTES);
-        });
-        read.map_err(|error| error.to_string())?;
-        let (last, bytes) = found.map_err(|error| error.to_string())?;
+        let source = self.shards.shard(from).ok_or("the shard is not on this node")?;
+        let bytes_max = self.move_bytes.load(Ordering::Relaxed);
+        let (last, bytes) =
+            self.read(from, |state| cache::slots::stretch(state, first, until, bytes_max))?;
         if bytes > SLOT_BYTES_MAX {
             return Err(format!(
                 "slot {first} holds {} MiB, and at most {} MiB can move at once",
@@ -163,24 +162,74 @@ impl Placement {
             ));
         }
         let moved = map.moved(first, last, to).ok_or("no such slots")?;
-        self.commit(map, || move_parts(map, &moved, (first, last), (from, to))).await?;
-        // The bound on states that are sent holds for keys that move, too.
-        source.group().snapshot_pace().pass(usize::try_from(bytes).unwrap_or(usize::MAX)).await;
-        Ok(())
+        let set = set_slots(&moved);
+        let result = self
+            .commit(map, || {
+                // Read here, which may lack what was committed lately; then it is read again.
+                let rows = self.read(from, |state| cache::slots::rows_of(state, first, last))?;
+                let digest = cache::slots::digest(&rows);
+                let part = |shard: ShardId| {
+                    let part = Minitransaction::of(set.clone());
+                    match shard {
+                        _ if shard == from => part.op(cache::Op::TakeSlots { first, last, digest }),
+                        _ if shard == to => {
+                            part.op(cache::Op::GiveSlots { first, last, rows: rows.clone() })
+                        }
+                        _ => part,
+                    }
+                };
+                let guarded = |shard: ShardId| match shard {
+                    ShardId::META => {
+                        part(shard).check(cache::Check::SlotMapIs { version: map.version })
+                    }
+                    shard => part(shard),
+                };
+                Ok(map.shards().iter().map(|shard| (*shard, guarded(*shard))).collect())
+            })
+            .await;
+        match result {
+            Ok(()) => {
+                self.move_bytes.store((bytes_max * 2).min(MOVE_BYTES), Ordering::Relaxed);
+                // The bound on states that are sent holds for keys that move, too.
+                let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                source.group().snapshot_pace().pass(bytes).await;
+                Ok(())
+            }
+            // Fewer keys are written to less often while they move.
+            Err(_) if last > first => {
+                self.move_bytes.store((bytes / 4).max(1), Ordering::Relaxed);
+                Ok(())
+            }
+            Err(reason) => Err(reason),
+        }
+    }
+
+    fn read<T>(
+        &self,
+        shard: ShardId,
+        reader: impl Fn(&dyn Read) -> Result<T, StoreError>,
+    ) -> Result<T, String> {
+        let missing = || format!("shard {} is not on this node", shard.0);
+        let mut found = None;
+        let shard = self.shards.shard(shard).ok_or_else(missing)?;
+        let read = shard.read(&mut |view| found = Some(reader(view.state)));
+        read.map_err(|error| error.to_string())?;
+        let found = found.ok_or("the shard was not read")?;
+        found.map_err(|error| error.to_string())
     }
 
     /// Commits a change of the map, or finds that it has happened.
     async fn commit(
         &self,
         before: &SlotMap,
-        parts: impl Fn() -> Vec<(ShardId, Part)>,
+        parts: impl Fn() -> Result<Vec<(ShardId, Minitransaction)>, String>,
     ) -> Result<(), String> {
         let mut reason = String::new();
         for _ in 0..TRIES_MAX {
-            match self.commits.propose_in_order(parts()).await {
+            match self.commits.propose_over(parts()?).await {
                 Ok(Spread::Committed { .. }) => return self.wait_for_newer(before).await,
                 Ok(Spread::Refused { outcome, .. }) => {
-                    reason = format!("the slots were moved by others: {outcome:?}");
+                    reason = format!("the keys are written to, or moved by others: {outcome:?}");
                 }
                 Err(KernelError::TooLarge { bytes, bytes_max }) => {
                     return Err(format!("{bytes} bytes move at once, and {bytes_max} may"));
@@ -197,7 +246,7 @@ impl Placement {
 
     /// The map changes as soon as this node has applied the commit.
     async fn wait_for_newer(&self, before: &SlotMap) -> Result<(), String> {
-        for _ in 0..TRIES_MAX {
+        for _ in 0..PATIENCE_ROUNDS {
             if self.shards.map().version > before.version {
                 return Ok(());
             }
@@ -207,57 +256,8 @@ impl Placement {
     }
 }
 
-/// The parts of a move: out of one shard, into another, and the map in all. The source comes first, since
-/// the keys that it answers with go to the other; the first shard decides, or the other if that is the
-/// source itself.
-fn move_parts(
-    map: &SlotMap,
-    moved: &SlotMap,
-    (first, last): (u16, u16),
-    (from, to): (ShardId, ShardId),
-) -> Vec<(ShardId, Part)> {
-    let set = set_slots(moved);
-    let guard = |shard: ShardId, part: Minitransaction| match shard {
-        ShardId::META => part.check(cache::Check::SlotMapIs { version: map.version }),
-        _ => part,
-    };
-    let take = Minitransaction::of(cache::Op::TakeSlots { first, last }).op(set.clone());
-    let mut parts: Vec<(ShardId, Part)> = vec![(from, PartOf::Given(guard(from, take)))];
-    let set_to = set.clone();
-    let version = map.version;
-    let give = move |outcomes: &[(ShardId, Outcome)]| {
-        let rows = first_reply(outcomes)?;
-        let give = Minitransaction::of(cache::Op::GiveSlots { first, last, rows }).op(set_to);
-        Some(match to {
-            ShardId::META => give.check(cache::Check::SlotMapIs { version }),
-            _ => give,
-        })
-    };
-    let decides = if from == ShardId::META { to } else { ShardId::META };
-    let mut give = Some(PartOf::After(Box::new(give) as Box<_>));
-    let others = map.shards().iter().rev().filter(|shard| **shard != from && **shard != decides);
-    for shard in others.copied().chain([decides]) {
-        let part = match (shard == to).then(|| give.take()).flatten() {
-            Some(give) => give,
-            None => PartOf::Given(guard(shard, Minitransaction::of(set.clone()))),
-        };
-        parts.push((shard, part));
-    }
-    parts
-}
-
 fn set_slots(map: &SlotMap) -> cache::Op {
     cache::Op::SetSlots { map: map.clone() }
-}
-
-fn first_reply(outcomes: &[(ShardId, Outcome)]) -> Option<bytes::Bytes> {
-    match outcomes.first() {
-        Some((_, Outcome::Committed { replies, .. })) => match replies.first() {
-            Some(Reply::Cache(cache::Reply::Bulk(rows))) => Some(rows.clone()),
-            _ => None,
-        },
-        _ => None,
-    }
 }
 
 impl Cluster {

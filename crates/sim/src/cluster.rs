@@ -37,17 +37,17 @@ use crate::replica::{self, Machine};
 
 pub use deviation::run_with_deviation;
 
-const START_MS: u64 = 1_700_000_000_000;
+pub(crate) const START_MS: u64 = 1_700_000_000_000;
 
 /// What a disk says that has no power, or no space.
-const POWER_CUT: &str = "simulated power cut";
+pub(crate) const POWER_CUT: &str = "simulated power cut";
 const DISK_FULL: &str = "no storage space";
 
 /// Troubles in one run.
 const TROUBLES: u64 = 15;
 
 /// Nothing takes this long, in simulated time, once all is well again.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What is wrong with the kernel on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +143,7 @@ pub fn run_with<M: Machine>(
 }
 
 /// Runs `future` on this thread, in time that moves when nothing else can happen.
-fn in_paused_time<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn in_paused_time<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
@@ -592,7 +592,7 @@ impl<M: Machine> World<M> {
 }
 
 impl Weather {
-    fn random(random: &mut Random) -> Weather {
+    pub(crate) fn random(random: &mut Random) -> Weather {
         Weather {
             delay_ms_max: random.pick(&[1, 5, 40]),
             lost_percent: random.pick(&[0, 0, 2, 10]),

@@ -22,6 +22,7 @@ pub mod producers;
 pub mod random;
 pub mod replica;
 pub mod shard;
+pub mod transfers;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

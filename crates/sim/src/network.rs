@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use proteus_env::task;
 use proteus_kernel::{Call, Links, Route, Shard, TransportError};
-use proteus_types::{Member, NodeId};
+use proteus_types::{Member, NodeId, ShardId};
 
 use crate::random::Random;
 use crate::replica::Machine;
@@ -50,7 +50,7 @@ impl<M: Machine> Clone for Network<M> {
 }
 
 struct State<M: Machine> {
-    nodes: BTreeMap<NodeId, Arc<Shard<M>>>,
+    nodes: BTreeMap<(NodeId, ShardId), Arc<Shard<M>>>,
     /// Ways, from and to, on which nothing passes.
     cut: BTreeSet<(NodeId, NodeId)>,
     weather: Weather,
@@ -85,12 +85,17 @@ impl<M: Machine> Network<M> {
         Arc::new(SimLinks { network: self.clone(), from })
     }
 
-    /// Connects a node that runs, or disconnects one that does not.
+    /// Connects a node of one shard that runs, or disconnects one that does not.
     pub fn set_node(&self, node: NodeId, shard: Option<Arc<Shard<M>>>) {
+        self.set_shard(node, ShardId::META, shard);
+    }
+
+    /// As [`Network::set_node`], of one of several shards.
+    pub fn set_shard(&self, node: NodeId, id: ShardId, shard: Option<Arc<Shard<M>>>) {
         let mut state = self.state.lock();
         match shard {
-            Some(shard) => state.nodes.insert(node, shard),
-            None => state.nodes.remove(&node),
+            Some(shard) => state.nodes.insert((node, id), shard),
+            None => state.nodes.remove(&(node, id)),
         };
     }
 
@@ -130,19 +135,19 @@ impl<M: Machine> Network<M> {
     }
 
     /// The receiver of a message, if it gets there.
-    fn receiver(&self, from: NodeId, to: NodeId) -> Option<Arc<Shard<M>>> {
+    fn receiver(&self, from: NodeId, to: NodeId, shard: ShardId) -> Option<Arc<Shard<M>>> {
         let mut state = self.state.lock();
         if state.cut.contains(&(from, to)) {
             state.traffic.lost += 1;
             return None;
         }
-        state.nodes.get(&to).cloned()
+        state.nodes.get(&(to, shard)).cloned()
     }
 
     async fn carry(self, from: NodeId, to: NodeId, route: Route, message: Bytes) -> Option<Bytes> {
         let fate = self.fate();
         task::sleep(fate.there).await;
-        let receiver = self.receiver(from, to)?;
+        let receiver = self.receiver(from, to, route.shard)?;
         if fate.is_lost {
             self.state.lock().traffic.lost += 1;
             return None;

@@ -13,11 +13,11 @@ use zookeeper_client as zk;
 
 use crate::node::{NodeProcess, PATIENCE, command, runtime};
 
-const SECRET: &str = "a secret that only these know";
+pub const SECRET: &str = "a secret that only these know";
 
 /// A cluster of three on this machine, each with its own directory.
-struct Cluster {
-    nodes: Vec<NodeProcess>,
+pub struct Cluster {
+    pub nodes: Vec<NodeProcess>,
 }
 
 fn settings(join: Option<&str>) -> Vec<String> {
@@ -43,7 +43,15 @@ fn start_node(directory: &Path, join: Option<&str>) -> NodeProcess {
 impl Cluster {
     /// Starts one node, lets two join it, and waits until all vote.
     fn start(directory: &Path) -> Cluster {
-        let first = start_node(&directory.join("n1"), None);
+        Cluster::start_with(directory, &[])
+    }
+
+    /// As [`Cluster::start`], with more settings for the first node.
+    pub fn start_with(directory: &Path, more: &[&str]) -> Cluster {
+        let settings = settings(None);
+        let settings: Vec<&str> =
+            settings.iter().map(String::as_str).chain(more.to_vec()).collect();
+        let first = NodeProcess::start_with(&directory.join("n1"), &settings);
         let join = first.address(7000).to_string();
         let mut nodes = vec![first];
         for number in 2..=3 {
@@ -65,7 +73,7 @@ impl Cluster {
     }
 
     /// What any node that answers says of the cluster.
-    fn status(&self) -> Option<serde_json::Value> {
+    pub fn status(&self) -> Option<serde_json::Value> {
         self.nodes.iter().find_map(|node| {
             let output = command()
                 .args(["cluster", "status", "--json", "--peer"])
@@ -80,7 +88,7 @@ impl Cluster {
     }
 
     /// Which of the nodes leads.
-    fn leader(&self) -> usize {
+    pub fn leader(&self) -> usize {
         let started = Instant::now();
         loop {
             if let Some(status) = self.status() {
@@ -92,7 +100,7 @@ impl Cluster {
     }
 }
 
-async fn connect(url: &str) -> Option<MultiplexedConnection> {
+pub async fn connect(url: &str) -> Option<MultiplexedConnection> {
     let client = redis::Client::open(url).unwrap();
     let connecting = client.get_multiplexed_async_connection();
     tokio::time::timeout(Duration::from_secs(2), connecting).await.ok()?.ok()

@@ -12,6 +12,7 @@ mod full_disk;
 mod garbage;
 mod node;
 mod redis_files;
+mod shards;
 mod start;
 mod topic;
 mod zk;

@@ -1,0 +1,154 @@
+//! Three nodes with several shards: money goes from account to account over the shards, slots move, nodes
+//! are killed.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::cluster::{Cluster, SECRET, connect};
+use crate::node::{NodeProcess, PATIENCE, command, runtime};
+
+const ACCOUNTS: usize = 24;
+
+fn account(number: usize) -> String {
+    format!("account:{}", number % ACCOUNTS)
+}
+
+/// Moves money between accounts through one node after another, and counts that in the same transaction.
+/// Tells the last count, and how many answers it did not get.
+async fn transfer(
+    urls: Vec<String>,
+    writer: usize,
+    stop: Arc<AtomicBool>,
+    progress: Arc<AtomicU64>,
+) -> (i64, i64) {
+    let (mut told, mut unanswered, mut place) = (0, 0, writer);
+    while !stop.load(Ordering::Relaxed) {
+        place += 1;
+        let Some(mut connection) = connect(&urls[place % urls.len()]).await else { continue };
+        while !stop.load(Ordering::Relaxed) {
+            place += 1;
+            let mut pipe = redis::pipe();
+            pipe.atomic()
+                .cmd("INCR")
+                .arg(format!("transfers:{writer}"))
+                .cmd("DECRBY")
+                .arg(account(place * 7 + writer))
+                .arg(place)
+                .ignore()
+                .cmd("INCRBY")
+                .arg(account(place * 5 + 3))
+                .arg(place)
+                .ignore();
+            let answer: Result<Result<(i64,), _>, _> =
+                tokio::time::timeout(Duration::from_secs(5), pipe.query_async(&mut connection))
+                    .await;
+            let Ok(Ok((count,))) = answer else {
+                unanswered += 1;
+                break;
+            };
+            assert!(count > told, "writer {writer}: told {count} after {told}");
+            told = count;
+            progress.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    (told, unanswered)
+}
+
+/// Reads all accounts at once through one node after another; they hold nothing together.
+async fn audit(urls: Vec<String>, stop: Arc<AtomicBool>) -> u64 {
+    let (mut audits, mut place) = (0, 0);
+    let accounts: Vec<String> = (0..ACCOUNTS).map(account).collect();
+    while !stop.load(Ordering::Relaxed) {
+        place += 1;
+        let Some(mut connection) = connect(&urls[place % urls.len()]).await else { continue };
+        for _ in 0..50 {
+            let mut get = redis::cmd("MGET");
+            get.arg(&accounts);
+            let answer: Result<Result<Vec<Option<i64>>, _>, _> =
+                tokio::time::timeout(Duration::from_secs(5), get.query_async(&mut connection))
+                    .await;
+            let Ok(Ok(values)) = answer else { break };
+            let sum: i64 = values.into_iter().flatten().sum();
+            assert_eq!(sum, 0, "money came from nowhere");
+            audits += 1;
+        }
+    }
+    audits
+}
+
+fn cluster_command(node: &NodeProcess, arguments: &[&str]) -> bool {
+    let output = command()
+        .arg("cluster")
+        .args(arguments)
+        .arg("--peer")
+        .arg(node.address(7000).to_string())
+        .env("PROTEUS_CLUSTER_SECRET", SECRET)
+        .stdout(Stdio::piped())
+        .output()
+        .unwrap();
+    println!("{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
+    output.status.success()
+}
+
+#[test]
+fn transactions_over_shards_are_whole_while_slots_move_and_nodes_are_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start_with(directory.path(), &["--shards", "3"]);
+    let started = Instant::now();
+    let all_vote = |status: &serde_json::Value| {
+        let shards = status["shards"].as_array().cloned().unwrap_or_default();
+        shards.len() == 3
+            && shards.iter().all(|s| s["voters"].as_array().is_some_and(|v| v.len() == 3))
+    };
+    while !cluster.status().is_some_and(|status| all_vote(&status)) {
+        assert!(started.elapsed() < PATIENCE, "the shards do not spread: {:?}", cluster.status());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let runtime = runtime();
+    let urls: Vec<String> = cluster.nodes.iter().map(NodeProcess::redis_url).collect();
+    let stop = Arc::new(AtomicBool::new(false));
+    let progress = Arc::new(AtomicU64::new(0));
+    let writers: Vec<_> = (0..4)
+        .map(|writer| runtime.spawn(transfer(urls.clone(), writer, stop.clone(), progress.clone())))
+        .collect();
+    let auditor = runtime.spawn(audit(urls.clone(), stop.clone()));
+    let advance = |by: u64| {
+        let (from, started) = (progress.load(Ordering::Relaxed), Instant::now());
+        while progress.load(Ordering::Relaxed) < from + by {
+            assert!(started.elapsed() < PATIENCE, "no transfers although a majority is there");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    advance(50);
+    // Leaders of shards on different nodes, then a shard more, and slots on their way to it.
+    assert!(cluster_command(&cluster.nodes[0], &["lead", "2", "--shard", "1"]));
+    assert!(cluster_command(&cluster.nodes[1], &["lead", "3", "--shard", "2"]));
+    advance(50);
+    assert!(cluster_command(&cluster.nodes[2], &["add-shard"]));
+    assert!(cluster_command(&cluster.nodes[0], &["move", "4000-9000", "--to", "3"]));
+    advance(50);
+    for round in 0..3 {
+        let leader = cluster.leader();
+        cluster.nodes[(leader + round) % 3].kill_and_restart();
+        advance(50);
+    }
+    assert!(cluster_command(&cluster.nodes[0], &["move", "all", "--to", "0"]));
+    advance(50);
+    stop.store(true, Ordering::Relaxed);
+    let audits = runtime.block_on(auditor).unwrap();
+    assert!(audits > 10, "{audits} audits");
+    for (writer, task) in writers.into_iter().enumerate() {
+        let (told, unanswered) = runtime.block_on(task).unwrap();
+        println!("writer {writer}: told {told}, {unanswered} unanswered; {audits} audits");
+        for url in &urls {
+            let found: i64 = runtime.block_on(async {
+                let mut connection = connect(url).await.unwrap();
+                let mut get = redis::cmd("GET");
+                get.arg(format!("transfers:{writer}")).query_async(&mut connection).await.unwrap()
+            });
+            assert!((told..=told + unanswered).contains(&found), "{told} {unanswered} {found}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Commits over several shards in trouble, held to the claims of `docs/testing.md`.
+
+use proteus_sim::transfers::{Summary, run};
+
+#[test]
+fn commits_over_several_shards_keep_their_claims_in_trouble() {
+    let total = parking_lot::Mutex::new(Summary::default());
+    let seeds = proteus_sim::seeds(50, |seed| {
+        let ran = run(seed)?;
+        let mut total = total.lock();
+        total.acknowledged += ran.acknowledged;
+        total.refused += ran.refused;
+        total.unanswered += ran.unanswered;
+        total.reads += ran.reads;
+        total.crashes += ran.crashes;
+        total.cuts += ran.cuts;
+        Ok(())
+    });
+    let total = total.into_inner();
+    println!("{total:?}");
+    // Runs in which nothing happened prove nothing.
+    assert!(seeds < 50 || total.acknowledged > 20 * seeds, "{total:?}");
+    assert!(seeds < 50 || total.crashes > seeds && total.refused > 0, "{total:?}");
+}
