@@ -51,6 +51,7 @@ pub(crate) async fn propose_due<M: ShardMachine>(
 ) {
     loop {
         tokio::select! {
+            biased;
             () = task::sleep(look_interval) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
@@ -90,6 +91,7 @@ pub(crate) async fn take_checkpoints<M: ShardMachine>(
     let mut last_index = state.applied_index();
     loop {
         tokio::select! {
+            biased;
             () = task::sleep(options.look_interval) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }

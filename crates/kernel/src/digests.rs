@@ -128,6 +128,7 @@ pub(crate) async fn judge_differences<M: ShardMachine>(
     let judge = Judge { shard, links, route: Route { shard: id, service: Service::Digests } };
     loop {
         tokio::select! {
+            biased;
             () = state.digests.found.notified() => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }

@@ -481,6 +481,7 @@ async fn sweep_impatient<M: ShardMachine>(
 ) {
     loop {
         tokio::select! {
+            biased;
             () = task::sleep(PATIENCE_SWEEP_INTERVAL) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }

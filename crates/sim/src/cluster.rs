@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use proteus_env::sim_disk::SimDisk;
+use proteus_env::simulation::Simulation;
 use proteus_env::{RuntimeClock, task};
 use proteus_kernel::{ChoreOptions, Shard, ShardOptions, Timing};
 use proteus_log::{Log, LogError, LogOptions};
@@ -95,6 +96,9 @@ pub struct Summary {
     pub condemned_leading: u64,
     /// What the network did.
     pub traffic: Traffic,
+    /// A digest of all commits, in the order in which each replica announced them, of all that callers and
+    /// readers were told, and of all messages with their times. The same seed has the same.
+    pub digest: u64,
     /// What Kafka's producers did, if they were there.
     pub produced: Produced,
 }
@@ -131,19 +135,20 @@ pub fn run_with<M: Machine>(
     planted: Planted,
     callers: Callers,
 ) -> Result<Summary, String> {
-    in_paused_time(async {
+    in_paused_time(seed, async {
         let mut world = World::<M>::new(seed, planted);
         if callers == Callers::Kafka {
             world.producers = Some(Producers::new(&mut world.random));
         }
         let result = world.live().await;
-        world.end().await;
-        result.map(|()| world.summary)
+        world.end(result).await
     })
 }
 
-/// Runs `future` on this thread, in time that moves when nothing else can happen.
-fn in_paused_time<T>(future: impl Future<Output = T>) -> T {
+/// Runs `future` on this thread, in time that moves when nothing else can happen, so that all follows from
+/// `seed`.
+fn in_paused_time<T>(seed: u64, future: impl Future<Output = T>) -> T {
+    let _simulation = Simulation::begin(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
@@ -219,11 +224,7 @@ impl<M: Machine> World<M> {
         }
         self.all_well().await?;
         self.settle_members().await?;
-        self.recovers().await?;
-        self.summary.acknowledged = self.history.acknowledged_count();
-        self.summary.gaps = self.history.gap_count();
-        self.summary.traffic = self.network.traffic();
-        Ok(())
+        self.recovers().await
     }
 
     async fn add_node(&mut self, id: NodeId) -> Result<(), String> {
@@ -581,12 +582,17 @@ impl<M: Machine> World<M> {
         self.running().into_iter().map(describe).collect()
     }
 
-    async fn end(&mut self) {
+    async fn end(mut self, result: Result<(), String>) -> Result<Summary, String> {
         for (id, shard) in self.running() {
             self.network.set_node(id, None);
             shard.abandon().await;
         }
         self.nodes.clear();
+        self.summary.acknowledged = self.history.acknowledged_count();
+        self.summary.gaps = self.history.gap_count();
+        self.summary.traffic = self.network.traffic();
+        self.summary.digest = self.history.digest() ^ self.network.digest();
+        result.map(|()| self.summary)
     }
 }
 

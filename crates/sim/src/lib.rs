@@ -9,7 +9,7 @@
 //! It knows no face and no protocol. Only its own tests use it.
 //!
 //! Reading order: [`behaviour`], [`commands`], [`shard`], [`network`], [`cluster`],
-//! [`ledger`], [`history`], [`producers`], [`planted`].
+//! [`ledger`], [`history`], [`trace`], [`producers`], [`planted`].
 
 pub mod behaviour;
 pub mod cluster;
@@ -22,6 +22,7 @@ pub mod producers;
 pub mod random;
 pub mod replica;
 pub mod shard;
+pub mod trace;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -50,11 +50,10 @@ pub(super) async fn rebuild<M: Machine>(
 /// # Panics
 /// If the machine has no temporary directory or runtime.
 pub fn run_with_deviation(seed: u64) -> Result<Summary, String> {
-    super::in_paused_time(async {
+    super::in_paused_time(seed, async {
         let mut world = World::<Deviating>::new(seed, Planted::Deviation);
         let result = world.live_with_deviation().await;
-        world.end().await;
-        result.map(|()| world.summary)
+        world.end(result).await
     })
 }
 
@@ -70,9 +69,7 @@ impl<M: Machine> World<M> {
             self.deviate().await?;
             self.all_well().await?;
         }
-        self.recovers().await?;
-        self.summary.acknowledged = self.history.acknowledged_count();
-        Ok(())
+        self.recovers().await
     }
 
     /// One replica computes otherwise, and is found.
