@@ -150,6 +150,9 @@ impl Peer {
         let SnapshotHandle::Outgoing(mut image) = snapshot.snapshot else {
             return Err(TransportError::Refused("this node has no image to send".to_owned()));
         };
+        if !image.may_leave() {
+            return Err(TransportError::Refused("too few replicas have compared it".to_owned()));
+        }
         let mut sequence = 0;
         loop {
             let (returned, chunk) = task::spawn_blocking(move || {

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proteus_consensus::Group;
+use proteus_consensus::{Group, Replica};
 use proteus_env::{Clock, task};
 use proteus_log::Log;
 use proteus_machine::ShardMachine;
+use proteus_types::LogIndex;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
+use crate::digests::{Testimony, Voters};
 use crate::shard::Shard;
 use crate::state::ShardState;
 
@@ -18,6 +20,9 @@ const DUE_COUNT_MAX: usize = 1_000;
 
 /// Pause after a checkpoint that failed, as when the disk is full.
 const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
+
+/// How long a checkpoint waits for voters that do not answer. It may be the only copy there is.
+const VOUCH_PATIENCE: Duration = Duration::from_secs(30);
 
 /// When to look for what is due, and when to take a checkpoint: whichever bound is reached first.
 #[derive(Debug, Clone)]
@@ -81,6 +86,7 @@ pub(crate) async fn propose_due<M: ShardMachine>(
 /// Takes checkpoints and lets the log behind them go, until asked to stop.
 pub(crate) async fn take_checkpoints<M: ShardMachine>(
     state: Arc<ShardState<M>>,
+    voters: Arc<Voters>,
     group: Group,
     log: Log,
     clock: Arc<dyn Clock>,
@@ -89,6 +95,8 @@ pub(crate) async fn take_checkpoints<M: ShardMachine>(
 ) {
     let mut last = clock.elapsed();
     let mut last_index = state.applied_index();
+    // That of an earlier run may be asked for before there is another.
+    let mut unvouched = Unvouched::begin(&state, last);
     loop {
         tokio::select! {
             biased;
@@ -99,27 +107,70 @@ pub(crate) async fn take_checkpoints<M: ShardMachine>(
             || log.disk_bytes() >= options.replay_bytes_max;
         let time_due = clock.elapsed().saturating_sub(last) >= options.checkpoint_interval;
         let index = state.applied_index();
-        if index == last_index || !(bytes_due || time_due) {
-            continue;
-        }
-        let writer = state.clone();
-        match task::spawn_blocking(move || writer.checkpoint()).await {
-            Ok(Ok(())) => {
-                debug!(%index, "checkpoint written");
-                last = clock.elapsed();
-                last_index = index;
-                if group.purge_checkpointed().await.is_err() {
-                    return;
+        if index != last_index && (bytes_due || time_due) {
+            let writer = state.clone();
+            match task::spawn_blocking(move || writer.checkpoint()).await {
+                Ok(Ok(())) => {
+                    debug!(%index, "checkpoint written");
+                    last = clock.elapsed();
+                    last_index = index;
+                    let since = unvouched.map_or(last, |unvouched| unvouched.since);
+                    unvouched = Unvouched::begin(&state, since);
+                }
+                Ok(Err(fault)) => {
+                    warn!(%fault, "cannot write a checkpoint; the log grows until it succeeds");
+                    task::sleep(CHECKPOINT_RETRY).await;
+                    continue;
+                }
+                Err(fault) => {
+                    warn!(%fault, "a checkpoint ended abnormally");
+                    task::sleep(CHECKPOINT_RETRY).await;
+                    continue;
                 }
             }
-            Ok(Err(fault)) => {
-                warn!(%fault, "cannot write a checkpoint; the log grows until it succeeds");
-                task::sleep(CHECKPOINT_RETRY).await;
+        }
+        if let Some(waiting) = &mut unvouched
+            && waiting.is_vouched(&state, &voters, clock.elapsed()).await
+        {
+            unvouched = None;
+            if group.purge_checkpointed().await.is_err() {
+                return;
             }
-            Err(fault) => {
-                warn!(%fault, "a checkpoint ended abnormally");
-                task::sleep(CHECKPOINT_RETRY).await;
+        }
+    }
+}
+
+/// A checkpoint that nobody vouched for yet: the log that leads to it has to stay.
+struct Unvouched {
+    index: LogIndex,
+    /// Since when checkpoints have been waiting without anybody saying that they are wrong.
+    since: Duration,
+}
+
+impl Unvouched {
+    fn begin<M: ShardMachine>(state: &ShardState<M>, since: Duration) -> Option<Unvouched> {
+        let (id, _) = state.checkpointed()?;
+        Some(Unvouched { index: id.index, since })
+    }
+
+    async fn is_vouched<M: ShardMachine>(
+        &mut self,
+        state: &ShardState<M>,
+        voters: &Voters,
+        now: Duration,
+    ) -> bool {
+        match voters.vouch(&state.digests, self.index, 0).await {
+            Testimony::Vouched => true,
+            Testimony::Contradicted => {
+                self.since = now;
+                false
             }
+            Testimony::Unknown if now.saturating_sub(self.since) >= VOUCH_PATIENCE => {
+                warn!(index = %self.index, "too few replicas can tell whether this one's state is right; it is taken to be");
+                state.digests.vouched().extend(self.index);
+                true
+            }
+            Testimony::Unknown => false,
         }
     }
 }

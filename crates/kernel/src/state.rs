@@ -193,12 +193,16 @@ impl<M: ShardMachine> ShardState<M> {
         let upto = self.applied_index();
         loop {
             self.checkpoint()?;
-            let image = StateImage::open(&self.state.read().store)?;
+            let image = self.newest_image()?;
             // A checkpoint that was under way contains less.
             if image.id.index >= upto {
                 return Ok(image);
             }
         }
+    }
+
+    fn newest_image(&self) -> Result<StateImage, StoreError> {
+        StateImage::open(&self.state.read().store, self.digests.vouched().clone())
     }
 
     fn apply_batch(&self, id: EntryId, batch: &Bytes) -> Result<(), StoreError> {
@@ -277,6 +281,8 @@ impl<M: ShardMachine> ShardState<M> {
         let (applied_ts, checked) = (stored.applied_ts, stored.checked());
         drop(stored);
         self.digests.begin(checked);
+        // Whoever sent it has asked.
+        self.digests.vouched().extend(id.index);
         info!(index = %id.index, "state taken over from the leader");
         self.announce(id);
         self.sink.on_gap(applied_ts);
@@ -362,7 +368,7 @@ impl<M: ShardMachine> Replica for ShardState<M> {
         if self.checkpointed().is_none() {
             return Ok(None);
         }
-        let image = StateImage::open(&self.state.read().store).map_err(faulty)?;
+        let image = self.newest_image().map_err(faulty)?;
         let membership = image.membership().map_err(faulty)?;
         Ok(Some(Image { id: image.id, membership, chunks: Box::new(image) }))
     }
@@ -377,6 +383,10 @@ impl<M: ShardMachine> Replica for ShardState<M> {
 
     fn checkpointed(&self) -> Option<(EntryId, Option<Bytes>)> {
         self.checkpointed.lock().clone()
+    }
+
+    fn purgeable(&self) -> Option<(EntryId, Option<Bytes>)> {
+        self.checkpointed().filter(|(id, _)| self.digests.vouched().covers(id.index))
     }
 }
 

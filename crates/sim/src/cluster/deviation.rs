@@ -66,6 +66,9 @@ impl<M: Machine> World<M> {
         self.form_cluster().await?;
         for _ in 0..2 {
             self.work().await?;
+            // While one is behind, or is being rebuilt, two are left of three, and if these differ nobody
+            // can tell who is right.
+            self.recovers().await?;
             self.deviate().await?;
             self.all_well().await?;
         }
