@@ -11,6 +11,8 @@
     reason = "a measuring tool stands outside the door to clock, disk and network"
 )]
 
+mod etcd;
+mod etcd_load;
 mod kafka;
 mod load;
 mod measure;
@@ -76,6 +78,8 @@ enum What {
     Kafka,
     /// Beside PostgreSQL, under many connections of one client
     Postgres,
+    /// Three nodes beside three of etcd
+    Etcd,
     /// Time to the first answer, memory and processor time at rest
     Start,
     /// All of these
@@ -165,6 +169,9 @@ fn run(cli: &Cli) -> Result<()> {
     }
     if wanted(What::Zookeeper) {
         runtime.block_on(zookeeper::run(options, &proteus))?;
+    }
+    if wanted(What::Etcd) {
+        runtime.block_on(etcd::run(options, &proteus))?;
     }
     if wanted(What::Kafka) {
         runtime.block_on(kafka::run(options, &proteus))?;
