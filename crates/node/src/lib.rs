@@ -17,6 +17,7 @@ mod cluster;
 pub mod doctor;
 mod identity;
 mod images;
+mod numbers;
 mod rebuild;
 mod restore;
 
