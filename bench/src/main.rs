@@ -13,6 +13,7 @@
 
 mod etcd;
 mod etcd_load;
+mod failover;
 mod kafka;
 mod load;
 mod measure;
@@ -80,6 +81,8 @@ enum What {
     Postgres,
     /// Three nodes beside three of etcd
     Etcd,
+    /// Three nodes whose leader is killed again and again
+    Failover,
     /// Time to the first answer, memory and processor time at rest
     Start,
     /// All of these
@@ -172,6 +175,9 @@ fn run(cli: &Cli) -> Result<()> {
     }
     if wanted(What::Etcd) {
         runtime.block_on(etcd::run(options, &proteus))?;
+    }
+    if wanted(What::Failover) {
+        failover::run(options, &proteus)?;
     }
     if wanted(What::Kafka) {
         runtime.block_on(kafka::run(options, &proteus))?;

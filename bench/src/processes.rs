@@ -135,6 +135,8 @@ pub(crate) struct Proteus {
     offset: u16,
     /// From starting the process to the first answered request.
     pub(crate) first_answer: Duration,
+    binary: PathBuf,
+    arguments: Vec<String>,
 }
 
 impl Proteus {
@@ -179,20 +181,41 @@ impl Proteus {
             .step_by(131)
             .find(|offset| ports.iter().all(|port| is_free(port + offset)))
             .ok_or("no free ports on this machine")?;
-        let mut command = Command::new(binary);
-        command
-            .arg("start")
-            .args(["--listen", "127.0.0.1", "--port-offset", &offset.to_string()])
-            .args(["--durability", durability.name(), "--log-level", "warn", "--faces", faces])
-            .args(settings)
-            .arg("--data-dir")
-            .arg(directory.path().join("data"));
+        let data = directory.path().join("data");
+        let mut arguments: Vec<String> = [
+            "start",
+            "--listen",
+            "127.0.0.1",
+            "--port-offset",
+            &offset.to_string(),
+            "--durability",
+            durability.name(),
+            "--log-level",
+            "warn",
+            "--faces",
+            faces,
+            "--data-dir",
+            &data.to_string_lossy(),
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        arguments.extend(settings.iter().map(|setting| (*setting).to_owned()));
         let started = Instant::now();
-        let child = spawn(&mut command, &directory.path().join("output"))?;
+        let child = spawn(Command::new(binary).args(&arguments), &directory.path().join("output"))?;
         let address = loopback(port + offset);
         let mut server = Server { child, directory: Some(directory), parent: None, address };
         server.wait_until("proteus", is_ready)?;
-        Ok(Proteus { server, offset, first_answer: started.elapsed() })
+        let binary = binary.to_owned();
+        let first_answer = started.elapsed();
+        Ok(Proteus { server, offset, first_answer, binary, arguments })
+    }
+
+    /// Starts it again after it was killed, on the same data and ports, and waits until it answers.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        let directory = self.server.directory.as_ref().ok_or("the data directory is gone")?;
+        let log = directory.path().join("output");
+        self.server.child = spawn(Command::new(&self.binary).args(&self.arguments), &log)?;
+        self.server.wait_until("proteus", load::answers_redis)
     }
 
     /// Where the face with this standard port listens.
@@ -201,12 +224,41 @@ impl Proteus {
     }
 }
 
+/// The secret of clusters that are measured.
+const SECRET: &str = "for this measurement only";
+
+/// What a node says of its cluster, in JSON without blanks.
+fn cluster_status(binary: &Path, peer: SocketAddr) -> Result<String> {
+    let status = Command::new(binary)
+        .args(["cluster", "status", "--json", "--peer", &peer.to_string()])
+        .env("PROTEUS_CLUSTER_SECRET", SECRET)
+        .output()
+        .map_err(|error| error.to_string())?;
+    Ok(String::from_utf8_lossy(&status.stdout).split_whitespace().collect())
+}
+
+/// Which of the nodes leads, once all three vote.
+pub(crate) fn leader_of(binary: &Path, nodes: &[Proteus]) -> Result<usize> {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(60) {
+        for node in nodes {
+            let status = cluster_status(binary, node.face(PEER))?;
+            let leader = status.split("\"leader\":").nth(1).unwrap_or_default();
+            let digits: String = leader.chars().take_while(char::is_ascii_digit).collect();
+            if let Ok(number) = digits.parse::<usize>() {
+                return Ok(number.saturating_sub(1));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Err("nobody leads the cluster".to_owned())
+}
+
 /// Three nodes in one cluster, of which a majority flushes every write.
 pub(crate) fn start_proteus_cluster(
     binary: &Path,
     directory: tempfile::TempDir,
 ) -> Result<Vec<Proteus>> {
-    const SECRET: &str = "for this measurement only";
     let mut nodes: Vec<Proteus> = Vec::new();
     for _ in 0..3 {
         let own = tempfile::tempdir_in(directory.path()).map_err(|error| error.to_string())?;
@@ -219,15 +271,10 @@ pub(crate) fn start_proteus_cluster(
         let ready = load::answers_redis;
         nodes.push(Proteus::start_with(binary, own, flushed, "redis", REDIS, ready, &settings)?);
     }
-    let peer = nodes.first().map(|first| first.face(PEER).to_string()).unwrap_or_default();
+    let peer = nodes.first().map(|first| first.face(PEER)).ok_or("there are no nodes")?;
     let started = Instant::now();
     loop {
-        let status = Command::new(binary)
-            .args(["cluster", "status", "--json", "--peer", &peer])
-            .env("PROTEUS_CLUSTER_SECRET", SECRET)
-            .output()
-            .map_err(|error| error.to_string())?;
-        let status = String::from_utf8_lossy(&status.stdout).replace(' ', "");
+        let status = cluster_status(binary, peer)?;
         if status.matches("\"is_voter\":true").count() == 3 {
             // The directory of the first goes last; those of the others are within it.
             if let Some(first) = nodes.first_mut() {
