@@ -272,6 +272,14 @@ impl Voters {
         testimony
     }
 
+    /// Whether some voter does not have the log up to `index` yet, as far as this node knows: as leader.
+    pub(crate) fn need_log(&self, index: LogIndex) -> bool {
+        let status = self.group.status();
+        let has = |node: &NodeId| status.matched.get(node).is_some_and(|matched| *matched >= index);
+        let mut others = status.membership.voters.iter().filter(|node| **node != self.node);
+        status.leadership.leader == Some(self.node) && !others.all(has)
+    }
+
     async fn compare(&self, own: Checked, wrong: usize) -> Testimony {
         let voters = self.group.membership().voters;
         let mut wanted = (voters.len() / 2 + 1).saturating_sub(wrong).max(1);
