@@ -11,6 +11,9 @@
     reason = "a measuring tool stands outside the door to clock, disk and network"
 )]
 
+mod etcd;
+mod etcd_load;
+mod failover;
 mod kafka;
 mod load;
 mod measure;
@@ -76,6 +79,10 @@ enum What {
     Kafka,
     /// Beside PostgreSQL, under many connections of one client
     Postgres,
+    /// Three nodes beside three of etcd
+    Etcd,
+    /// Three nodes whose leader is killed again and again
+    Failover,
     /// Time to the first answer, memory and processor time at rest
     Start,
     /// All of these
@@ -165,6 +172,12 @@ fn run(cli: &Cli) -> Result<()> {
     }
     if wanted(What::Zookeeper) {
         runtime.block_on(zookeeper::run(options, &proteus))?;
+    }
+    if wanted(What::Etcd) {
+        runtime.block_on(etcd::run(options, &proteus))?;
+    }
+    if wanted(What::Failover) {
+        failover::run(options, &proteus)?;
     }
     if wanted(What::Kafka) {
         runtime.block_on(kafka::run(options, &proteus))?;

@@ -33,6 +33,8 @@ pub(crate) struct Server {
     child: Child,
     /// Its data; removed with it.
     directory: Option<tempfile::TempDir>,
+    /// What that is in, if others are too.
+    parent: Option<tempfile::TempDir>,
     pub(crate) address: SocketAddr,
 }
 
@@ -124,6 +126,8 @@ pub(crate) const KAFKA: u16 = 9092;
 pub(crate) const REDIS: u16 = 6379;
 pub(crate) const POSTGRES: u16 = 5432;
 const HTTP: u16 = 8080;
+/// Where nodes speak to each other.
+const PEER: u16 = 7000;
 
 /// A node of ours.
 pub(crate) struct Proteus {
@@ -131,6 +135,8 @@ pub(crate) struct Proteus {
     offset: u16,
     /// From starting the process to the first answered request.
     pub(crate) first_answer: Duration,
+    binary: PathBuf,
+    arguments: Vec<String>,
 }
 
 impl Proteus {
@@ -157,31 +163,183 @@ impl Proteus {
         port: u16,
         is_ready: fn(SocketAddr) -> bool,
     ) -> Result<Proteus> {
+        Proteus::start_with(binary, directory, durability, faces, port, is_ready, &[])
+    }
+
+    fn start_with(
+        binary: &Path,
+        directory: tempfile::TempDir,
+        durability: Durability,
+        faces: &str,
+        port: u16,
+        is_ready: fn(SocketAddr) -> bool,
+        settings: &[&str],
+    ) -> Result<Proteus> {
         let is_free = |port: u16| TcpListener::bind(loopback(port)).is_ok();
-        let ports = [ZOOKEEPER, KAFKA, REDIS, POSTGRES, HTTP];
+        let ports = [ZOOKEEPER, KAFKA, REDIS, POSTGRES, HTTP, PEER];
         let offset = (20_000..50_000)
             .step_by(131)
             .find(|offset| ports.iter().all(|port| is_free(port + offset)))
             .ok_or("no free ports on this machine")?;
-        let mut command = Command::new(binary);
-        command
-            .arg("start")
-            .args(["--listen", "127.0.0.1", "--port-offset", &offset.to_string()])
-            .args(["--durability", durability.name(), "--log-level", "warn", "--faces", faces])
-            .arg("--data-dir")
-            .arg(directory.path().join("data"));
+        let data = directory.path().join("data");
+        let mut arguments: Vec<String> = [
+            "start",
+            "--listen",
+            "127.0.0.1",
+            "--port-offset",
+            &offset.to_string(),
+            "--durability",
+            durability.name(),
+            "--log-level",
+            "warn",
+            "--faces",
+            faces,
+            "--data-dir",
+            &data.to_string_lossy(),
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        arguments.extend(settings.iter().map(|setting| (*setting).to_owned()));
         let started = Instant::now();
-        let child = spawn(&mut command, &directory.path().join("output"))?;
+        let child = spawn(Command::new(binary).args(&arguments), &directory.path().join("output"))?;
         let address = loopback(port + offset);
-        let mut server = Server { child, directory: Some(directory), address };
+        let mut server = Server { child, directory: Some(directory), parent: None, address };
         server.wait_until("proteus", is_ready)?;
-        Ok(Proteus { server, offset, first_answer: started.elapsed() })
+        let binary = binary.to_owned();
+        let first_answer = started.elapsed();
+        Ok(Proteus { server, offset, first_answer, binary, arguments })
+    }
+
+    /// Starts it again after it was killed, on the same data and ports, and waits until it answers.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        let directory = self.server.directory.as_ref().ok_or("the data directory is gone")?;
+        let log = directory.path().join("output");
+        self.server.child = spawn(Command::new(&self.binary).args(&self.arguments), &log)?;
+        self.server.wait_until("proteus", load::answers_redis)
     }
 
     /// Where the face with this standard port listens.
     pub(crate) fn face(&self, standard_port: u16) -> SocketAddr {
         loopback(standard_port + self.offset)
     }
+}
+
+/// The secret of clusters that are measured.
+const SECRET: &str = "for this measurement only";
+
+/// What a node says of its cluster, in JSON without blanks.
+fn cluster_status(binary: &Path, peer: SocketAddr) -> Result<String> {
+    let status = Command::new(binary)
+        .args(["cluster", "status", "--json", "--peer", &peer.to_string()])
+        .env("PROTEUS_CLUSTER_SECRET", SECRET)
+        .output()
+        .map_err(|error| error.to_string())?;
+    Ok(String::from_utf8_lossy(&status.stdout).split_whitespace().collect())
+}
+
+/// Which of the nodes leads, once all three vote.
+pub(crate) fn leader_of(binary: &Path, nodes: &[Proteus]) -> Result<usize> {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(60) {
+        for node in nodes {
+            let status = cluster_status(binary, node.face(PEER))?;
+            let leader = status.split("\"leader\":").nth(1).unwrap_or_default();
+            let digits: String = leader.chars().take_while(char::is_ascii_digit).collect();
+            if let Ok(number) = digits.parse::<usize>() {
+                return Ok(number.saturating_sub(1));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Err("nobody leads the cluster".to_owned())
+}
+
+/// Three nodes in one cluster, of which a majority flushes every write.
+pub(crate) fn start_proteus_cluster(
+    binary: &Path,
+    directory: tempfile::TempDir,
+) -> Result<Vec<Proteus>> {
+    let mut nodes: Vec<Proteus> = Vec::new();
+    for _ in 0..3 {
+        let own = tempfile::tempdir_in(directory.path()).map_err(|error| error.to_string())?;
+        let join = nodes.first().map(|first| first.face(PEER).to_string());
+        let mut settings = vec!["--cluster-secret", SECRET];
+        if let Some(join) = &join {
+            settings.extend(["--join", join]);
+        }
+        let flushed = Durability::Flushed;
+        let ready = load::answers_redis;
+        nodes.push(Proteus::start_with(binary, own, flushed, "redis", REDIS, ready, &settings)?);
+    }
+    let peer = nodes.first().map(|first| first.face(PEER)).ok_or("there are no nodes")?;
+    let started = Instant::now();
+    loop {
+        let status = cluster_status(binary, peer)?;
+        if status.matches("\"is_voter\":true").count() == 3 {
+            // The directory of the first goes last; those of the others are within it.
+            if let Some(first) = nodes.first_mut() {
+                first.server.parent = Some(directory);
+            }
+            return Ok(nodes);
+        }
+        if started.elapsed() > Duration::from_secs(60) {
+            return Err(format!("the cluster does not form: {status}"));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Three nodes of etcd, as it is by default: every write flushed by a majority; `None` if it is not installed.
+pub(crate) fn start_etcd_cluster(directory: tempfile::TempDir) -> Result<Option<Vec<Server>>> {
+    if crate::measure::version("etcd", &["--version"]).is_none() {
+        return Ok(None);
+    }
+    let mut ports = Vec::new();
+    for _ in 0..3 {
+        ports.push((free_port()?, free_port()?));
+    }
+    let url = |port: u16| format!("http://127.0.0.1:{port}");
+    let members: Vec<String> = ports
+        .iter()
+        .enumerate()
+        .map(|(place, (_, peer))| format!("n{place}={}", url(*peer)))
+        .collect();
+    let members = members.join(",");
+    let mut servers = Vec::new();
+    for (place, (client, peer)) in ports.iter().enumerate() {
+        let own = tempfile::tempdir_in(directory.path()).map_err(|error| error.to_string())?;
+        let mut command = Command::new("etcd");
+        command
+            .args(["--name", &format!("n{place}"), "--log-level", "error"])
+            .args(["--listen-client-urls", &url(*client), "--advertise-client-urls", &url(*client)])
+            .args(["--listen-peer-urls", &url(*peer), "--initial-advertise-peer-urls", &url(*peer)])
+            .args(["--initial-cluster", &members, "--initial-cluster-state", "new"])
+            .arg("--data-dir")
+            .arg(own.path().join("data"));
+        let child = spawn(&mut command, &own.path().join("output"))?;
+        let address = loopback(*client);
+        servers.push(Server { child, directory: Some(own), parent: None, address });
+    }
+    for server in &mut servers {
+        server.wait_until("etcd", answers_health)?;
+    }
+    if let Some(first) = servers.first_mut() {
+        first.parent = Some(directory);
+    }
+    Ok(Some(servers))
+}
+
+/// Whether etcd has a leader.
+fn answers_health(address: SocketAddr) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.contains("\"health\":\"true\""))
+    };
+    ask().unwrap_or(false)
 }
 
 /// redis-server with an append-only file; `None` if it is not installed.
@@ -205,7 +363,8 @@ pub(crate) fn start_redis(
         .arg(directory.path());
     let started = Instant::now();
     let child = spawn(&mut command, &directory.path().join("output"))?;
-    let mut server = Server { child, directory: Some(directory), address: loopback(port) };
+    let mut server =
+        Server { child, directory: Some(directory), parent: None, address: loopback(port) };
     server.wait_until("redis-server", load::answers_redis)?;
     Ok(Some((server, started.elapsed())))
 }
@@ -250,7 +409,8 @@ pub(crate) fn start_zookeeper(directory: tempfile::TempDir) -> Result<Option<(Se
         .arg(&settings);
     let started = Instant::now();
     let child = spawn(&mut command, &directory.path().join("output"))?;
-    let mut server = Server { child, directory: Some(directory), address: loopback(port) };
+    let mut server =
+        Server { child, directory: Some(directory), parent: None, address: loopback(port) };
     server.wait_until("ZooKeeper", answers_zookeeper)?;
     Ok(Some((server, started.elapsed())))
 }
@@ -317,7 +477,8 @@ pub(crate) fn start_postgres(options: &Options, durability: Durability) -> Resul
         .arg("-D")
         .arg(&data);
     let child = spawn(&mut command, &log.path().join("output"))?;
-    let mut server = Server { child, directory: Some(directory), address: loopback(port) };
+    let mut server =
+        Server { child, directory: Some(directory), parent: None, address: loopback(port) };
     server.wait_until("PostgreSQL", |address| TcpStream::connect(address).is_ok())?;
     Ok(Some(server))
 }

@@ -28,6 +28,17 @@ const FUZZ_TARGETS: &[(&str, &str)] = &[
     ("sql", "proteus-sql"),
 ];
 
+/// Simulated worlds: test binary and test.
+const WORLDS: &[(&str, &str)] = &[
+    ("machines", "machines_keep_their_claims"),
+    ("shard", "the_shard_keeps_its_claims_on_a_failing_disk"),
+    ("cluster", "a_cluster_keeps_its_claims_in_trouble"),
+    ("cluster", "a_replica_that_computes_otherwise"),
+    ("kafka", "producers_and_consumers_keep_their_promises"),
+    ("objects", "objects_are_linearizable"),
+    ("zookeeper", "sessions_and_watches_keep_their_claims"),
+];
+
 /// The repository's root.
 fn root() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -92,14 +103,33 @@ fn sim(options: &[&str]) -> Result<(), String> {
     }
     // One seed is a failure to be repeated; without one there is much to be tried.
     let seeds = seeds.unwrap_or(if seed.is_some() { "1" } else { "1000" });
-    let status = Command::new("cargo")
-        .args(["test", "-p", "proteus-sim", "--no-fail-fast", "claims", "--", "--nocapture"])
-        .env("PROTEUS_SIM_SEEDS", seeds)
-        .env("PROTEUS_SIM_SEED", seed.unwrap_or("0"))
-        .current_dir(root())
-        .status()
-        .map_err(|error| error.to_string())?;
-    if status.success() { Ok(()) } else { Err("the simulation failed".to_owned()) }
+    let world = |test: &str, name: &str| {
+        let mut command = Command::new("cargo");
+        command
+            .args(["test", "--release", "-p", "proteus-sim", "--test", test, name])
+            .args(["--", "--nocapture"])
+            .env("PROTEUS_SIM_SEEDS", seeds)
+            .env("PROTEUS_SIM_SEED", seed.unwrap_or("0"))
+            .current_dir(root());
+        command
+    };
+    run("cargo", &["test", "--release", "-p", "proteus-sim", "--no-run"])?;
+    let mut running = Vec::new();
+    for (test, name) in WORLDS {
+        let child = world(test, name).spawn().map_err(|error| error.to_string())?;
+        running.push((name, child));
+    }
+    let mut failed = Vec::new();
+    for (name, mut child) in running {
+        if !child.wait().is_ok_and(|status| status.success()) {
+            failed.push(*name);
+        }
+    }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("the simulation failed: {}", failed.join(", ")))
+    }
 }
 
 fn deps() -> Result<(), String> {

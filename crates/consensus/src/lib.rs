@@ -14,7 +14,9 @@ mod log_storage;
 mod network;
 mod replica;
 mod restored;
+mod runtime;
 mod transport;
+mod watch;
 
 pub use group::{
     ChangeError, Group, GroupOptions, GroupStatus, Leadership, Membership, ProposeError, Timing,

@@ -150,6 +150,9 @@ impl Peer {
         let SnapshotHandle::Outgoing(mut image) = snapshot.snapshot else {
             return Err(TransportError::Refused("this node has no image to send".to_owned()));
         };
+        if !image.may_leave() {
+            return Err(TransportError::Refused("too few replicas have compared it".to_owned()));
+        }
         let mut sequence = 0;
         loop {
             let (returned, chunk) = task::spawn_blocking(move || {
@@ -254,6 +257,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         tokio::select! {
+            biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = self.send_snapshot(vote, snapshot) => sent.map_err(|error| {
                 StreamingError::Unreachable(unreachable_error(error.to_string()))

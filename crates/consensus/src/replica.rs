@@ -47,9 +47,13 @@ pub trait Replica: Send + Sync + 'static {
     /// If this replica cannot go on; the group then stops.
     fn apply(&self, entry: Applied<'_>) -> Result<(), ReplicaFault>;
 
-    /// Name of the last entry that the newest checkpoint on disk contains, and the membership there:
-    /// the log up to it is no longer needed. `None` before the first.
+    /// Name of the last entry that the newest checkpoint on disk contains, and the membership there. `None`
+    /// before the first.
     fn checkpointed(&self) -> Option<(EntryId, Option<Bytes>)>;
+
+    /// The same of a checkpoint that makes the log up to it needless, here and for others, to whom it may be
+    /// sent instead; `None` if the newest does not.
+    fn purgeable(&self) -> Option<(EntryId, Option<Bytes>)>;
 
     /// An image of the newest checkpoint on disk, to be sent to another replica. It stays as it is
     /// while it is held. `None` before the first checkpoint.
@@ -83,6 +87,9 @@ pub trait ImageChunks: Send + 'static {
     /// # Errors
     /// If the store fails.
     fn next_chunk(&mut self) -> Result<Option<Bytes>, ReplicaFault>;
+
+    /// Whether another replica may take it over yet.
+    fn may_leave(&self) -> bool;
 }
 
 /// A log snapshot on its way in.
@@ -223,9 +230,8 @@ impl RaftSnapshotBuilder<TypeConfig> for ReplicaMachine {
     type SnapshotData = SnapshotHandle;
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotHandle>> {
-        let checkpointed = self.replica.checkpointed();
-        let (id, membership) =
-            checkpointed.map_or((None, None), |(id, members)| (Some(id), members));
+        let purgeable = self.replica.purgeable();
+        let (id, membership) = purgeable.map_or((None, None), |(id, members)| (Some(id), members));
         let (last_log_id, last_membership) = stored(id, membership)?;
         let meta = SnapshotMeta { last_log_id, last_membership };
         Ok(Snapshot { meta, snapshot: SnapshotHandle::Own })

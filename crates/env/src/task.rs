@@ -6,6 +6,8 @@ use std::time::Duration;
 
 pub use tokio::task::JoinHandle;
 
+use crate::simulation;
+
 /// Runs `future` concurrently on the current runtime.
 pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
 where
@@ -15,12 +17,16 @@ where
     tokio::spawn(future)
 }
 
-/// Runs a blocking function on a thread kept for such.
+/// Runs a blocking function on a thread kept for such; on a [simulated](crate::simulation) thread, there, in
+/// its turn.
 pub fn spawn_blocking<F, R>(function: F) -> JoinHandle<R>
 where
     F: FnOnce() -> R + Send + 'static,
     R: Send + 'static,
 {
+    if simulation::is_on() {
+        return tokio::spawn(async move { function() });
+    }
     tokio::task::spawn_blocking(function)
 }
 

@@ -6,6 +6,16 @@
 //! the others to look; who is not is taken out of service, and rebuilt from a replica that is. While no
 //! majority can tell, all go on, and the next entry is judged anew.
 //!
+//! A majority is believed, so no replica may have its state from one that is wrong: then both would
+//! outvote those who are right. Hence a state is handed on, and the log that leads to it let go, only once it
+//! is *vouched for*: as many voters came to the same there as are a majority. While fewer than that compute
+//! otherwise, whoever is brought up or rebuilt gets a state that is right. Commits go on meanwhile; and
+//! whoever acknowledged an entry will soon have applied it and can tell.
+//!
+//! What follows: a replica that computes otherwise is taken out of service, and no other, if a majority of
+//! the voters is right and runs with what was committed when that began. If fewer are left, because others are
+//! down or behind then, those that differ go on, and say so with every entry, until one comes back that knows.
+//!
 //! Bytes that rot on disk are found by their checksums; what is found here is a replica that computes
 //! otherwise: another build, broken memory, a fault of ours.
 
@@ -13,10 +23,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
+use proteus_consensus::Group;
 use proteus_env::disk::{self, Disk, RealDisk};
 use proteus_env::task;
 use proteus_machine::{KernelError, ShardMachine};
@@ -40,6 +53,12 @@ const ASK_TRIES: u32 = 5;
 /// Pause between such rounds.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
 
+/// How often the voters are asked to vouch for a state while too few of them have come there.
+const VOUCH_TRIES: u32 = 3;
+
+/// Pause before they are asked again.
+const VOUCH_AGAIN: Duration = Duration::from_millis(50);
+
 const MESSAGE_ASK: u8 = 0;
 const MESSAGE_LOOK: u8 = 1;
 
@@ -53,6 +72,23 @@ pub(crate) struct Digests {
     /// Where a difference is to be judged.
     suspect: Mutex<Option<LogIndex>>,
     found: Notify,
+    vouched: Arc<Vouched>,
+}
+
+/// Up to which entry this replica's state is vouched for.
+#[derive(Debug, Default)]
+pub(crate) struct Vouched(AtomicU64);
+
+impl Vouched {
+    /// Whether the state after entry `index` may be handed on.
+    pub(crate) fn covers(&self, index: LogIndex) -> bool {
+        self.0.load(Ordering::Acquire) >= index.0
+    }
+
+    /// Notes that it may. A digest is one of all changes so far, so what led there may be as well.
+    pub(crate) fn extend(&self, index: LogIndex) {
+        self.0.fetch_max(index.0, Ordering::AcqRel);
+    }
 }
 
 impl Digests {
@@ -70,6 +106,10 @@ impl Digests {
             recent.pop_front();
         }
         recent.push_back(checked);
+    }
+
+    pub(crate) fn vouched(&self) -> &Arc<Vouched> {
+        &self.vouched
     }
 
     pub(crate) fn newest(&self) -> Checked {
@@ -120,73 +160,148 @@ impl Digests {
 /// Judges the differences that are found, until asked to stop.
 pub(crate) async fn judge_differences<M: ShardMachine>(
     shard: Arc<Shard<M>>,
-    id: ShardId,
-    links: Arc<dyn Links>,
+    voters: Arc<Voters>,
     mut stop: watch::Receiver<bool>,
 ) {
     let state = shard.state().clone();
-    let judge = Judge { shard, links, route: Route { shard: id, service: Service::Digests } };
     loop {
         tokio::select! {
+            biased;
             () = state.digests.found.notified() => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
         let Some(index) = *state.digests.suspect.lock() else { continue };
-        if judge.judge(index).await {
+        if let Some(reason) = voters.judge(&state.digests, index).await {
+            shard.condemn(reason).await;
             return;
         }
         *state.digests.suspect.lock() = None;
     }
 }
 
-struct Judge<M: ShardMachine> {
-    shard: Arc<Shard<M>>,
+/// What the voters say of a state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Testimony {
+    /// Enough came to the same.
+    Vouched,
+    /// Somebody came to something else, and it is being judged.
+    Contradicted,
+    /// Too few can tell, now.
+    Unknown,
+}
+
+/// The voters of a shard, to be asked what they came to.
+pub(crate) struct Voters {
+    node: NodeId,
+    group: Group,
     links: Arc<dyn Links>,
     route: Route,
 }
 
-impl<M: ShardMachine> Judge<M> {
-    /// Asks the voters who is right about `index`; says whether this replica is out of service now.
-    async fn judge(&self, index: LogIndex) -> bool {
-        let digests = &self.shard.state().digests;
-        let Some(own) = digests.at(index) else { return false };
-        let membership = self.shard.group().membership();
-        let majority = membership.voters.len() / 2 + 1;
+impl Voters {
+    pub(crate) fn new(node: NodeId, shard: ShardId, group: Group, links: Arc<dyn Links>) -> Voters {
+        Voters { node, group, links, route: Route { shard, service: Service::Digests } }
+    }
+
+    /// Asks the voters who is right about `index`; says why this replica is not, if so.
+    async fn judge(&self, digests: &Digests, index: LogIndex) -> Option<String> {
+        let own = digests.at(index)?;
+        let voters = self.group.membership().voters;
+        let majority = voters.len() / 2 + 1;
         for attempt in 0..ASK_TRIES {
             if attempt > 0 {
                 task::sleep(ASK_AGAIN).await;
             }
             let mut known = self.ask_all(index).await;
-            known.insert(self.shard.node(), own);
+            known.insert(self.node, own);
             let votes = |digest: u64| {
-                let same = known
+                known
                     .iter()
-                    .filter(|(node, other)| membership.voters.contains(node) && **other == digest);
-                same.count()
+                    .filter(|(node, other)| voters.contains(node) && **other == digest)
+                    .count()
             };
             if votes(own) >= majority {
                 self.tell_those_who_differ(index, own, &known).await;
-                return false;
+                return None;
             }
             if let Some((node, _)) = known.iter().find(|(_, digest)| votes(**digest) >= majority) {
-                let reason = format!(
+                return Some(format!(
                     "its state after entry {index} differs from that of most replicas, such as {node}"
-                );
-                self.shard.condemn(reason).await;
-                return true;
+                ));
             }
         }
         // Nobody is believed without a majority, the leader neither: taking out those that differ from it
         // would leave it without a quorum, and them without a leader to be rebuilt from. The next entry
         // is compared again, and more may answer then or remember it.
         error!(%index, "a replica's state differs from this one, and no majority can tell which is right");
-        false
+        None
+    }
+
+    /// Asks the voters whether this replica's state after entry `index` is right: whether a majority came to
+    /// the same, but for `wrong` of them, which are known to be wrong themselves.
+    pub(crate) async fn vouch(
+        &self,
+        digests: &Digests,
+        index: LogIndex,
+        wrong: usize,
+    ) -> Testimony {
+        if digests.vouched.covers(index) {
+            return Testimony::Vouched;
+        }
+        // Who comes to the same later came to the same before; what is newest the others remember longest.
+        let own = digests.newest();
+        if own.index < index {
+            return Testimony::Unknown;
+        }
+        let mut testimony = Testimony::Unknown;
+        for attempt in 0..VOUCH_TRIES {
+            if attempt > 0 {
+                // They may not have come there yet.
+                task::sleep(VOUCH_AGAIN).await;
+            }
+            testimony = self.compare(own, wrong).await;
+            if testimony != Testimony::Unknown {
+                break;
+            }
+        }
+        match testimony {
+            Testimony::Vouched if wrong == 0 => digests.vouched.extend(own.index),
+            Testimony::Contradicted => digests.suspect(own.index),
+            _ => {}
+        }
+        testimony
+    }
+
+    /// Whether some voter does not have the log up to `index` yet, as far as this node knows: as leader.
+    pub(crate) fn need_log(&self, index: LogIndex) -> bool {
+        let status = self.group.status();
+        let has = |node: &NodeId| status.matched.get(node).is_some_and(|matched| *matched >= index);
+        let mut others = status.membership.voters.iter().filter(|node| **node != self.node);
+        status.leadership.leader == Some(self.node) && !others.all(has)
+    }
+
+    async fn compare(&self, own: Checked, wrong: usize) -> Testimony {
+        let voters = self.group.membership().voters;
+        let mut wanted = (voters.len() / 2 + 1).saturating_sub(wrong).max(1);
+        wanted -= usize::from(voters.contains(&self.node));
+        let mut answers = self.call_all(MESSAGE_ASK, own.index, &|node| voters.contains(&node));
+        while wanted > 0 {
+            let Some((_, answer)) = answers.next().await else { return Testimony::Unknown };
+            match answer.as_deref().and_then(<[u8]>::first_chunk::<8>) {
+                Some(digest) if u64::from_le_bytes(*digest) == own.digest => wanted -= 1,
+                // Of two nobody can ever tell who is right.
+                Some(_) if voters.len() > 2 => return Testimony::Contradicted,
+                _ => {}
+            }
+        }
+        Testimony::Vouched
     }
 
     async fn ask_all(&self, index: LogIndex) -> BTreeMap<NodeId, u64> {
         let mut known = BTreeMap::new();
-        for (node, answer) in self.call_all(MESSAGE_ASK, index, |_| true).await {
-            if let Some(digest) = answer.first_chunk::<8>() {
+        let mut answers = self.call_all(MESSAGE_ASK, index, &|_| true);
+        while let Some((node, answer)) = answers.next().await {
+            if let Some(digest) = answer.as_deref().and_then(<[u8]>::first_chunk::<8>) {
                 known.insert(node, u64::from_le_bytes(*digest));
             }
         }
@@ -200,32 +315,32 @@ impl<M: ShardMachine> Judge<M> {
         known: &BTreeMap<NodeId, u64>,
     ) {
         let differs = |node: NodeId| known.get(&node).is_some_and(|digest| *digest != own);
-        for (node, _) in self.call_all(MESSAGE_LOOK, index, differs).await {
-            error!(%node, %index, "that node's state differs from that of most replicas, and was told so");
+        let mut told = self.call_all(MESSAGE_LOOK, index, &differs);
+        while let Some((node, answer)) = told.next().await {
+            if answer.is_some() {
+                error!(%node, %index, "that node's state differs from that of most replicas, and was told so");
+            }
         }
     }
 
-    /// Sends a message to all other members that are wanted, and returns the answers.
-    async fn call_all(
+    /// Sends a message to all other members that are wanted. Their answers come as they arrive.
+    fn call_all(
         &self,
         kind: u8,
         index: LogIndex,
-        is_wanted: impl Fn(NodeId) -> bool,
-    ) -> Vec<(NodeId, Bytes)> {
+        is_wanted: &dyn Fn(NodeId) -> bool,
+    ) -> FuturesUnordered<impl Future<Output = (NodeId, Option<Bytes>)> + use<>> {
         let mut message = vec![kind];
         message.extend_from_slice(&index.0.to_le_bytes());
         let message = Bytes::from(message);
-        let mut answers = Vec::new();
-        for (node, member) in self.shard.group().membership().members {
-            if node == self.shard.node() || !is_wanted(node) {
-                continue;
-            }
-            let call = self.links.call(node, &member, self.route, message.clone());
-            if let Some(Ok(answer)) = task::timeout(ASK_TIMEOUT, call).await {
-                answers.push((node, answer));
-            }
-        }
-        answers
+        let (own, route) = (self.node, self.route);
+        let members = self.group.membership().members;
+        let wanted = members.into_iter().filter(|(node, _)| *node != own && is_wanted(*node));
+        let call = |(node, member): (NodeId, _)| {
+            let call = self.links.call(node, &member, route, message.clone());
+            async move { (node, task::timeout(ASK_TIMEOUT, call).await.and_then(Result::ok)) }
+        };
+        wanted.map(call).collect()
     }
 }
 

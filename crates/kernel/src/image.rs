@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proteus_consensus::{ImageChunks, ReplicaFault, begin_after, members_of, purge_to};
@@ -10,7 +11,7 @@ use proteus_machine::KernelError;
 use proteus_store::{DiskImage, DiskStore, IncomingStore, LayeredStore, StoreError};
 use proteus_types::{CommitTs, EntryId, Member, NodeId, ShardId};
 
-use crate::digests::clear_difference;
+use crate::digests::{Vouched, clear_difference};
 use crate::state::{APPLIED_KEY, AppliedPosition, MEMBERSHIP_KEY, decode_applied};
 
 /// The state at one commit, whatever is committed later.
@@ -20,16 +21,20 @@ pub struct StateImage {
     /// The timestamp of its last commit.
     pub commit_ts: CommitTs,
     image: DiskImage,
+    vouched: Arc<Vouched>,
 }
 
 impl StateImage {
     /// The state at the newest checkpoint of `store`.
-    pub(crate) fn open(store: &LayeredStore) -> Result<StateImage, StoreError> {
+    pub(crate) fn open(
+        store: &LayeredStore,
+        vouched: Arc<Vouched>,
+    ) -> Result<StateImage, StoreError> {
         let missing = || StoreError::corrupt(APPLIED_KEY, "there is no checkpoint to be read");
         let image = store.image().ok_or_else(missing)?;
         let applied = image.get(APPLIED_KEY)?.ok_or_else(missing)?;
         let AppliedPosition { id, commit_ts, .. } = decode_applied(&applied).ok_or_else(missing)?;
-        Ok(StateImage { id, commit_ts, image })
+        Ok(StateImage { id, commit_ts, image, vouched })
     }
 
     /// The group's membership there.
@@ -48,6 +53,10 @@ impl StateImage {
 }
 
 impl ImageChunks for StateImage {
+    fn may_leave(&self) -> bool {
+        self.vouched.covers(self.id.index)
+    }
+
     fn next_chunk(&mut self) -> Result<Option<Bytes>, ReplicaFault> {
         self.image.next_chunk().map_err(|fault| ReplicaFault(fault.to_string()))
     }

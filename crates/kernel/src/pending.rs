@@ -8,7 +8,7 @@
 //! this node sees it, *and* by the leader, so that the leader may answer reads from its own state.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -65,6 +65,8 @@ pub(crate) struct Pending<O> {
     entries: Mutex<(Term, usize)>,
     /// How often callers were told that nobody answers.
     given_up: AtomicUsize,
+    /// Whether an entry was not taken into the log since this was last asked.
+    is_rejected: AtomicBool,
     /// Wakes the proposer.
     pub(crate) changed: Notify,
 }
@@ -77,6 +79,7 @@ impl<O> Default for Pending<O> {
             bytes: AtomicUsize::new(0),
             entries: Mutex::default(),
             given_up: AtomicUsize::new(0),
+            is_rejected: AtomicBool::new(false),
             changed: Notify::new(),
         }
     }
@@ -222,6 +225,7 @@ impl<O> Pending<O> {
             position(&batches, proposal).and_then(|at| batches.remove(at))
         };
         self.lose(batch.into_iter().flat_map(|batch| batch.proposals));
+        self.is_rejected.store(true, Ordering::Release);
         self.entry_applied(term);
         self.changed.notify_one();
     }
@@ -237,6 +241,11 @@ impl<O> Pending<O> {
                 self.lost.lock().push_back(proposal);
             }
         }
+    }
+
+    /// Whether an entry was not taken into the log since this was last asked.
+    pub(crate) fn take_rejected(&self) -> bool {
+        self.is_rejected.swap(false, Ordering::AcqRel)
     }
 
     /// Answers everyone with `error`.

@@ -107,6 +107,10 @@ impl<M: ShardMachine> Proposer<M> {
     pub(crate) async fn run(mut self) {
         let mut held = None;
         loop {
+            // A leader that hands leadership over takes nothing meanwhile, and would be asked at once.
+            if self.state.pending.take_rejected() {
+                task::sleep(LEASE_LOOK_INTERVAL).await;
+            }
             let Some(first) = self.next(&mut held).await else { return };
             if !self.wait_for_room(&first).await {
                 let error =

@@ -20,7 +20,7 @@ use tracing::error;
 
 use crate::PROPOSAL_BYTES_MAX;
 use crate::chores::{ChoreOptions, propose_due, take_checkpoints};
-use crate::digests::{differs, judge_differences, mark_difference};
+use crate::digests::{Testimony, Voters, differs, judge_differences, mark_difference};
 use crate::forward::{Forward, ForwardAnswer, Taken, first_proposal};
 use crate::image::StateImage;
 use crate::links::{Links, Route, Service, ServiceLinks};
@@ -52,6 +52,11 @@ const PATIENCE_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a leader keeps another node waiting before it says to ask again.
 const APPLY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long an image waits for the other voters to tell that they came to the same, and pause before they
+/// are asked about another.
+const IMAGE_PATIENCE: Duration = Duration::from_secs(10);
+const IMAGE_RETRY: Duration = Duration::from_millis(100);
 
 /// The outcomes to come of one proposal.
 type Answer<O> = oneshot::Receiver<Result<Vec<O>, KernelError>>;
@@ -125,6 +130,7 @@ pub struct Shard<M: ShardMachine> {
     shard: ShardId,
     links: Arc<dyn Links>,
     readers: Readers,
+    voters: Arc<Voters>,
     stop: watch::Sender<bool>,
     /// Why the shard serves no more, once it does not.
     stopped: Arc<Mutex<Option<String>>>,
@@ -191,6 +197,7 @@ impl<M: ShardMachine> Shard<M> {
         let (readers, reading) = mpsc::unbounded_channel();
         task::spawn(ask_for_readers(group.clone(), state.clone(), reading));
         let stopped = Arc::new(Mutex::new(None));
+        let voters = Arc::new(Voters::new(node, shard, group.clone(), links.clone()));
         let opened = Arc::new(Shard {
             node,
             state: state.clone(),
@@ -202,15 +209,17 @@ impl<M: ShardMachine> Shard<M> {
             shard,
             links: links.clone(),
             readers,
+            voters: voters.clone(),
             stop,
             stopped: stopped.clone(),
         });
         task::spawn(watch_group(group.clone(), state.clone(), stopped));
-        task::spawn(judge_differences(opened.clone(), shard, links, stopping.clone()));
+        task::spawn(judge_differences(opened.clone(), voters.clone(), stopping.clone()));
         task::spawn(sweep_impatient(state.clone(), clock.clone(), stopping.clone()));
         let look_interval = options.chores.look_interval;
         task::spawn(propose_due(opened.clone(), look_interval, stopping.clone()));
-        task::spawn(take_checkpoints(state, group, log, clock, options.chores, stopping));
+        let chores = options.chores;
+        task::spawn(take_checkpoints(state, voters, group, log, clock, chores, stopping));
         Ok(opened)
     }
 
@@ -496,35 +505,49 @@ impl<M: ShardMachine> Shard<M> {
     }
 
     /// The whole state at one commit, which is no earlier than any acknowledged before this call and
-    /// stays as it is while the image is held. Commits go on meanwhile.
+    /// stays as it is while the image is held. Commits go on meanwhile. A majority of the voters came to the
+    /// same there.
     ///
     /// # Errors
-    /// If there is no leader to ask, or the disk fails.
+    /// If there is no leader to ask, no majority can tell, or the disk fails.
     pub async fn image(&self) -> Result<StateImage, KernelError> {
         if let Some(barrier) = self.read_barrier() {
             barrier.await.unwrap_or_else(|_| Err(stopping()))?;
         }
-        self.image_here().await
+        self.vouched_image(0).await
     }
 
-    /// As [`Shard::image`], of what was applied here, which may lack what was acknowledged elsewhere. It
-    /// needs no other replica.
+    /// As [`Shard::image`], of what was applied here, which may lack what was acknowledged elsewhere: for a
+    /// voter that was found to be wrong. It needs no leader, and one voter less than a majority.
     ///
     /// # Errors
-    /// If the shard has stopped, or the disk fails.
-    pub async fn image_here(&self) -> Result<StateImage, KernelError> {
-        self.serving()?;
-        let state = self.state.clone();
-        let image = task::spawn_blocking(move || state.image()).await;
-        image.map_err(|_| stopping())?.map_err(KernelError::from)
+    /// If the shard has stopped, too few voters can tell, or the disk fails.
+    pub async fn image_to_rebuild(&self) -> Result<StateImage, KernelError> {
+        self.vouched_image(1).await
+    }
+
+    async fn vouched_image(&self, wrong: usize) -> Result<StateImage, KernelError> {
+        let give_up_at = self.clock.elapsed() + IMAGE_PATIENCE;
+        loop {
+            self.serving()?;
+            let state = self.state.clone();
+            let image = task::spawn_blocking(move || state.image()).await;
+            let image = image.map_err(|_| stopping())??;
+            let digests = &self.state.digests;
+            if self.voters.vouch(digests, image.id.index, wrong).await == Testimony::Vouched {
+                return Ok(image);
+            }
+            if self.clock.elapsed() > give_up_at {
+                return Err(KernelError::Unavailable(
+                    "too few replicas can tell whether this one's state is right".to_owned(),
+                ));
+            }
+            task::sleep(IMAGE_RETRY).await;
+        }
     }
 
     pub(crate) fn state(&self) -> &Arc<ShardState<M>> {
         &self.state
-    }
-
-    pub(crate) fn node(&self) -> NodeId {
-        self.node
     }
 
     /// The consensus group, for its membership.
@@ -657,6 +680,7 @@ async fn sweep_impatient<M: ShardMachine>(
 ) {
     loop {
         tokio::select! {
+            biased;
             () = task::sleep(PATIENCE_SWEEP_INTERVAL) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }

@@ -257,12 +257,16 @@ impl<M: ShardMachine> ShardState<M> {
         let upto = self.applied_index();
         loop {
             self.checkpoint()?;
-            let image = StateImage::open(&self.state.read().store)?;
+            let image = self.newest_image()?;
             // A checkpoint that was under way contains less.
             if image.id.index >= upto {
                 return Ok(image);
             }
         }
+    }
+
+    fn newest_image(&self) -> Result<StateImage, StoreError> {
+        StateImage::open(&self.state.read().store, self.digests.vouched().clone())
     }
 
     fn apply_batch(&self, id: EntryId, batch: &Bytes) -> Result<(), StoreError> {
@@ -347,6 +351,8 @@ impl<M: ShardMachine> ShardState<M> {
         drop(stored);
         self.timestamps.observe(applied_ts);
         self.digests.begin(checked);
+        // Whoever sent it has asked.
+        self.digests.vouched().extend(id.index);
         info!(index = %id.index, "state taken over from the leader");
         self.announce(id, undecided);
         self.sink.on_gap(applied_ts);
@@ -434,7 +440,7 @@ impl<M: ShardMachine> Replica for ShardState<M> {
         if self.checkpointed().is_none() {
             return Ok(None);
         }
-        let image = StateImage::open(&self.state.read().store).map_err(faulty)?;
+        let image = self.newest_image().map_err(faulty)?;
         let membership = image.membership().map_err(faulty)?;
         Ok(Some(Image { id: image.id, membership, chunks: Box::new(image) }))
     }
@@ -449,6 +455,10 @@ impl<M: ShardMachine> Replica for ShardState<M> {
 
     fn checkpointed(&self) -> Option<(EntryId, Option<Bytes>)> {
         self.checkpointed.lock().clone()
+    }
+
+    fn purgeable(&self) -> Option<(EntryId, Option<Bytes>)> {
+        self.checkpointed().filter(|(id, _)| self.digests.vouched().covers(id.index))
     }
 }
 

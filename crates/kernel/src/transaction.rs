@@ -306,6 +306,7 @@ where
         let mut decided: BTreeMap<(ShardId, TransactionId), Duration> = BTreeMap::new();
         loop {
             tokio::select! {
+                biased;
                 () = task::sleep(LOOK_INTERVAL) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }

@@ -1,14 +1,15 @@
 //! Bytes of a segment.
 //!
 //! ```text
-//! segment   ┌──────────────┬─────────┬──────────┬────────┬────────┬─ ─ ─┐
-//!           │ "PROTEUSL" 8 │ ver u32 │ zero u32 │ record │ record │ 0 0 0│
-//!           └──────────────┴─────────┴──────────┴────────┴────────┴─ ─ ─┘
+//! segment   ┌──────────────┬─────────┬────────────┬────────┬────────┬─ ─ ─┐
+//!           │ "PROTEUSL" 8 │ ver u32 │ crc32c u32 │ record │ record │ 0 0 0│
+//!           └──────────────┴─────────┴────────────┴────────┴────────┴─ ─ ─┘
 //! record    ┌────────────────┬───────────┬─────────┬───────────────┐
 //!           │ body bytes u32 │ crc32c u32│ kind u8 │ by kind …     │   little-endian
 //!           └────────────────┴───────────┴─────────┴───────────────┘
 //! ```
-//! The checksum covers the length and the body. A length of zero ends the segment: what follows was
+//! A segment's checksum covers what stands before it; every version has the three fields, so that one which is
+//! not known is told from damage. A record's checksum covers the length and the body. A length of zero ends the segment: what follows was
 //! reserved and not written.
 
 use bytes::Bytes;
@@ -63,16 +64,24 @@ pub(crate) enum Decoded {
 }
 
 pub(crate) fn segment_header() -> [u8; SEGMENT_HEADER_BYTES] {
+    segment_header_of(FORMAT_VERSION)
+}
+
+pub(crate) fn segment_header_of(version: u32) -> [u8; SEGMENT_HEADER_BYTES] {
     let mut header = [0; SEGMENT_HEADER_BYTES];
     header[..8].copy_from_slice(MAGIC);
-    header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    header[8..12].copy_from_slice(&version.to_le_bytes());
+    let checksum = crc32c::crc32c(&header[..12]);
+    header[12..].copy_from_slice(&checksum.to_le_bytes());
     header
 }
 
-/// The version in a segment's header; `None` if it is no segment.
+/// The version in a segment's header; `None` if the header is not whole.
 pub(crate) fn segment_version(bytes: &[u8]) -> Option<u32> {
-    let rest = bytes.strip_prefix(MAGIC)?;
-    Some(u32::from_le_bytes(*rest.first_chunk::<4>()?))
+    let (head, rest) = bytes.split_first_chunk::<12>()?;
+    let checksum = u32::from_le_bytes(*rest.first_chunk::<4>()?);
+    let version = head.strip_prefix(MAGIC)?.first_chunk::<4>()?;
+    (checksum == crc32c::crc32c(head)).then(|| u32::from_le_bytes(*version))
 }
 
 impl Record {

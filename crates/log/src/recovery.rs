@@ -204,7 +204,7 @@ fn replay(
                 known: FORMAT_VERSION,
             });
         }
-        None => return Err(damaged(0, "this is no log segment".to_owned())),
+        None => return Err(damaged(0, "the header of this segment is not whole".to_owned())),
     }
     let mut place = SEGMENT_HEADER_BYTES;
     loop {

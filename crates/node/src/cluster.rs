@@ -19,6 +19,7 @@ use crate::admin::{
     SERVICE_CONSENSUS, SERVICE_DIGESTS, SERVICE_IMAGE, SERVICE_PROPOSER, ask_through, encode,
 };
 use crate::images::Images;
+use crate::numbers;
 use crate::placement::Placement;
 use crate::shards::NodeShards;
 
@@ -179,11 +180,10 @@ impl Cluster {
                     |known: &&NodeId| membership.members[*known].incarnation == member.incarnation;
                 let node = match membership.members.keys().find(same) {
                     Some(node) => *node,
-                    None => NodeId(membership.members.keys().last().map_or(0, |last| last.0) + 1),
+                    None => numbers::next(&membership.members),
                 };
                 let known = membership.members.get(&node);
-                let follows_only = known.is_some_and(|known| known.follows_only);
-                self.set_member(node, Member { follows_only, ..member.clone() }).await?;
+                self.set_member(node, with_what_is_known(member, known)).await?;
                 info!(%node, address = member.peer_address, "a node joins the cluster");
                 return Ok(AdminAnswer::Joined { node });
             }
@@ -192,6 +192,9 @@ impl Cluster {
                 known(node)?;
                 self.lead_shards_elsewhere(*node).await?;
                 self.stop_voting(*node).await?;
+                if let Some((heir, member)) = numbers::heir(&group.membership().members, *node) {
+                    self.set_member(heir, member).await?;
+                }
                 group.remove_members(&BTreeSet::from([*node])).await.map_err(|e| e.to_string())?;
             }
             AdminRequest::Drain { node } => {
@@ -350,8 +353,7 @@ impl Cluster {
                 continue;
             }
             let known = status.membership.members.get(&self.node);
-            let follows_only = known.is_some_and(|known| known.follows_only);
-            let own = Member { follows_only, ..own.clone() };
+            let own = with_what_is_known(&own, known);
             if known != Some(&own) {
                 if let Err(reason) = self.set_member(self.node, own).await {
                     warn!(reason, "this node's address could not be told to the cluster");
@@ -371,6 +373,13 @@ impl Cluster {
             warn!(%error, "the voters could not be changed; it is tried again");
         }
     }
+}
+
+/// The member as it says of itself, with what only the cluster says of it.
+fn with_what_is_known(member: &Member, known: Option<&Member>) -> Member {
+    let known = known.cloned().unwrap_or_default();
+    let Member { follows_only, greatest_number, .. } = known;
+    Member { follows_only, greatest_number, ..member.clone() }
 }
 
 pub(crate) fn behind(status: &GroupStatus, node: NodeId) -> Option<u64> {

@@ -47,7 +47,7 @@ impl Images {
     ) -> Result<ImageStart, String> {
         let now = self.clock.elapsed();
         self.open.lock().await.retain(|_, open| now.saturating_sub(open.used) < IDLE_MAX);
-        let image = if may_lag { shard.image_here().await } else { shard.image().await };
+        let image = if may_lag { shard.image_to_rebuild().await } else { shard.image().await };
         let image = image.map_err(|error| error.to_string())?;
         let start = ImageStart {
             transfer: random::random_u64(),

@@ -18,6 +18,7 @@ mod cluster;
 pub mod doctor;
 mod identity;
 mod images;
+mod numbers;
 mod placement;
 mod rebuild;
 mod restore;

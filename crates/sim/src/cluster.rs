@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use proteus_env::sim_disk::SimDisk;
+use proteus_env::simulation::Simulation;
 use proteus_env::{RuntimeClock, task};
 use proteus_kernel::{ChoreOptions, Shard, ShardOptions, Timing};
 use proteus_log::{Log, LogError, LogOptions};
@@ -31,9 +32,11 @@ use tempfile::TempDir;
 use crate::history::{History, ReplicaFeed};
 use crate::ledger;
 use crate::network::{Network, Traffic, Weather};
+use crate::objects::{self, Called, Objects};
 use crate::producers::{self, Produced, Producers};
 use crate::random::Random;
 use crate::replica::{self, Machine};
+use crate::transactions::{self, Transacted, Transactions};
 
 pub use deviation::run_with_deviation;
 
@@ -58,6 +61,8 @@ pub enum Planted {
     UnguardedReads,
     /// Disks say that they flushed what they did not.
     LyingDisks,
+    /// Transactions do not have checked what they only read.
+    WriteSkew,
     /// A replica computes otherwise; see [`run_with_deviation`].
     Deviation,
 }
@@ -95,8 +100,15 @@ pub struct Summary {
     pub condemned_leading: u64,
     /// What the network did.
     pub traffic: Traffic,
+    /// A digest of all commits, in the order in which each replica announced them, of all that callers and
+    /// readers were told, and of all messages with their times. The same seed has the same.
+    pub digest: u64,
     /// What Kafka's producers did, if they were there.
     pub produced: Produced,
+    /// What callers of single objects did, likewise.
+    pub called: Called,
+    /// What clients with transactions did, likewise.
+    pub transacted: Transacted,
 }
 
 /// Who calls and reads in a run.
@@ -106,6 +118,8 @@ pub enum Callers {
     Ledger,
     /// Those, and Kafka's producers and consumers.
     Kafka,
+    /// Those, and callers of single objects, and clients that make transactions.
+    Objects,
 }
 
 /// Runs the plan of `seed`.
@@ -131,19 +145,27 @@ pub fn run_with<M: Machine>(
     planted: Planted,
     callers: Callers,
 ) -> Result<Summary, String> {
-    in_paused_time(async {
+    in_paused_time(seed, async {
         let mut world = World::<M>::new(seed, planted);
-        if callers == Callers::Kafka {
-            world.producers = Some(Producers::new(&mut world.random));
+        match callers {
+            Callers::Ledger => {}
+            Callers::Kafka => world.producers = Some(Producers::new(&mut world.random)),
+            Callers::Objects => {
+                let is_guarded = planted != Planted::UnguardedReads;
+                world.objects = Some(Objects::new(&mut world.random, is_guarded));
+                let checks_reads = planted != Planted::WriteSkew;
+                world.transactions = Some(Transactions::new(&mut world.random, checks_reads));
+            }
         }
         let result = world.live().await;
-        world.end().await;
-        result.map(|()| world.summary)
+        world.end(result).await
     })
 }
 
-/// Runs `future` on this thread, in time that moves when nothing else can happen.
-pub(crate) fn in_paused_time<T>(future: impl Future<Output = T>) -> T {
+/// Runs `future` on this thread, in time that moves when nothing else can happen, so that all follows from
+/// `seed`.
+pub(crate) fn in_paused_time<T>(seed: u64, future: impl Future<Output = T>) -> T {
+    let _simulation = Simulation::begin(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
@@ -177,6 +199,8 @@ struct World<M: Machine> {
     nodes: BTreeMap<NodeId, Node<M>>,
     history: Arc<History>,
     producers: Option<Producers>,
+    objects: Option<Objects>,
+    transactions: Option<Transactions>,
     /// The greatest number that a node was given; none is given twice.
     newest: NodeId,
     /// Nodes that were told to leave and may still be members.
@@ -195,6 +219,8 @@ impl<M: Machine> World<M> {
             nodes: BTreeMap::new(),
             history: Arc::default(),
             producers: None,
+            objects: None,
+            transactions: None,
             newest: NodeId(0),
             leaving: BTreeSet::new(),
             summary: Summary::default(),
@@ -219,11 +245,7 @@ impl<M: Machine> World<M> {
         }
         self.all_well().await?;
         self.settle_members().await?;
-        self.recovers().await?;
-        self.summary.acknowledged = self.history.acknowledged_count();
-        self.summary.gaps = self.history.gap_count();
-        self.summary.traffic = self.network.traffic();
-        Ok(())
+        self.recovers().await
     }
 
     async fn add_node(&mut self, id: NodeId) -> Result<(), String> {
@@ -331,6 +353,10 @@ impl<M: Machine> World<M> {
         if self.producers.is_some() {
             creations.push(producers::creation());
         }
+        if self.objects.is_some() {
+            creations.push(objects::creation());
+            creations.push(transactions::creation());
+        }
         let outcomes = founder.propose(&creations).await;
         let is_committed = |outcome: &Outcome| matches!(outcome, Outcome::Committed { .. });
         if !outcomes.as_ref().is_ok_and(|outcomes| outcomes.iter().all(is_committed)) {
@@ -366,8 +392,23 @@ impl<M: Machine> World<M> {
                 None => Ok(()),
             }
         };
-        let (results, produced) = futures::future::join(join_all(clients), producing).await;
+        let calling = async {
+            match &mut self.objects {
+                Some(objects) => objects.work(&shards).await,
+                None => Ok(()),
+            }
+        };
+        let transacting = async {
+            match &mut self.transactions {
+                Some(transactions) => transactions.work(&shards).await,
+                None => Ok(()),
+            }
+        };
+        let (results, produced, called, transacted) =
+            futures::future::join4(join_all(clients), producing, calling, transacting).await;
         produced?;
+        called?;
+        transacted?;
         for result in results {
             let (reads, unanswered) = result?;
             self.summary.reads += reads;
@@ -570,6 +611,10 @@ impl<M: Machine> World<M> {
         if let Some(producers) = &mut self.producers {
             self.summary.produced = producers.settle(&shards).await?;
         }
+        if let (Some(objects), Some(transactions)) = (&self.objects, &self.transactions) {
+            self.summary.called = objects.settle()?;
+            self.summary.transacted = transactions.settle(&shards)?;
+        }
         Ok(())
     }
 
@@ -582,12 +627,17 @@ impl<M: Machine> World<M> {
         self.running().into_iter().map(describe).collect()
     }
 
-    async fn end(&mut self) {
+    async fn end(mut self, result: Result<(), String>) -> Result<Summary, String> {
         for (id, shard) in self.running() {
             self.network.set_node(id, None);
             shard.abandon().await;
         }
         self.nodes.clear();
+        self.summary.acknowledged = self.history.acknowledged_count();
+        self.summary.gaps = self.history.gap_count();
+        self.summary.traffic = self.network.traffic();
+        self.summary.digest = self.history.digest() ^ self.network.digest();
+        result.map(|()| self.summary)
     }
 }
 

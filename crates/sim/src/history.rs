@@ -14,6 +14,7 @@ use proteus_shard_machine::Change;
 use proteus_types::CommitTs;
 
 use crate::planted;
+use crate::trace::Trace;
 
 /// Names one commit of the simulation.
 pub type CommitId = u64;
@@ -31,7 +32,7 @@ enum Known {
 
 /// All that was seen so far.
 #[derive(Default)]
-pub struct History(Mutex<Seen>);
+pub struct History(Mutex<Seen>, Trace);
 
 #[derive(Default)]
 struct Seen {
@@ -62,6 +63,7 @@ impl History {
     /// # Errors
     /// If the feed had not announced it by then.
     pub fn acknowledged(&self, id: CommitId, commit_ts: CommitTs) -> Result<(), String> {
+        self.1.add("acknowledged", &[id, commit_ts.0], &[]);
         let mut seen = self.0.lock();
         seen.commits.insert(id, Known::Acknowledged(commit_ts));
         if seen.announced.contains_key(&commit_ts) {
@@ -73,6 +75,7 @@ impl History {
 
     /// Its caller was told that it did not happen.
     pub fn refused(&self, id: CommitId) {
+        self.1.add("refused", &[id], &[]);
         self.0.lock().commits.insert(id, Known::Refused);
     }
 
@@ -160,6 +163,8 @@ impl History {
     /// # Errors
     /// If it shows less than it must, or anything that contradicts what others were shown or told.
     pub fn shown_by_replica(&self, floor: &Floor, ledger: &[CommitId]) -> Result<(), String> {
+        let last = ledger.last().copied().unwrap_or_default();
+        self.1.add("shown", &[ledger.len() as u64, last], &[]);
         let mut seen = self.0.lock();
         if let Some(violation) = seen.violation.clone() {
             return Err(violation);
@@ -202,6 +207,11 @@ impl History {
         Ok(())
     }
 
+    /// A digest of all that callers and readers were told, and of what replicas announced.
+    pub fn digest(&self) -> u64 {
+        self.1.digest()
+    }
+
     /// How often a replica took its state over from another.
     pub fn gap_count(&self) -> u64 {
         self.0.lock().gap_count
@@ -231,12 +241,15 @@ impl ReplicaFeed {
 
 impl CommitSink<Change> for ReplicaFeed {
     fn on_gap(&self, applied_ts: CommitTs) {
+        self.history.1.add("gap", &[applied_ts.0], &[]);
         *self.announced_last.lock() = applied_ts;
         self.history.0.lock().gap_count += 1;
     }
 
     fn on_commit(&self, commit: Committed<Change>) {
         let ts = commit.commit_ts;
+        let changes = format!("{:?}", commit.changes);
+        self.history.1.add("announced", &[ts.0], changes.as_bytes());
         if self.deviates.load(Ordering::Relaxed) {
             planted::compute_next_otherwise();
         }

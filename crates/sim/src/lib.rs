@@ -9,19 +9,24 @@
 //! It knows no face and no protocol. Only its own tests use it.
 //!
 //! Reading order: [`behaviour`], [`commands`], [`shard`], [`network`], [`cluster`],
-//! [`ledger`], [`history`], [`producers`], [`planted`].
+//! [`ledger`], [`history`], [`trace`], [`producers`], [`linearizable`],
+//! [`objects`], [`transactions`], [`planted`].
 
 pub mod behaviour;
 pub mod cluster;
 pub mod commands;
 pub mod history;
 pub mod ledger;
+pub mod linearizable;
 pub mod network;
+pub mod objects;
 pub mod planted;
 pub mod producers;
 pub mod random;
 pub mod replica;
 pub mod shard;
+pub mod trace;
+pub mod transactions;
 pub mod transfers;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use proteus_env::task;
+use proteus_env::{Clock, RuntimeClock, task};
 use proteus_kernel::{Call, Links, Route, Shard, TransportError};
 use proteus_types::{Member, NodeId, ShardId};
 
 use crate::random::Random;
 use crate::replica::Machine;
+use crate::trace::Trace;
 
 /// How long a sender waits for what never comes.
 const GIVE_UP: Duration = Duration::from_millis(1_500);
@@ -41,11 +42,13 @@ pub struct Traffic {
 /// The network. Clones share it.
 pub struct Network<M: Machine> {
     state: Arc<Mutex<State<M>>>,
+    trace: Arc<Trace>,
+    clock: Arc<RuntimeClock>,
 }
 
 impl<M: Machine> Clone for Network<M> {
     fn clone(&self) -> Network<M> {
-        Network { state: self.state.clone() }
+        Network { state: self.state.clone(), trace: self.trace.clone(), clock: self.clock.clone() }
     }
 }
 
@@ -77,7 +80,8 @@ impl<M: Machine> Network<M> {
             random,
             traffic: Traffic::default(),
         };
-        Network { state: Arc::new(Mutex::new(state)) }
+        let clock = Arc::new(RuntimeClock::new(0, 0));
+        Network { state: Arc::new(Mutex::new(state)), trace: Arc::default(), clock }
     }
 
     /// The links of one node.
@@ -119,6 +123,11 @@ impl<M: Machine> Network<M> {
         self.state.lock().traffic
     }
 
+    /// A digest of all messages so far, and of when they were sent.
+    pub fn digest(&self) -> u64 {
+        self.trace.digest()
+    }
+
     fn fate(&self) -> Fate {
         let mut state = self.state.lock();
         state.traffic.sent += 1;
@@ -145,6 +154,8 @@ impl<M: Machine> Network<M> {
     }
 
     async fn carry(self, from: NodeId, to: NodeId, route: Route, message: Bytes) -> Option<Bytes> {
+        let sent_us = u64::try_from(self.clock.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.trace.add("message", &[sent_us, from.0, to.0, route.service as u64], &message);
         let fate = self.fate();
         task::sleep(fate.there).await;
         let receiver = self.receiver(from, to, route.shard)?;

@@ -61,7 +61,7 @@ pub struct Summary {
 /// # Panics
 /// If the machine has no temporary directory or runtime.
 pub fn run(seed: u64) -> Result<Summary, String> {
-    in_paused_time(async {
+    in_paused_time(seed, async {
         let mut world = World::new(seed);
         let result = world.live().await;
         world.end().await;

@@ -16,4 +16,6 @@ pub struct Member {
     pub incarnation: u64,
     /// An operator has drained it: it is not to vote, whoever else is missing.
     pub follows_only: bool,
+    /// A number that was given to a node, perhaps one that is gone: none up to it may be given again.
+    pub greatest_number: u64,
 }
