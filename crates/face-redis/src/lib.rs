@@ -17,6 +17,7 @@ mod acl;
 mod blocked;
 mod client;
 pub mod codec;
+mod documentation;
 mod errors;
 mod events;
 mod evict;

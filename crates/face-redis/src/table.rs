@@ -196,14 +196,19 @@ impl Found {
     }
 
     pub(crate) fn takes(self, count: usize) -> bool {
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        let arity = i64::from(self.arity());
-        if arity >= 0 { count == arity } else { count >= -arity }
+        takes(self.arity(), count)
     }
 
     pub(crate) fn key_places(self, arguments: &[Bytes]) -> Vec<usize> {
         places(self.keys(), arguments)
     }
+}
+
+/// Whether a command of this arity takes that many arguments, its name included.
+pub(crate) fn takes(arity: i32, count: usize) -> bool {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let arity = i64::from(arity);
+    if arity >= 0 { count == arity } else { count >= -arity }
 }
 
 /// Longest name of the face's own commands.
