@@ -13,6 +13,7 @@ mod collect;
 pub mod feed;
 mod layout;
 pub mod rows;
+mod text;
 mod value;
 mod write;
 
@@ -29,6 +30,7 @@ pub use collect::VERSION_RETENTION_MS;
 pub use feed::{FedRow, FeedTarget};
 pub use proteus_store::prefix_end;
 pub use rows::Chunk;
+pub use text::{format_numeric, format_value, scale_of};
 pub use value::{ColumnType, NUMERIC_PRECISION_MAX, Row, Value, civil_from_days};
 
 /// Most columns of a table, as in PostgreSQL.
