@@ -14,6 +14,7 @@ use proteus_kernel_api::Change as AnyChange;
 use proteus_kernel_api::cache::commands::Keys;
 use proteus_kernel_api::cache::{Change, Class, Reply, matches};
 use proteus_kernel_api::{Commit, Listener};
+use tokio::sync::Notify;
 
 use crate::acl::{self, Users};
 use crate::blocked::Blocked;
@@ -80,6 +81,10 @@ pub(crate) struct Hub {
     pub(crate) misses: AtomicU64,
     /// Keys that expired and were removed, as far as this node was told.
     pub(crate) expired: AtomicU64,
+    /// Keys that were evicted, as far as this node was told.
+    pub(crate) evicted: AtomicU64,
+    /// Wakes who looks at how much memory keys take, where that is bounded.
+    pub(crate) memory_changed: Notify,
     /// Errors answered, and how many of each code.
     pub(crate) errors: AtomicU64,
     errors_by_code: Mutex<BTreeMap<String, u64>>,
@@ -107,6 +112,8 @@ impl Hub {
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             expired: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
+            memory_changed: Notify::new(),
             errors: AtomicU64::new(0),
             errors_by_code: Mutex::default(),
             peak_bytes: AtomicU64::new(0),
@@ -380,13 +387,18 @@ impl Listener for Hub {
         let is_tracking = self.is_tracking.load(Ordering::Acquire);
         let announces = self.settings.events.load(Ordering::Relaxed) != 0
             && self.has_subscribers.load(Ordering::Acquire);
+        if self.settings.maxmemory.load(Ordering::Relaxed) != 0 {
+            self.memory_changed.notify_waiters();
+        }
         let mut last: Option<(&Bytes, u8)> = None;
         for change in &commit.changes {
             let AnyChange::Cache(change) = change else { continue };
             match change {
                 Change::Key { db, key, class, event, origin } => {
-                    if *class == Class::Expired {
-                        self.expired.fetch_add(1, Ordering::Relaxed);
+                    match class {
+                        Class::Expired => _ = self.expired.fetch_add(1, Ordering::Relaxed),
+                        Class::Evicted => _ = self.evicted.fetch_add(1, Ordering::Relaxed),
+                        _ => {}
                     }
                     if last != Some((key, *db)) {
                         self.blocked.note(*db, key);
@@ -413,6 +425,7 @@ impl Listener for Hub {
     }
 
     fn on_gap(&self) {
+        self.memory_changed.notify_waiters();
         // Whatever a client keeps may have changed, and whatever it waits for may be there.
         if self.is_tracking.load(Ordering::Acquire) {
             self.note_cleared();

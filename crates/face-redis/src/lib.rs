@@ -51,7 +51,7 @@ pub struct RedisFace {
     kernel: Arc<dyn Kernel>,
     clock: Arc<dyn Clock>,
     hub: Arc<Hub>,
-    evictor: Evictor,
+    evictor: Arc<Evictor>,
     slow: Slow,
     /// One for each command, in the order of [`table::Found::index`].
     meters: Vec<Meter>,
@@ -67,7 +67,7 @@ pub struct RedisFace {
 }
 
 impl RedisFace {
-    /// A face over `kernel`.
+    /// A face over `kernel`; within a runtime, whose task it takes to keep memory bounded.
     pub fn new(
         kernel: Arc<dyn Kernel>,
         clock: Arc<dyn Clock>,
@@ -81,12 +81,19 @@ impl RedisFace {
         // What the settings say is read when the first client comes.
         hub.settings.mark_stale();
         hub.users.mark_stale();
+        let evictor = Arc::new(Evictor::new());
+        task::spawn(evict::keep_room(
+            Arc::downgrade(&evictor),
+            kernel.clone(),
+            hub.clone(),
+            clock.clone(),
+        ));
         let run_id = u128::from_be_bytes(proteus_env::random::random_bytes());
         RedisFace {
             kernel,
             clock,
             hub,
-            evictor: Evictor::new(),
+            evictor,
             slow: Slow::new(table::in_order().count()),
             meters,
             batches,
