@@ -10,7 +10,8 @@ use proteus_env::SystemClock;
 use proteus_face::{Accounts, Metrics};
 use proteus_face_redis::RedisFace;
 use proteus_kernel_api::{
-    ClusterView, Feed, Kernel, KernelError, Listener, Minitransaction, Op, Proposal, View, cache,
+    ClusterView, Feed, Kernel, KernelError, Listener, Minitransaction, Op, Outcome, Proposal,
+    Reply as AnyReply, View, cache, table,
 };
 use proteus_testkit::{ServedFace, memory_kernel, serve_face};
 use wire::{Client, Reply};
@@ -337,4 +338,48 @@ async fn libraries_are_dumped_and_restored_all_or_none() {
     assert_eq!(client.ask(&restore("FLUSH")), Reply::Status("OK".to_owned()));
     assert_eq!(text(&mut client, "FCALL f 0"), "f");
     assert_eq!(text(&mut client, "DEBUG ERROR WRONG"), "WRONG");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_of_rows_that_are_there_are_filled_in() {
+    let kernel = memory_kernel();
+    let served = serve_over(kernel.clone());
+    let column = |name: &str, column_type| table::Column {
+        name: name.to_owned(),
+        column_type,
+        not_null: true,
+        default: None,
+    };
+    let text_type = table::ColumnType::Text { length_max: None };
+    let definition = table::Definition {
+        schema: "public".to_owned(),
+        name: "users".to_owned(),
+        columns: vec![column("id", table::ColumnType::BigInt), column("name", text_type)],
+        primary_key: vec![0],
+        source: table::Source::Rows,
+    };
+    let create = table::Op::CreateTable { id: None, definition, if_not_exists: false };
+    let outcome = kernel.commit(Minitransaction::of(create)).await.unwrap();
+    let Outcome::Committed { replies, .. } = outcome else { panic!("{outcome:?}") };
+    let [AnyReply::Table(table::Reply::TableCreated { id, .. })] = replies[..] else {
+        panic!("{replies:?}")
+    };
+    let put = |number: i64, name: String| {
+        let row = vec![table::Value::Int(number), table::Value::Text(name)];
+        let (key, mode) = (table::RowKey::FromColumns, table::PutMode::Upsert);
+        Minitransaction::of(table::Op::PutRow { table: id, key, row, mode })
+    };
+    let rows = (0..600).map(|number| put(number, format!("name{number}"))).collect();
+    kernel.propose(rows).await.unwrap();
+    let mut client = Client::connect(served.address);
+    assert!(text(&mut client, "PROTEUS.CACHE FILL names").starts_with("ERR there is no"));
+    let declare = "PROTEUS.CACHE CREATE names TABLE users KEY name:{id} VALUE name";
+    assert_eq!(text(&mut client, declare), "OK");
+    assert_eq!(text(&mut client, "DBSIZE"), "0");
+    assert_eq!(text(&mut client, "PROTEUS.CACHE FILL names"), "600");
+    assert_eq!(text(&mut client, "DBSIZE"), "600");
+    assert_eq!(text(&mut client, "GET name:599"), "name599");
+    kernel.commit(put(7, "other".to_owned())).await.unwrap();
+    assert_eq!(text(&mut client, "PROTEUS.CACHE FILL names"), "600");
+    assert_eq!(text(&mut client, "GET name:7"), "other");
 }
