@@ -20,6 +20,7 @@ use crate::acl::{self, Users};
 use crate::blocked::Blocked;
 use crate::client::{Client, Push};
 use crate::events::{KEYEVENT, KEYSPACE, class_bits};
+use crate::replication::Replication;
 use crate::settings::{self, Settings};
 
 /// Which of the three kinds of subscription.
@@ -73,6 +74,7 @@ pub(crate) struct Hub {
     pub(crate) settings: Settings,
     pub(crate) users: Users,
     pub(crate) blocked: Blocked,
+    pub(crate) replication: Replication,
     has_monitors: AtomicBool,
     pub(crate) commands: AtomicU64,
     pub(crate) connections: AtomicU64,
@@ -106,6 +108,7 @@ impl Hub {
             settings: Settings::new(),
             users: Users::new(accounts),
             blocked: Blocked::default(),
+            replication: Replication::default(),
             has_monitors: AtomicBool::new(false),
             commands: AtomicU64::new(0),
             connections: AtomicU64::new(0),
@@ -384,6 +387,7 @@ impl Hub {
 
 impl Listener for Hub {
     fn on_commit(&self, commit: &Commit) {
+        self.replication.note(commit);
         let is_tracking = self.is_tracking.load(Ordering::Acquire);
         let announces = self.settings.events.load(Ordering::Relaxed) != 0
             && self.has_subscribers.load(Ordering::Acquire);
@@ -426,6 +430,7 @@ impl Listener for Hub {
 
     fn on_gap(&self) {
         self.memory_changed.notify_waiters();
+        self.replication.note_gap();
         // Whatever a client keeps may have changed, and whatever it waits for may be there.
         if self.is_tracking.load(Ordering::Acquire) {
             self.note_cleared();

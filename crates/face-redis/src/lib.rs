@@ -22,6 +22,7 @@ mod errors;
 mod events;
 mod evict;
 mod hub;
+mod replication;
 mod reply;
 mod session;
 mod settings;
@@ -64,6 +65,7 @@ pub struct RedisFace {
     /// Names this run of the node, as Redis' run id.
     run_id: u128,
     serves_waiting: Once,
+    serves_replicas: Once,
 }
 
 impl RedisFace {
@@ -102,6 +104,7 @@ impl RedisFace {
             resumed: Notify::new(),
             run_id,
             serves_waiting: Once::new(),
+            serves_replicas: Once::new(),
         }
     }
 
@@ -110,6 +113,13 @@ impl RedisFace {
         self.serves_waiting.call_once(|| {
             let (hub, kernel) = (self.hub.clone(), self.kernel.clone());
             task::spawn(async move { hub.blocked.serve(&*kernel).await });
+        });
+    }
+
+    /// Begins to make the stream that replicas follow, once.
+    fn serve_replicas(self: &Arc<Self>) {
+        self.serves_replicas.call_once(|| {
+            task::spawn(replication::Replication::make_rounds(Arc::downgrade(self)));
         });
     }
 
