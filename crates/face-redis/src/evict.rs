@@ -1,16 +1,20 @@
 //! Keeping to `maxmemory`: which keys go when there is too much.
 //!
 //! What all keys take is part of the state; when they were used last is not, and every node knows it of the
-//! requests that it has served itself. A node that is about to write and finds too much looks at keys behind
-//! random places, as Redis does, and proposes that the least useful of them go; each goes only if it is
-//! still what it was.
+//! requests that it has served itself. The node that leads chooses: when there is too much it looks at keys
+//! behind random places, as Redis does, and proposes that the least useful of them go; each goes only if
+//! it is still what it was. So one node's view of uses decides, and no two remove twice as much as needed.
+//! Another node that is about to write waits until the leader has made room.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
+use proteus_env::{Clock, task};
 use proteus_kernel_api::cache::{self, Candidate, DATABASE_COUNT, Op};
 use proteus_kernel_api::{Kernel, KernelError, Minitransaction};
 
+use crate::hub::Hub;
 use crate::settings::Settings;
 
 /// What `maxmemory-policy` says.
@@ -182,45 +186,98 @@ const EVICTIONS_MAX: usize = 64;
 /// Proposals that make room for one batch of writes at most.
 const ROUNDS_MAX: usize = 64;
 
+/// How long a write waits for the leader to make room before it is refused.
+const ROOM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often the leader looks whether there is too much without having been told of a change.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What there is to evict with.
 pub(crate) struct Evictor {
     pub(crate) uses: Uses,
     /// One at a time on a node.
     turn: tokio::sync::Mutex<()>,
-    pub(crate) evicted: AtomicU64,
+}
+
+/// By how many bytes the keys exceed what they may take.
+fn excess(kernel: &dyn Kernel, settings: &Settings) -> Result<u64, KernelError> {
+    let maxmemory = settings.maxmemory.load(Ordering::Relaxed);
+    if maxmemory == 0 {
+        return Ok(0);
+    }
+    Ok(kernel.read(cache::used_bytes)?.saturating_sub(maxmemory))
+}
+
+/// Makes room on the node that leads for what other nodes write; ends when the face is gone.
+pub(crate) async fn keep_room(
+    evictor: Weak<Evictor>,
+    kernel: Arc<dyn Kernel>,
+    hub: Arc<Hub>,
+    clock: Arc<dyn Clock>,
+) {
+    loop {
+        let changed = hub.memory_changed.notified();
+        tokio::pin!(changed);
+        // From here on no change is missed.
+        changed.as_mut().enable();
+        let Some(evictor) = evictor.upgrade() else { return };
+        let is_known = hub.settings.refresh(&*kernel).is_ok();
+        let is_bounded = hub.settings.maxmemory.load(Ordering::Relaxed) != 0;
+        if is_known && is_bounded && kernel.leads() {
+            // A kernel that cannot now is asked again.
+            let _ = evictor.make_room(&*kernel, &hub, clock.wall_ms()).await;
+        }
+        drop(evictor);
+        task::timeout(LOOK_INTERVAL, changed).await;
+    }
 }
 
 impl Evictor {
     pub(crate) fn new() -> Evictor {
-        Evictor {
-            uses: Uses::new(),
-            turn: tokio::sync::Mutex::default(),
-            evicted: AtomicU64::new(0),
-        }
+        Evictor { uses: Uses::new(), turn: tokio::sync::Mutex::default() }
     }
 
-    /// Makes room where there is too much; says whether there is room now.
+    /// Makes room where there is too much, or waits until the leader has; says whether there is room now.
     pub(crate) async fn make_room(
+        &self,
+        kernel: &dyn Kernel,
+        hub: &Hub,
+        now_ms: u64,
+    ) -> Result<bool, KernelError> {
+        if excess(kernel, &hub.settings)? == 0 {
+            return Ok(true);
+        }
+        if hub.settings.policy() == Policy::NoEviction {
+            return Ok(false);
+        }
+        if kernel.leads() {
+            return self.evict(kernel, &hub.settings, now_ms).await;
+        }
+        let waiting = async {
+            loop {
+                let changed = hub.memory_changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if excess(kernel, &hub.settings)? == 0 {
+                    return Ok(true);
+                }
+                changed.await;
+            }
+        };
+        task::timeout(ROOM_PATIENCE, waiting).await.unwrap_or(Ok(false))
+    }
+
+    /// Proposes that keys go until there is room; says whether there is.
+    async fn evict(
         &self,
         kernel: &dyn Kernel,
         settings: &Settings,
         now_ms: u64,
     ) -> Result<bool, KernelError> {
-        let excess = |kernel: &dyn Kernel| {
-            let used = kernel.read(cache::used_bytes)?;
-            let maxmemory = settings.maxmemory.load(Ordering::Relaxed);
-            Ok::<u64, KernelError>(if maxmemory == 0 { 0 } else { used.saturating_sub(maxmemory) })
-        };
-        if excess(kernel)? == 0 {
-            return Ok(true);
-        }
         let policy = settings.policy();
-        if policy == Policy::NoEviction {
-            return Ok(false);
-        }
         let _turn = self.turn.lock().await;
         for _ in 0..ROUNDS_MAX {
-            let too_much = excess(kernel)?;
+            let too_much = excess(kernel, settings)?;
             if too_much == 0 {
                 return Ok(true);
             }
@@ -231,11 +288,9 @@ impl Evictor {
             let evict = |Candidate { db, key, revision, .. }| {
                 Minitransaction::of(Op::Evict { db, key, revision })
             };
-            let count = chosen.len() as u64;
             kernel.propose(chosen.into_iter().map(evict).collect()).await?;
-            self.evicted.fetch_add(count, Ordering::Relaxed);
         }
-        Ok(excess(kernel)? == 0)
+        Ok(excess(kernel, settings)? == 0)
     }
 
     /// The keys that should go first of those behind random places.

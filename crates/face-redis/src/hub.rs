@@ -14,11 +14,13 @@ use proteus_kernel_api::Change as AnyChange;
 use proteus_kernel_api::cache::commands::Keys;
 use proteus_kernel_api::cache::{Change, Class, Reply, matches};
 use proteus_kernel_api::{Commit, Listener};
+use tokio::sync::Notify;
 
 use crate::acl::{self, Users};
 use crate::blocked::Blocked;
 use crate::client::{Client, Push};
 use crate::events::{KEYEVENT, KEYSPACE, class_bits};
+use crate::replication::Replication;
 use crate::settings::{self, Settings};
 
 /// Which of the three kinds of subscription.
@@ -72,6 +74,7 @@ pub(crate) struct Hub {
     pub(crate) settings: Settings,
     pub(crate) users: Users,
     pub(crate) blocked: Blocked,
+    pub(crate) replication: Replication,
     has_monitors: AtomicBool,
     pub(crate) commands: AtomicU64,
     pub(crate) connections: AtomicU64,
@@ -80,6 +83,10 @@ pub(crate) struct Hub {
     pub(crate) misses: AtomicU64,
     /// Keys that expired and were removed, as far as this node was told.
     pub(crate) expired: AtomicU64,
+    /// Keys that were evicted, as far as this node was told.
+    pub(crate) evicted: AtomicU64,
+    /// Wakes who looks at how much memory keys take, where that is bounded.
+    pub(crate) memory_changed: Notify,
     /// Errors answered, and how many of each code.
     pub(crate) errors: AtomicU64,
     errors_by_code: Mutex<BTreeMap<String, u64>>,
@@ -101,12 +108,15 @@ impl Hub {
             settings: Settings::new(),
             users: Users::new(accounts),
             blocked: Blocked::default(),
+            replication: Replication::default(),
             has_monitors: AtomicBool::new(false),
             commands: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             expired: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
+            memory_changed: Notify::new(),
             errors: AtomicU64::new(0),
             errors_by_code: Mutex::default(),
             peak_bytes: AtomicU64::new(0),
@@ -377,9 +387,13 @@ impl Hub {
 
 impl Listener for Hub {
     fn on_commit(&self, commit: &Commit) {
+        self.replication.note(commit);
         let is_tracking = self.is_tracking.load(Ordering::Acquire);
         let announces = self.settings.events.load(Ordering::Relaxed) != 0
             && self.has_subscribers.load(Ordering::Acquire);
+        if self.settings.maxmemory.load(Ordering::Relaxed) != 0 {
+            self.memory_changed.notify_waiters();
+        }
         let mut last: Option<(&Bytes, u8)> = None;
         for change in &commit.changes {
             let AnyChange::Cache(change) = change else { continue };
@@ -387,8 +401,10 @@ impl Listener for Hub {
                 // Where keys are is the kernel's affair.
                 Change::Slots(_) => {}
                 Change::Key { db, key, class, event, origin } => {
-                    if *class == Class::Expired {
-                        self.expired.fetch_add(1, Ordering::Relaxed);
+                    match class {
+                        Class::Expired => _ = self.expired.fetch_add(1, Ordering::Relaxed),
+                        Class::Evicted => _ = self.evicted.fetch_add(1, Ordering::Relaxed),
+                        _ => {}
                     }
                     if last != Some((key, *db)) {
                         self.blocked.note(*db, key);
@@ -415,6 +431,8 @@ impl Listener for Hub {
     }
 
     fn on_gap(&self) {
+        self.memory_changed.notify_waiters();
+        self.replication.note_gap();
         // Whatever a client keeps may have changed, and whatever it waits for may be there.
         if self.is_tracking.load(Ordering::Acquire) {
             self.note_cleared();

@@ -17,10 +17,12 @@ mod acl;
 mod blocked;
 mod client;
 pub mod codec;
+mod documentation;
 mod errors;
 mod events;
 mod evict;
 mod hub;
+mod replication;
 mod reply;
 mod session;
 mod settings;
@@ -50,7 +52,7 @@ pub struct RedisFace {
     kernel: Arc<dyn Kernel>,
     clock: Arc<dyn Clock>,
     hub: Arc<Hub>,
-    evictor: Evictor,
+    evictor: Arc<Evictor>,
     slow: Slow,
     /// One for each command, in the order of [`table::Found::index`].
     meters: Vec<Meter>,
@@ -63,10 +65,11 @@ pub struct RedisFace {
     /// Names this run of the node, as Redis' run id.
     run_id: u128,
     serves_waiting: Once,
+    serves_replicas: Once,
 }
 
 impl RedisFace {
-    /// A face over `kernel`.
+    /// A face over `kernel`; within a runtime, whose task it takes to keep memory bounded.
     pub fn new(
         kernel: Arc<dyn Kernel>,
         clock: Arc<dyn Clock>,
@@ -80,12 +83,19 @@ impl RedisFace {
         // What the settings say is read when the first client comes.
         hub.settings.mark_stale();
         hub.users.mark_stale();
+        let evictor = Arc::new(Evictor::new());
+        task::spawn(evict::keep_room(
+            Arc::downgrade(&evictor),
+            kernel.clone(),
+            hub.clone(),
+            clock.clone(),
+        ));
         let run_id = u128::from_be_bytes(proteus_env::random::random_bytes());
         RedisFace {
             kernel,
             clock,
             hub,
-            evictor: Evictor::new(),
+            evictor,
             slow: Slow::new(table::in_order().count()),
             meters,
             batches,
@@ -94,6 +104,7 @@ impl RedisFace {
             resumed: Notify::new(),
             run_id,
             serves_waiting: Once::new(),
+            serves_replicas: Once::new(),
         }
     }
 
@@ -102,6 +113,13 @@ impl RedisFace {
         self.serves_waiting.call_once(|| {
             let (hub, kernel) = (self.hub.clone(), self.kernel.clone());
             task::spawn(async move { hub.blocked.serve(&*kernel).await });
+        });
+    }
+
+    /// Begins to make the stream that replicas follow, once.
+    fn serve_replicas(self: &Arc<Self>) {
+        self.serves_replicas.call_once(|| {
+            task::spawn(replication::Replication::make_rounds(Arc::downgrade(self)));
         });
     }
 

@@ -32,12 +32,14 @@ pub(crate) enum OwnCommand {
     Ping,
     ProteusCache,
     ProteusEvents,
+    Psync,
     PsubScribe,
     PubSub,
     PunsubScribe,
     Quit,
     ReadOnly,
     ReadWrite,
+    ReplConf,
     Reset,
     Role,
     Save,
@@ -116,11 +118,13 @@ pub(crate) static OWN: &[Own] = &[
     own("proteus.cache", -2, ADMIN, Group::Server, OwnCommand::ProteusCache),
     own("proteus.events", -2, ADMIN, Group::Server, OwnCommand::ProteusEvents),
     own("psubscribe", -2, LISTEN, Group::PubSub, OwnCommand::PsubScribe),
+    own("psync", -3, ADMIN.and(Flags::NO_MULTI), Group::Server, OwnCommand::Psync),
     own("pubsub", -2, LISTEN, Group::PubSub, OwnCommand::PubSub),
     own("punsubscribe", -1, LISTEN, Group::PubSub, OwnCommand::PunsubScribe),
     own("quit", -1, FIRST, Group::Connection, OwnCommand::Quit),
     own("readonly", 1, CONNECTION, Group::Cluster, OwnCommand::ReadOnly),
     own("readwrite", 1, CONNECTION, Group::Cluster, OwnCommand::ReadWrite),
+    own("replconf", -1, ADMIN, Group::Server, OwnCommand::ReplConf),
     own("reset", 1, FIRST, Group::Connection, OwnCommand::Reset),
     own("role", 1, ADMIN.and(Flags::FAST), Group::Server, OwnCommand::Role),
     own("save", 1, ADMIN, Group::Server, OwnCommand::Save),
@@ -196,14 +200,19 @@ impl Found {
     }
 
     pub(crate) fn takes(self, count: usize) -> bool {
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        let arity = i64::from(self.arity());
-        if arity >= 0 { count == arity } else { count >= -arity }
+        takes(self.arity(), count)
     }
 
     pub(crate) fn key_places(self, arguments: &[Bytes]) -> Vec<usize> {
         places(self.keys(), arguments)
     }
+}
+
+/// Whether a command of this arity takes that many arguments, its name included.
+pub(crate) fn takes(arity: i32, count: usize) -> bool {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let arity = i64::from(arity);
+    if arity >= 0 { count == arity } else { count >= -arity }
 }
 
 /// Longest name of the face's own commands.

@@ -186,3 +186,107 @@ fn every_command_on_data_is_drawn() {
     }
     assert!(missing.is_empty(), "never drawn: {missing:?}");
 }
+
+/// Whole commands, whose keys are asked for.
+const DESCRIBED: &[&str] = &[
+    "GET k",
+    "GET",
+    "NOSUCH k",
+    "SET k v",
+    "SET k v GET",
+    "SET k v EX 10",
+    "MSET a 1 b 2",
+    "MSET",
+    "DEL a b c",
+    "BITFIELD k GET u8 0",
+    "BITFIELD k SET u8 0 1",
+    "BITFIELD k INCRBY u8 0 1 GET u8 0",
+    "BITFIELD_RO k GET u8 0",
+    "BITOP AND to a b",
+    "COPY a b",
+    "RENAME a b",
+    "BLPOP a b 0",
+    "BLMOVE a b LEFT RIGHT 0",
+    "BLMPOP 0 2 a b LEFT",
+    "LMPOP 2 a b LEFT",
+    "LMPOP 3 a b LEFT",
+    "ZMPOP 1 a MIN",
+    "ZUNION 2 a b WEIGHTS 1 2",
+    "ZUNIONSTORE to 2 a b",
+    "ZUNIONSTORE to 5 a b",
+    "ZRANGESTORE to a 0 -1",
+    "ZDIFFSTORE to 2 a b",
+    "SINTERCARD 2 a b LIMIT 1",
+    "SUNIONSTORE to a b",
+    "SORT a",
+    "SORT a STORE to",
+    "SORT a BY w* GET # ALPHA STORE to",
+    "SORT_RO a",
+    "GEORADIUS a 0 0 1 km",
+    "GEORADIUS a 0 0 1 km STORE to",
+    "GEORADIUS a 0 0 1 km STOREDIST to",
+    "GEORADIUSBYMEMBER a m 1 km STORE to",
+    "GEORADIUS_RO a 0 0 1 km",
+    "GEOSEARCHSTORE to a FROMLONLAT 0 0 BYRADIUS 1 km",
+    "EVAL script 2 a b arg",
+    "EVAL script 0",
+    "EVAL script 9 a",
+    "EVALSHA_RO digest 1 a",
+    "FCALL f 1 a x",
+    "XREAD COUNT 1 STREAMS a b 0 0",
+    "XREAD STREAMS a 0",
+    "XREAD COUNT 1 a 0",
+    "XREADGROUP GROUP g c STREAMS a >",
+    "XADD a * f v",
+    "XGROUP CREATE a g $",
+    "XGROUP CREATE a",
+    "XGROUP NOSUCH a g $",
+    "XGROUP",
+    "XINFO STREAM a",
+    "XINFO HELP",
+    "OBJECT ENCODING a",
+    "OBJECT HELP",
+    "MEMORY USAGE a",
+    "MEMORY DOCTOR",
+    "PFCOUNT a b",
+    "PFMERGE to a b",
+    "LCS a b LEN",
+    "WATCH a b",
+    "TOUCH a b",
+    "PING",
+    "CONFIG GET a",
+    "PUBLISH c m",
+    "SPUBLISH c m",
+    "SSUBSCRIBE c",
+    "RESTORE a 0 x",
+    "EXISTS a a",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_found_as_a_real_redis_finds_them() {
+    let served = serve();
+    let address = served.address;
+    let real = RealRedis::start();
+    if real.is_none() {
+        println!("no redis-server is installed: the commands are only asked");
+    }
+    let run = move || {
+        let mut ours = Client::connect(address);
+        let mut theirs = real.as_ref().map(|real| Client::connect(real.address));
+        let mut differing = Vec::new();
+        for command in DESCRIBED {
+            for about in ["GETKEYS", "GETKEYSANDFLAGS"] {
+                let words = ["COMMAND", about].into_iter().chain(command.split(' '));
+                let request: Vec<Vec<u8>> = words.map(|word| word.as_bytes().to_vec()).collect();
+                let reply = ours.ask(&request);
+                assert!(matches!(reply, Reply::Array(_) | Reply::Error(_)), "{command}: {reply:?}");
+                let expected = theirs.as_mut().map(|theirs| theirs.ask(&request));
+                if let Some(expected) = expected.filter(|expected| *expected != reply) {
+                    differing.push(format!("{about} {command}: {reply:?}, not {expected:?}"));
+                }
+            }
+        }
+        assert!(differing.is_empty(), "{}", differing.join("\n"));
+    };
+    tokio::task::block_in_place(run);
+}

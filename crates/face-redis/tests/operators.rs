@@ -4,11 +4,15 @@
 mod wire;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proteus_env::SystemClock;
 use proteus_face::{Accounts, Metrics};
 use proteus_face_redis::RedisFace;
-use proteus_kernel_api::Kernel;
+use proteus_kernel_api::{
+    ClusterView, Feed, Kernel, KernelError, Listener, Minitransaction, Op, Outcome, Proposal,
+    Reply as AnyReply, View, cache, table,
+};
 use proteus_testkit::{ServedFace, memory_kernel, serve_face};
 use wire::{Client, Reply};
 
@@ -144,6 +148,69 @@ async fn with_too_much_in_memory_the_least_used_keys_go() {
     }
 }
 
+/// Another node's kernel over the same state: it does not lead, and tells what it proposes to evict.
+struct Other {
+    kernel: Arc<dyn Kernel>,
+    evictions: AtomicUsize,
+}
+
+impl Kernel for Other {
+    fn propose(&self, minitransactions: Vec<Minitransaction>) -> Proposal {
+        let evicts = |op: &Op| matches!(op, Op::Cache(cache::Op::Evict { .. }));
+        let count =
+            minitransactions.iter().flat_map(|one| &one.ops).filter(|op| evicts(op)).count();
+        self.evictions.fetch_add(count, Ordering::Relaxed);
+        self.kernel.propose(minitransactions)
+    }
+
+    fn cluster(&self) -> ClusterView {
+        ClusterView { leader: None, ..self.kernel.cluster() }
+    }
+
+    fn read_dyn(&self, reader: &mut dyn FnMut(View<'_>)) -> Result<(), KernelError> {
+        self.kernel.read_dyn(reader)
+    }
+
+    fn follow(&self, listener: Arc<dyn Listener>) {
+        self.kernel.follow(listener);
+    }
+
+    fn feed(&self) -> &Feed {
+        self.kernel.feed()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_alone_chooses_what_goes_and_others_write_once_there_is_room() {
+    let kernel = memory_kernel();
+    let other = Arc::new(Other { kernel: kernel.clone(), evictions: AtomicUsize::new(0) });
+    // Nobody ever connects to the leader.
+    let _leader = serve_over(kernel);
+    let served = serve_over(other.clone());
+    let mut client = Client::connect(served.address);
+    let value = "x".repeat(1000);
+    text(&mut client, "CONFIG SET maxmemory-policy allkeys-lru maxmemory 200kb");
+    for number in 0..1_000 {
+        assert_eq!(text(&mut client, &format!("SET k{number} {value}")), "OK");
+    }
+    let used = field(&text(&mut client, "INFO memory"), "used_memory");
+    assert!((100 * 1024..=202 * 1024).contains(&used), "{used}");
+    assert!(field(&text(&mut client, "INFO stats"), "evicted_keys") > 500);
+    assert_eq!(other.evictions.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_leader_that_makes_room_a_write_is_refused() {
+    let other = Arc::new(Other { kernel: memory_kernel(), evictions: AtomicUsize::new(0) });
+    let served = serve_over(other.clone());
+    let mut client = Client::connect(served.address);
+    assert_eq!(text(&mut client, "SET k v"), "OK");
+    text(&mut client, "CONFIG SET maxmemory-policy allkeys-lru maxmemory 1");
+    assert!(text(&mut client, "SET k w").starts_with("OOM"));
+    assert_eq!(text(&mut client, "GET k"), "v");
+    assert_eq!(other.evictions.load(Ordering::Relaxed), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn policies_of_expiring_keys_spare_the_others_and_noeviction_refuses() {
     let served = serve();
@@ -271,4 +338,48 @@ async fn libraries_are_dumped_and_restored_all_or_none() {
     assert_eq!(client.ask(&restore("FLUSH")), Reply::Status("OK".to_owned()));
     assert_eq!(text(&mut client, "FCALL f 0"), "f");
     assert_eq!(text(&mut client, "DEBUG ERROR WRONG"), "WRONG");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_of_rows_that_are_there_are_filled_in() {
+    let kernel = memory_kernel();
+    let served = serve_over(kernel.clone());
+    let column = |name: &str, column_type| table::Column {
+        name: name.to_owned(),
+        column_type,
+        not_null: true,
+        default: None,
+    };
+    let text_type = table::ColumnType::Text { length_max: None };
+    let definition = table::Definition {
+        schema: "public".to_owned(),
+        name: "users".to_owned(),
+        columns: vec![column("id", table::ColumnType::BigInt), column("name", text_type)],
+        primary_key: vec![0],
+        source: table::Source::Rows,
+    };
+    let create = table::Op::CreateTable { id: None, definition, if_not_exists: false };
+    let outcome = kernel.commit(Minitransaction::of(create)).await.unwrap();
+    let Outcome::Committed { replies, .. } = outcome else { panic!("{outcome:?}") };
+    let [AnyReply::Table(table::Reply::TableCreated { id, .. })] = replies[..] else {
+        panic!("{replies:?}")
+    };
+    let put = |number: i64, name: String| {
+        let row = vec![table::Value::Int(number), table::Value::Text(name)];
+        let (key, mode) = (table::RowKey::FromColumns, table::PutMode::Upsert);
+        Minitransaction::of(table::Op::PutRow { table: id, key, row, mode })
+    };
+    let rows = (0..600).map(|number| put(number, format!("name{number}"))).collect();
+    kernel.propose(rows).await.unwrap();
+    let mut client = Client::connect(served.address);
+    assert!(text(&mut client, "PROTEUS.CACHE FILL names").starts_with("ERR there is no"));
+    let declare = "PROTEUS.CACHE CREATE names TABLE users KEY name:{id} VALUE name";
+    assert_eq!(text(&mut client, declare), "OK");
+    assert_eq!(text(&mut client, "DBSIZE"), "0");
+    assert_eq!(text(&mut client, "PROTEUS.CACHE FILL names"), "600");
+    assert_eq!(text(&mut client, "DBSIZE"), "600");
+    assert_eq!(text(&mut client, "GET name:599"), "name599");
+    kernel.commit(put(7, "other".to_owned())).await.unwrap();
+    assert_eq!(text(&mut client, "PROTEUS.CACHE FILL names"), "600");
+    assert_eq!(text(&mut client, "GET name:7"), "other");
 }

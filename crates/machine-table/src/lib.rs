@@ -13,6 +13,7 @@ mod collect;
 pub mod feed;
 mod layout;
 pub mod rows;
+mod text;
 mod value;
 mod write;
 
@@ -29,6 +30,7 @@ pub use collect::VERSION_RETENTION_MS;
 pub use feed::{FedRow, FeedTarget};
 pub use proteus_store::prefix_end;
 pub use rows::Chunk;
+pub use text::{format_numeric, format_value, scale_of};
 pub use value::{ColumnType, NUMERIC_PRECISION_MAX, Row, Value, civil_from_days};
 
 /// Most columns of a table, as in PostgreSQL.
@@ -117,6 +119,14 @@ pub enum Op {
         /// The row's encoded key.
         key: Vec<u8>,
     },
+    /// Says of a row that is there that it changed, and changes nothing: what follows from it is made anew.
+    /// Its feed is told nothing.
+    TellRow {
+        /// The row's table.
+        table: TableId,
+        /// The row's encoded key.
+        key: Vec<u8>,
+    },
     /// Begins, redirects or ends (`None`) a table's feed.
     SetFeed {
         /// The table.
@@ -154,6 +164,11 @@ pub enum Reply {
     },
     /// Of `DeleteRow`.
     RowDeleted {
+        /// Whether it was there.
+        existed: bool,
+    },
+    /// Of `TellRow`.
+    RowTold {
         /// Whether it was there.
         existed: bool,
     },
@@ -248,6 +263,7 @@ impl Machine for Table {
             Op::DropTable { table } => write::drop_table(ctx, *table),
             Op::PutRow { table, key, row, mode } => write::put_row(ctx, *table, *key, row, *mode),
             Op::DeleteRow { table, key } => write::delete_row(ctx, *table, key),
+            Op::TellRow { table, key } => write::tell_row(ctx, *table, key),
             Op::SetFeed { table, target } => feed::set(ctx, *table, *target),
             Op::CollectVersions { horizon, count_max } => {
                 collect::collect(ctx, *horizon, *count_max)

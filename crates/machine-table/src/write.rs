@@ -115,6 +115,15 @@ pub(crate) fn delete_row(ctx: &mut Ctx<'_, Change>, table: TableId, key: &[u8]) 
     Ok(Reply::RowDeleted { existed })
 }
 
+pub(crate) fn tell_row(ctx: &mut Ctx<'_, Change>, table: TableId, key: &[u8]) -> Applied {
+    existing(ctx, table)?;
+    let existed = matches!(rows::newest(ctx, table, key)?, Some((_, true)));
+    if existed {
+        ctx.emit(Change::RowChanged { table, key: key.to_vec() });
+    }
+    Ok(Reply::RowTold { existed })
+}
+
 /// Tells a table's feed, if it has one, what the row is to become; called before it does.
 fn tell_feed(
     ctx: &mut Ctx<'_, Change>,

@@ -4,79 +4,16 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
-use crate::table::{ColumnType, Definition, Row, Value, civil_from_days};
+use crate::table::{ColumnType, Definition, Row, Value, format_value};
+
+pub(crate) use crate::table::format_numeric as numeric_text;
 
 /// The value as PostgreSQL writes it; a `bytea` as it is. `None` of null.
 pub(crate) fn text_of(value: &Value, column_type: ColumnType) -> Option<Bytes> {
-    Some(match value {
-        Value::Null => return None,
-        Value::Bool(value) => Bytes::from_static(if *value { b"t" } else { b"f" }),
-        Value::Bytes(bytes) => Bytes::copy_from_slice(bytes),
-        Value::Text(text) => Bytes::copy_from_slice(text.as_bytes()),
-        other => Bytes::from(number_text(other, column_type)),
-    })
-}
-
-fn number_text(value: &Value, column_type: ColumnType) -> String {
     match value {
-        Value::Int(number) => number.to_string(),
-        Value::Float(number) => match column_type {
-            ColumnType::Real => (*number as f32).to_string(),
-            _ => number.to_string(),
-        },
-        Value::Numeric(number) => {
-            let scale = match column_type {
-                ColumnType::Numeric { scale, .. } => usize::from(scale),
-                _ => 0,
-            };
-            numeric_text(*number, scale)
-        }
-        Value::Date(days) => date_text(i64::from(*days)),
-        Value::Timestamp(us) => {
-            let mut text = timestamp_text(*us);
-            if column_type == ColumnType::TimestampTz {
-                text.push_str("+00");
-            }
-            text
-        }
-        _ => String::new(),
+        Value::Bytes(bytes) => Some(Bytes::copy_from_slice(bytes)),
+        other => format_value(other, column_type).map(Bytes::from),
     }
-}
-
-/// A number of so many places behind the point.
-pub(crate) fn numeric_text(number: i128, scale: usize) -> String {
-    let digits = format!("{:0>width$}", number.unsigned_abs(), width = scale + 1);
-    let (whole, part) = digits.split_at(digits.len() - scale);
-    let sign = if number < 0 { "-" } else { "" };
-    if scale == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{part}") }
-}
-
-fn date_text(days: i64) -> String {
-    let (year, month, day) = civil_from_days(days);
-    if year > 0 {
-        format!("{year:04}-{month:02}-{day:02}")
-    } else {
-        format!("{:04}-{month:02}-{day:02} BC", 1 - year)
-    }
-}
-
-fn timestamp_text(us: i64) -> String {
-    const DAY_US: i64 = 86_400_000_000;
-    let (days, of_day) = (us.div_euclid(DAY_US), us.rem_euclid(DAY_US));
-    let (seconds, part) = (of_day / 1_000_000, of_day % 1_000_000);
-    let mut text = format!(
-        "{} {:02}:{:02}:{:02}",
-        date_text(days),
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    );
-    if part > 0 {
-        let digits = format!("{part:06}");
-        text.push('.');
-        text.push_str(digits.trim_end_matches('0'));
-    }
-    text
 }
 
 /// The row as a JSON object: numbers as numbers, `json` as it is, `bytea` in hexadecimal behind `\x`.
@@ -88,29 +25,15 @@ pub(crate) fn json_object(definition: &Definition, row: &Row) -> String {
         }
         push_json_string(&mut out, &column.name);
         out.push(':');
+        let text = format_value(value, column.column_type);
+        let text = text.as_deref().unwrap_or("null");
         match value {
-            Value::Null => out.push_str("null"),
+            Value::Null | Value::Int(_) | Value::Numeric(_) => out.push_str(text),
             Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
-            Value::Text(text) if column.column_type == ColumnType::Json => out.push_str(text),
-            Value::Text(text) => push_json_string(&mut out, text),
-            Value::Bytes(bytes) => {
-                out.push_str("\"\\\\x");
-                for byte in bytes {
-                    // Writing to a string cannot fail.
-                    let _ = write!(out, "{byte:02x}");
-                }
-                out.push('"');
-            }
+            Value::Text(_) if column.column_type == ColumnType::Json => out.push_str(text),
             // JSON has no infinities.
-            Value::Float(number) if !number.is_finite() => {
-                push_json_string(&mut out, &number.to_string());
-            }
-            Value::Int(_) | Value::Float(_) | Value::Numeric(_) => {
-                out.push_str(&number_text(value, column.column_type));
-            }
-            Value::Date(_) | Value::Timestamp(_) => {
-                push_json_string(&mut out, &number_text(value, column.column_type));
-            }
+            Value::Float(number) if number.is_finite() => out.push_str(text),
+            _ => push_json_string(&mut out, text),
         }
     }
     out.push('}');
@@ -137,27 +60,62 @@ pub(crate) fn push_json_string(out: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::{Column, Source};
 
     #[test]
-    fn values_read_as_postgresql_writes_them() {
+    fn values_read_as_postgresql_writes_them_and_bytes_as_they_are() {
         let text = |value: Value, column_type| {
             text_of(&value, column_type).map(|text| String::from_utf8_lossy(&text).into_owned())
         };
-        let numeric = ColumnType::Numeric { precision: 10, scale: 2 };
+        let before_christ = Value::Timestamp(-719_163 * 86_400_000_000);
         for (value, column_type, expected) in [
-            (Value::Int(-7), ColumnType::BigInt, "-7"),
-            (Value::Bool(true), ColumnType::Bool, "t"),
-            (Value::Numeric(-5), numeric, "-0.05"),
-            (Value::Numeric(12_345), numeric, "123.45"),
-            (Value::Float(0.1_f32.into()), ColumnType::Real, "0.1"),
-            (Value::Date(0), ColumnType::Date, "1970-01-01"),
-            (Value::Date(19_782), ColumnType::Date, "2024-02-29"),
-            (Value::Date(-719_163), ColumnType::Date, "0001-12-31 BC"),
-            (Value::Timestamp(-1), ColumnType::Timestamp, "1969-12-31 23:59:59.999999"),
-            (Value::Timestamp(1_500_000), ColumnType::TimestampTz, "1970-01-01 00:00:01.5+00"),
+            (Value::Float(1e20), ColumnType::Double, "1e+20"),
+            (Value::Float(f64::NEG_INFINITY), ColumnType::Double, "-Infinity"),
+            (before_christ, ColumnType::TimestampTz, "0001-12-31 00:00:00+00 BC"),
+            (Value::Bytes(b"a\\b".to_vec()), ColumnType::Bytea, "a\\b"),
+            (Value::Text("a".to_owned()), ColumnType::Text { length_max: None }, "a"),
         ] {
             assert_eq!(text(value, column_type).as_deref(), Some(expected));
         }
         assert_eq!(text(Value::Null, ColumnType::Bool), None);
+    }
+
+    #[test]
+    fn a_row_is_a_json_object() {
+        let column = |name: &str, column_type| Column {
+            name: name.to_owned(),
+            column_type,
+            not_null: false,
+            default: None,
+        };
+        let columns = vec![
+            column("a\"", ColumnType::Double),
+            column("b", ColumnType::Double),
+            column("c", ColumnType::Json),
+            column("d", ColumnType::Bytea),
+            column("e", ColumnType::Bool),
+            column("f", ColumnType::Date),
+            column("g", ColumnType::Integer),
+        ];
+        let definition = Definition {
+            schema: "public".to_owned(),
+            name: "t".to_owned(),
+            columns,
+            primary_key: Vec::new(),
+            source: Source::Rows,
+        };
+        let row = vec![
+            Value::Float(1e20),
+            Value::Float(f64::INFINITY),
+            Value::Text("{\"x\":[]}".to_owned()),
+            Value::Bytes(vec![0, 255]),
+            Value::Bool(false),
+            Value::Date(0),
+            Value::Null,
+        ];
+        assert_eq!(
+            json_object(&definition, &row),
+            r#"{"a\"":1e+20,"b":"Infinity","c":{"x":[]},"d":"\\x00ff","e":false,"f":"1970-01-01","g":null}"#
+        );
     }
 }

@@ -570,7 +570,8 @@ impl Generator {
                 ],
                 mode: self.random.pick(&[table::PutMode::InsertOnly, table::PutMode::Upsert]),
             },
-            14..=18 => table::Op::DeleteRow { table, key: self.row_key() },
+            14..=17 => table::Op::DeleteRow { table, key: self.row_key() },
+            18 => table::Op::TellRow { table, key: self.row_key() },
             _ => table::Op::CollectVersions {
                 horizon: CommitTs(self.random.below(1 << 20)),
                 count_max: self.random.below(20) as u32,

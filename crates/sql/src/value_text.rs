@@ -1,113 +1,14 @@
-//! Values as text, in PostgreSQL's formats (ISO dates, hex bytea), and back.
+//! Values from text, in PostgreSQL's formats; to text the table machine writes them.
 
-use proteus_kernel_api::table::{ColumnType, Value, civil_from_days};
+use proteus_kernel_api::table::{ColumnType, Value};
 
 use crate::error::{SqlError, sqlstate};
 
+pub use proteus_kernel_api::table::format_value;
+pub(crate) use proteus_kernel_api::table::scale_of;
+
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
-
-/// The text of a value of a column of type `column_type`; `None` for null.
-pub fn format_value(value: &Value, column_type: ColumnType) -> Option<String> {
-    Some(match value {
-        Value::Null => return None,
-        Value::Bool(true) => "t".to_owned(),
-        Value::Bool(false) => "f".to_owned(),
-        Value::Int(value) => value.to_string(),
-        Value::Float(value) if column_type == ColumnType::Real => format_real(*value),
-        Value::Float(value) => format_float(*value, &format!("{value:e}")),
-        Value::Text(value) => value.clone(),
-        Value::Bytes(value) => {
-            let mut text = String::with_capacity(2 + value.len() * 2);
-            text.push_str("\\x");
-            for byte in value {
-                text.push_str(&format!("{byte:02x}"));
-            }
-            text
-        }
-        Value::Timestamp(micros) => {
-            let zone = if column_type == ColumnType::TimestampTz { "+00" } else { "" };
-            format!("{}{zone}", format_timestamp(*micros))
-        }
-        Value::Date(days) => format_date(i64::from(*days)),
-        Value::Numeric(unscaled) => format_numeric(*unscaled, scale_of(column_type)),
-    })
-}
-
-/// Digits after the point of values of this type.
-pub fn scale_of(column_type: ColumnType) -> u8 {
-    match column_type {
-        ColumnType::Numeric { scale, .. } => scale,
-        _ => 0,
-    }
-}
-
-fn format_real(value: f64) -> String {
-    #[allow(clippy::cast_possible_truncation, reason = "a real column holds 32-bit floats")]
-    let real = value as f32;
-    format_float(value, &format!("{real:e}"))
-}
-
-/// Shortest digits that read back as the same number; exponents as PostgreSQL writes them.
-fn format_float(value: f64, scientific: &str) -> String {
-    if value.is_nan() {
-        return "NaN".to_owned();
-    }
-    if value.is_infinite() {
-        return if value > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
-    }
-    let Some((mantissa, exponent)) = scientific.split_once('e') else {
-        return scientific.to_owned();
-    };
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if !(-4..15).contains(&exponent) {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        return format!("{mantissa}e{sign}{:02}", exponent.abs());
-    }
-    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
-    let digits: String = mantissa.chars().filter(|c| *c != '.').collect();
-    let point = exponent + 1;
-    if point <= 0 {
-        return format!("{sign}0.{}{digits}", "0".repeat(point.unsigned_abs() as usize));
-    }
-    let point = point as usize;
-    if digits.len() <= point {
-        return format!("{sign}{digits}{}", "0".repeat(point - digits.len()));
-    }
-    format!("{sign}{}.{}", &digits[..point], &digits[point..])
-}
-
-fn format_numeric(unscaled: i128, scale: u8) -> String {
-    let scale = usize::from(scale);
-    let sign = if unscaled < 0 { "-" } else { "" };
-    let digits = format!("{:0>width$}", unscaled.unsigned_abs(), width = scale + 1);
-    let (whole, fraction) = digits.split_at(digits.len() - scale);
-    if scale == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
-}
-
-fn format_date(days: i64) -> String {
-    let (year, month, day) = civil_from_days(days);
-    if year <= 0 {
-        format!("{:04}-{month:02}-{day:02} BC", 1 - year)
-    } else {
-        format!("{year:04}-{month:02}-{day:02}")
-    }
-}
-
-fn format_timestamp(micros: i64) -> String {
-    let days = micros.div_euclid(MICROS_PER_DAY);
-    let of_day = micros.rem_euclid(MICROS_PER_DAY);
-    let (seconds, fraction) = (of_day / MICROS_PER_SECOND, of_day % MICROS_PER_SECOND);
-    let date = format_date(days);
-    let (date, era) = date.strip_suffix(" BC").map_or((date.as_str(), ""), |date| (date, " BC"));
-    let time = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-    let fraction = if fraction == 0 {
-        String::new()
-    } else {
-        format!(".{}", format!("{fraction:06}").trim_end_matches('0'))
-    };
-    format!("{date} {time}{fraction}{era}")
-}
 
 /// Reads a value of type `column_type` from text.
 ///
@@ -387,6 +288,8 @@ mod tests {
             ("1e-5", ColumnType::Double, "1e-05"),
             ("0.00012", ColumnType::Double, "0.00012"),
             ("100", ColumnType::Double, "100"),
+            ("1000000", ColumnType::Real, "1e+06"),
+            ("123456.7", ColumnType::Real, "123456.7"),
             ("-inf", ColumnType::Double, "-Infinity"),
             ("1.005", numeric, "1.01"),
             ("-0.5", numeric, "-0.50"),

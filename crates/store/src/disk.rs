@@ -8,6 +8,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
 
 use crate::image::{self, DiskImage};
 use crate::layered::Change;
+use crate::short::{Key, Value};
 use crate::{Direction, KEY_BYTES_MAX, StoreError};
 
 /// Blocks of the tree kept in memory, in bytes. Hot rows live in the tables above; this serves the
@@ -108,7 +109,7 @@ impl DiskStore {
         let range = self.keyspace.range::<&[u8], _>(start..end);
         let open = move |guard: fjall::Guard| {
             let (key, value) = guard.into_inner().map_err(|error| self.io(&error))?;
-            Ok((Bytes::from(key), Some(Bytes::from(value))))
+            Ok((Key::from(&key[..]), Value::from(Bytes::from(value))))
         };
         match direction {
             Direction::Ascending => Box::new(range.map(open)),
@@ -119,14 +120,15 @@ impl DiskStore {
     /// Writes changes, which come in the order of their keys, in one atomic step.
     pub(crate) fn ingest<'a>(
         &self,
-        changes: impl Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
+        changes: impl Iterator<Item = (&'a Key, &'a Value)>,
     ) -> Result<(), StoreError> {
         let io = |error: fjall::Error| self.io(&error);
         let mut ingestion = self.keyspace.start_ingestion().map_err(io)?;
         for (key, value) in changes {
-            match value {
-                Some(value) => ingestion.write(key.clone(), value.clone()).map_err(io)?,
-                None => ingestion.write_tombstone(key.clone()).map_err(io)?,
+            let key: &[u8] = key.as_ref();
+            match value.bytes() {
+                Some(value) => ingestion.write(key, value).map_err(io)?,
+                None => ingestion.write_tombstone(key).map_err(io)?,
             }
         }
         ingestion.finish().map_err(io)

@@ -24,6 +24,7 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, Readable, Snapshot};
 use proteus_env::disk::{is_directory, remove_directory, rename};
 
+use crate::short::{Key, Value};
 use crate::{DiskStore, KEY_BYTES_MAX, StoreError};
 
 /// Chunks are about this large on average.
@@ -107,9 +108,9 @@ fn ends_chunk(key: &[u8], pair_bytes: usize) -> bool {
 pub struct IncomingStore {
     directory: PathBuf,
     disk: DiskStore,
-    pairs: Vec<(Bytes, Option<Bytes>)>,
+    pairs: Vec<(Key, Value)>,
     pairs_bytes: usize,
-    last_key: Bytes,
+    last_key: Key,
 }
 
 impl IncomingStore {
@@ -127,7 +128,7 @@ impl IncomingStore {
             disk,
             pairs: Vec::new(),
             pairs_bytes: 0,
-            last_key: Bytes::new(),
+            last_key: Key::from(&[][..]),
         })
     }
 
@@ -151,8 +152,9 @@ impl IncomingStore {
             if key <= self.last_key.as_ref() {
                 return Err(damaged());
             }
-            self.last_key = Bytes::copy_from_slice(key);
-            self.pairs.push((self.last_key.clone(), Some(Bytes::copy_from_slice(value))));
+            self.last_key = Key::from(key);
+            let value = Value::from(Bytes::copy_from_slice(value));
+            self.pairs.push((self.last_key.clone(), value));
             self.pairs_bytes += key_bytes + value_bytes;
             rest = after;
         }
@@ -165,7 +167,7 @@ impl IncomingStore {
     /// If the disk fails.
     pub fn replace(&mut self, key: Bytes, value: Bytes) -> Result<(), StoreError> {
         self.ingest()?;
-        self.disk.ingest([(&key, &Some(value))].into_iter())
+        self.disk.ingest([(&Key::from(&key[..]), &Value::from(value))].into_iter())
     }
 
     fn ingest(&mut self) -> Result<(), StoreError> {
@@ -242,11 +244,11 @@ fn failed(directory: &Path, error: &io::Error) -> StoreError {
 mod tests {
     use super::*;
 
-    fn pair(key: &str, value: &str) -> (Bytes, Option<Bytes>) {
-        (Bytes::copy_from_slice(key.as_bytes()), Some(Bytes::copy_from_slice(value.as_bytes())))
+    fn pair(key: &str, value: &str) -> (Key, Value) {
+        (Key::from(key.as_bytes()), Value::from(Bytes::copy_from_slice(value.as_bytes())))
     }
 
-    fn ingest(disk: &DiskStore, pairs: &[(Bytes, Option<Bytes>)]) {
+    fn ingest(disk: &DiskStore, pairs: &[(Key, Value)]) {
         disk.ingest(pairs.iter().map(|(key, value)| (key, value))).unwrap();
     }
 
@@ -273,10 +275,10 @@ mod tests {
         drop(present);
         let installed = incoming.install().unwrap();
         let value = |key: &str| installed.get(key.as_bytes()).unwrap();
-        assert_eq!(value("a"), pair("", "1").1);
-        assert_eq!(value("d"), pair("", &long).1);
+        assert_eq!(value("a"), pair("", "1").1.bytes());
+        assert_eq!(value("d"), pair("", &long).1.bytes());
         assert_eq!((value("e"), value("z")), (None, None));
-        assert_eq!(source.get(b"a").unwrap(), pair("", "2").1);
+        assert_eq!(source.get(b"a").unwrap(), pair("", "2").1.bytes());
         assert!(
             !is_directory(&beside(&place, ".incoming")) && !is_directory(&beside(&place, ".old"))
         );
@@ -303,7 +305,11 @@ mod tests {
             }
             let expected = if renames == 2 { "new" } else { "old" };
             let opened = DiskStore::open(&place).unwrap();
-            assert_eq!(opened.get(b"k").unwrap(), pair("", expected).1, "after {renames} renames");
+            assert_eq!(
+                opened.get(b"k").unwrap(),
+                pair("", expected).1.bytes(),
+                "after {renames} renames"
+            );
         }
     }
 

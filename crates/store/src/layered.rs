@@ -9,6 +9,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::rows::Rows;
+use crate::short::{Key, Value};
 use crate::table::Table;
 use crate::{Direction, DiskImage, DiskStore, Read, State, StoreError, Visit};
 
@@ -120,16 +121,16 @@ impl LayeredStore {
 impl Read for LayeredStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         if let Some(value) = self.active.get(key) {
-            return Ok(value.clone());
+            return Ok(value.bytes());
         }
         if let Some(frozen) = &self.frozen
             && let Some(value) = frozen.get(key)
         {
-            return Ok(value.clone());
+            return Ok(value.bytes());
         }
         let Some(disk) = &self.disk else { return Ok(None) };
         if let Some(value) = disk.rows.get(key) {
-            return Ok(value);
+            return Ok(value.bytes());
         }
         let value = disk.store.get(key)?;
         disk.rows.read(key, value.as_ref());
@@ -158,8 +159,8 @@ impl Read for LayeredStore {
             direction,
         };
         while let Some((key, value)) = merge.next()? {
-            if let Some(value) = value
-                && let ControlFlow::Break(()) = visit(&key, &value)
+            if let Some(value) = value.bytes()
+                && let ControlFlow::Break(()) = visit(key.as_ref(), &value)
             {
                 break;
             }
@@ -171,12 +172,12 @@ impl Read for LayeredStore {
 impl State for LayeredStore {
     fn put(&mut self, key: Bytes, value: Bytes) {
         self.digest = xxh3_64_with_seed(&value, xxh3_64_with_seed(&key, self.digest));
-        self.active.put(key, Some(value));
+        self.active.put(&key, Value::from(value));
     }
 
     fn delete(&mut self, key: Bytes) {
         self.digest = !xxh3_64_with_seed(&key, self.digest);
-        self.active.put(key, None);
+        self.active.put(&key, Value::Absent);
     }
 
     fn savepoint(&mut self) {
@@ -191,13 +192,13 @@ impl State for LayeredStore {
 }
 
 /// A key with its value, or with none if it was deleted.
-pub(crate) type Change = (Bytes, Option<Bytes>);
+pub(crate) type Change = (Key, Value);
 
 fn in_direction<'a>(
-    range: impl DoubleEndedIterator<Item = (&'a Bytes, &'a Option<Bytes>)> + 'a,
+    range: impl DoubleEndedIterator<Item = (&'a Key, &'a Value)> + 'a,
     direction: Direction,
 ) -> Box<dyn Iterator<Item = Change> + 'a> {
-    let owned = |(key, value): (&Bytes, &Option<Bytes>)| (key.clone(), value.clone());
+    let owned = |(key, value): (&Key, &Value)| (key.clone(), value.clone());
     match direction {
         Direction::Ascending => Box::new(range.map(owned)),
         Direction::Descending => Box::new(range.rev().map(owned)),
@@ -229,14 +230,14 @@ where
             disk_key,
         ];
         let direction = self.direction;
-        let before = |a: &Bytes, b: &Bytes| match direction {
+        let before = |a: &Key, b: &Key| match direction {
             Direction::Ascending => a.cmp(b),
             Direction::Descending => b.cmp(a),
         };
         let Some(next) = keys.into_iter().flatten().min_by(|a, b| before(a, b)).cloned() else {
             return Ok(None);
         };
-        let is_next = |key: &Bytes| before(key, &next) == Ordering::Equal;
+        let is_next = |key: &Key| before(key, &next) == Ordering::Equal;
         let active = self.active.next_if(|(key, _)| is_next(key));
         let frozen = self.frozen.next_if(|(key, _)| is_next(key));
         let disk = self.disk.next_if(|item| item.as_ref().is_ok_and(|(key, _)| is_next(key)));

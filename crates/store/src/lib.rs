@@ -15,6 +15,7 @@ mod disk;
 mod image;
 mod layered;
 mod rows;
+mod short;
 mod table;
 
 use std::ops::ControlFlow;

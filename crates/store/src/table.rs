@@ -1,59 +1,107 @@
 //! A table in memory, with an undo record for the minitransaction under way.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 use std::ops::Bound;
 
-use bytes::Bytes;
 use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 
-/// Bytes that an entry costs beyond its key and value: its share of tree and hash table, and three
-/// handles.
-const ENTRY_OVERHEAD_BYTES: usize = 152;
+use crate::short::{Key, Value};
 
-/// Changes not yet on disk. `None` under a key means: deleted, whatever lies below.
+/// Bytes that an entry costs beyond what its key and value have apart: its row, and its share of tree and
+/// hash table.
+const ENTRY_OVERHEAD_BYTES: usize = 160;
+
+/// Rows of a piece: growing by one copies nothing, and wastes little.
+const PIECE_ROWS: usize = 4096;
+
+/// Changes not yet on disk. [`Value::Absent`] under a key means: deleted, whatever lies below.
 ///
-/// Point reads and overwrites, most of what state machines do, find their entry by hash: a descent
-/// through a tree of keys costs a miss of the processor's cache for nearly every comparison. The
+/// Rows stand in the order in which their keys came. Point reads and overwrites, most of what state
+/// machines do, find theirs by hash, in a table of numbers that is small enough to stay in the
+/// processor's cache for long; a descent through a tree of keys would miss it at nearly every node. The
 /// order of keys is kept beside it and changes only when a key is new. Nothing is ever visited in
 /// the order of the hash table, which is not the same on any two nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    /// The keys of `values`, no more and no less.
-    keys: BTreeSet<Bytes>,
-    values: HashMap<Bytes, Option<Bytes>, RandomState>,
-    undo: Vec<(Bytes, Option<Option<Bytes>>)>,
+    rows: Rows,
+    /// Numbers of all rows, by the hash of their keys.
+    by_hash: HashTable<u32>,
+    hashes: RandomState,
+    /// Numbers of all rows, by their keys.
+    by_key: BTreeMap<Key, u32>,
+    undo: Vec<Undo>,
     size_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Row {
+    key: Key,
+    value: Value,
+}
+
+#[derive(Debug)]
+enum Undo {
+    /// The row had this value.
+    Replaced(u32, Value),
+    /// The last row was not there.
+    Added,
 }
 
 impl Table {
     /// What the table knows of `key`: nothing, its value, or that it was deleted.
-    pub(crate) fn get(&self, key: &[u8]) -> Option<&Option<Bytes>> {
-        self.values.get(key)
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&Value> {
+        let number = self.find(self.hashes.hash_one(key), key)?;
+        self.rows.get(number).map(|row| &row.value)
+    }
+
+    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        let is_it =
+            |number: &u32| self.rows.get(*number).is_some_and(|row| row.key.as_ref() == key);
+        self.by_hash.find(hash, is_it).copied()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.by_key.is_empty()
     }
 
     /// All changes in the order of their keys.
-    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (&Bytes, &Option<Bytes>)> {
-        self.keys.iter().filter_map(|key| self.values.get_key_value(key))
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (&Key, &Value)> {
+        self.by_key.iter().filter_map(|(key, number)| Some((key, &self.rows.get(*number)?.value)))
     }
 
     /// Changes of keys within `bounds`, in the order of their keys.
     pub(crate) fn range(
         &self,
         bounds: (Bound<&[u8]>, Bound<&[u8]>),
-    ) -> impl DoubleEndedIterator<Item = (&Bytes, &Option<Bytes>)> {
-        self.keys.range::<[u8], _>(bounds).filter_map(|key| self.values.get_key_value(key))
+    ) -> impl DoubleEndedIterator<Item = (&Key, &Value)> {
+        self.by_key
+            .range::<[u8], _>(bounds)
+            .filter_map(|(key, number)| Some((key, &self.rows.get(*number)?.value)))
     }
 
-    pub(crate) fn put(&mut self, key: Bytes, value: Option<Bytes>) {
-        let added = cost(&key, Some(&value));
-        let before = self.set(&key, value);
-        let freed = cost(&key, before.as_ref());
-        self.size_bytes = self.size_bytes + added - freed;
-        self.undo.push((key, before));
+    pub(crate) fn put(&mut self, key: &[u8], value: Value) {
+        let hash = self.hashes.hash_one(key);
+        let present = self.find(hash, key);
+        if let Some(number) = present
+            && let Some(row) = self.rows.get_mut(number)
+        {
+            self.size_bytes += value.apart_bytes();
+            let before = std::mem::replace(&mut row.value, value);
+            self.size_bytes -= before.apart_bytes();
+            self.undo.push(Undo::Replaced(number, before));
+            return;
+        }
+        let key = Key::from(key);
+        self.size_bytes += cost(&key, &value);
+        let number = self.rows.push(Row { key: key.clone(), value });
+        self.by_key.insert(key, number);
+        let (rows, hashes) = (&self.rows, &self.hashes);
+        let hash_again =
+            |number: &u32| rows.get(*number).map_or(0, |row| hashes.hash_one(row.key.as_ref()));
+        self.by_hash.insert_unique(hash, number, hash_again);
+        self.undo.push(Undo::Added);
     }
 
     pub(crate) fn savepoint(&mut self) {
@@ -61,36 +109,144 @@ impl Table {
     }
 
     pub(crate) fn rollback(&mut self) {
-        while let Some((key, before)) = self.undo.pop() {
-            let added = cost(&key, before.as_ref());
-            let current = match before {
-                Some(value) => self.set(&key, value),
-                None => {
-                    self.keys.remove(&key);
-                    self.values.remove(&key)
+        while let Some(undo) = self.undo.pop() {
+            match undo {
+                Undo::Replaced(number, before) => {
+                    if let Some(row) = self.rows.get_mut(number) {
+                        self.size_bytes += before.apart_bytes();
+                        let after = std::mem::replace(&mut row.value, before);
+                        self.size_bytes -= after.apart_bytes();
+                    }
                 }
-            };
-            self.size_bytes = self.size_bytes + added - cost(&key, current.as_ref());
+                Undo::Added => self.remove_last(),
+            }
+        }
+    }
+
+    /// Removes the row that was added last.
+    fn remove_last(&mut self) {
+        let Some((number, row)) = self.rows.pop() else { return };
+        self.size_bytes -= cost(&row.key, &row.value);
+        self.by_key.remove(&row.key);
+        let hash = self.hashes.hash_one(row.key.as_ref());
+        if let Ok(entry) = self.by_hash.find_entry(hash, |other| *other == number) {
+            entry.remove();
         }
     }
 
     pub(crate) fn size_bytes(&self) -> usize {
         self.size_bytes
     }
+}
 
-    fn set(&mut self, key: &Bytes, value: Option<Bytes>) -> Option<Option<Bytes>> {
-        if let Some(present) = self.values.get_mut(key) {
-            return Some(std::mem::replace(present, value));
+fn cost(key: &Key, value: &Value) -> usize {
+    // Tree and row share a key that stands apart.
+    key.apart_bytes() + value.apart_bytes() + ENTRY_OVERHEAD_BYTES
+}
+
+/// Rows by number, in pieces.
+#[derive(Debug, Default)]
+struct Rows {
+    /// All full but the last.
+    pieces: Vec<Vec<Row>>,
+}
+
+impl Rows {
+    fn get(&self, number: u32) -> Option<&Row> {
+        let number = number as usize;
+        self.pieces.get(number / PIECE_ROWS)?.get(number % PIECE_ROWS)
+    }
+
+    fn get_mut(&mut self, number: u32) -> Option<&mut Row> {
+        let number = number as usize;
+        self.pieces.get_mut(number / PIECE_ROWS)?.get_mut(number % PIECE_ROWS)
+    }
+
+    /// The number that the next row gets.
+    fn end(&self) -> usize {
+        let last = self.pieces.last().map_or(0, Vec::len);
+        self.pieces.len().saturating_sub(1) * PIECE_ROWS + last
+    }
+
+    fn push(&mut self, row: Row) -> u32 {
+        let number = u32::try_from(self.end()).expect("rows that memory has no room for");
+        match self.pieces.last_mut() {
+            Some(piece) if piece.len() < PIECE_ROWS => piece.push(row),
+            // A table may stay small.
+            None => self.pieces.push(vec![row]),
+            Some(_) => {
+                let mut piece = Vec::with_capacity(PIECE_ROWS);
+                piece.push(row);
+                self.pieces.push(piece);
+            }
         }
-        self.keys.insert(key.clone());
-        self.values.insert(key.clone(), value);
-        None
+        number
+    }
+
+    fn pop(&mut self) -> Option<(u32, Row)> {
+        let number = u32::try_from(self.end().checked_sub(1)?).ok()?;
+        let piece = self.pieces.last_mut()?;
+        let row = piece.pop()?;
+        if piece.is_empty() {
+            self.pieces.pop();
+        }
+        Some((number, row))
     }
 }
 
-fn cost(key: &Bytes, entry: Option<&Option<Bytes>>) -> usize {
-    match entry {
-        None => 0,
-        Some(value) => key.len() + value.as_ref().map_or(0, Bytes::len) + ENTRY_OVERHEAD_BYTES,
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap as Model;
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn told(table: &Table) -> Vec<(Vec<u8>, Option<Bytes>)> {
+        table.iter().map(|(key, value)| (key.as_ref().to_vec(), value.bytes())).collect()
+    }
+
+    /// Keys and values short and long, more rows than a piece has, and undone steps between.
+    #[test]
+    fn steps_are_as_in_a_map_and_undone_as_if_they_had_not_been() {
+        let mut table = Table::default();
+        let mut model: Model<Vec<u8>, Option<Bytes>> = Model::new();
+        let mut seed = 7u64;
+        let mut draw = |end: u64| {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % end
+        };
+        for step in 0..6_000 {
+            table.savepoint();
+            let is_undone = draw(20) == 0;
+            let kept = is_undone.then(|| (model.clone(), table.size_bytes()));
+            for _ in 0..=draw(3) {
+                let number = draw(9_000);
+                let key =
+                    format!("{number}{}", "k".repeat(draw(2) as usize * number as usize % 60));
+                let value = match draw(4) {
+                    0 => None,
+                    kind => Some(Bytes::from("v".repeat(kind as usize * 20))),
+                };
+                table.put(key.as_bytes(), Value::from(value.clone()));
+                model.insert(key.into_bytes(), value);
+            }
+            if let Some((kept, size_bytes)) = kept {
+                table.rollback();
+                assert_eq!(table.size_bytes(), size_bytes);
+                model = kept;
+            }
+            if step % 1_000 == 0 {
+                assert_eq!(told(&table), model.clone().into_iter().collect::<Vec<_>>());
+            }
+        }
+        assert!(model.len() > PIECE_ROWS, "{} rows", model.len());
+        assert_eq!(told(&table), model.clone().into_iter().collect::<Vec<_>>());
+        for (key, value) in &model {
+            assert_eq!(table.get(key).and_then(Value::bytes), *value);
+        }
+        assert!(table.get(b"no such key").is_none());
     }
 }

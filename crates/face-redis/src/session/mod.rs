@@ -3,6 +3,7 @@
 mod clients;
 mod connection;
 mod messages;
+mod replica;
 mod rights;
 mod server;
 mod tracking;
@@ -105,6 +106,9 @@ struct Session {
     /// The arguments of the read just answered.
     last_read: Vec<Bytes>,
     is_closing: bool,
+    /// What this client has said of itself as a replica, and what it has asked for.
+    replica: replica::About,
+    wanted: Option<replica::Wanted>,
     /// A read may follow: this node has what was acknowledged anywhere before the last receipt.
     is_current: bool,
 }
@@ -169,6 +173,8 @@ impl Session {
             has_failed: false,
             last_read: Vec::new(),
             is_closing: false,
+            replica: replica::About::default(),
+            wanted: None,
             is_current: false,
         }
     }
@@ -182,6 +188,9 @@ impl Session {
             }
             self.take_pushes();
             self.write_output().await?;
+            if let Some(wanted) = self.wanted.take() {
+                return self.serve_replica(wanted, &mut input).await;
+            }
             malformed.map_err(|malformed| ConnectionError::Malformed(malformed.0))?;
             if self.is_closing || self.client.is_killed() {
                 self.connection.stream.shutdown().await?;
@@ -253,7 +262,7 @@ impl Session {
         self.now_s = (self.face.clock.wall_ms() / 1000) as u32;
         self.since = started;
         let mut calls = Calls::default();
-        while !self.is_closing && !self.client.is_killed() {
+        while !self.is_closing && self.wanted.is_none() && !self.client.is_killed() {
             let limits = if self.is_admitted { Limits::ADMITTED } else { Limits::UNAUTHENTICATED };
             let arguments = match codec::decode(input, limits) {
                 Ok(Some(arguments)) => arguments,
@@ -570,6 +579,9 @@ impl Session {
                 Reply::OK
             }
             OwnCommand::Ping => messages::subscribed_ping(arguments),
+            OwnCommand::ReplConf => self.replconf(arguments),
+            OwnCommand::Psync => return self.psync(arguments),
+            OwnCommand::Wait => self.wait_copies(arguments).await,
             own => self.about_server(own, arguments).await,
         })
     }

@@ -87,7 +87,6 @@ impl Session {
 
     /// Where memory is bounded: the refusal of a command that needs some where there is none, once what can go has gone.
     pub(super) async fn refuse_for_memory(&mut self, found: Found) -> Option<Reply> {
-        let settings = &self.face.hub.settings;
         if self.has_room {
             return None;
         }
@@ -96,7 +95,7 @@ impl Session {
             return None;
         }
         let now_ms = self.face.clock.wall_ms();
-        match self.face.evictor.make_room(&*self.face.kernel, settings, now_ms).await {
+        match self.face.evictor.make_room(&*self.face.kernel, &self.face.hub, now_ms).await {
             Ok(true) => {
                 self.has_room = true;
                 None

@@ -66,7 +66,6 @@ impl Session {
             OwnCommand::BgRewriteAof => {
                 Reply::status("Background append only file rewriting started")
             }
-            OwnCommand::Wait => self.wait_copies(arguments),
             OwnCommand::WaitAof => self.wait_aof(arguments),
             OwnCommand::Lolwut => Reply::Verbatim("txt", Bytes::from_static(b"Redis ver. 7.4.0\n")),
             OwnCommand::Memory => self.memory(arguments),

@@ -19,7 +19,7 @@ use crate::{Class, KEY_BYTES_MAX};
 pub(super) const TABLE: &[Command] = &[
     command("dump", 2, READ, ONE, Group::Generic, dump),
     command("restore", -4, WRITE, ONE, Group::Generic, restore),
-    command("restore-asking", -4, WRITE, ONE, Group::Generic, restore),
+    command("restore-asking", -4, WRITE, ONE, Group::Server, restore),
 ];
 
 /// A key's value apart from the store.

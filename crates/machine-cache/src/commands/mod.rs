@@ -97,6 +97,30 @@ pub enum Group {
     Cluster,
 }
 
+impl Group {
+    /// Redis' word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Group::Generic => "generic",
+            Group::String => "string",
+            Group::Bitmap => "bitmap",
+            Group::List => "list",
+            Group::Set => "set",
+            Group::SortedSet => "sorted-set",
+            Group::Hash => "hash",
+            Group::Stream => "stream",
+            Group::HyperLogLog => "hyperloglog",
+            Group::Geo => "geo",
+            Group::PubSub => "pubsub",
+            Group::Scripting => "scripting",
+            Group::Connection => "connection",
+            Group::Transactions => "transactions",
+            Group::Server => "server",
+            Group::Cluster => "cluster",
+        }
+    }
+}
+
 /// Where a command's keys stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::connect;
-use super::load::{Loader, Source, load};
+use super::load::{Loader, Sent, Source, load};
 use crate::cli::print;
 
 /// Where the place in the primary's stream is kept: a hash of database 0.
@@ -29,6 +29,9 @@ const BATCH_COMMANDS: usize = 1_000;
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
 const READ_BYTES: usize = 64 * 1024;
+
+/// How often the copy's progress is shown, in bytes of it.
+const SHOWN_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How often the primary is told how far we are, and progress is shown.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -52,11 +55,22 @@ struct Cursor {
 
 /// What came of asking for the stream.
 enum Sync {
-    /// From here on, behind a copy of so many bytes.
-    Full(Cursor, u64),
+    /// From here on, behind a copy.
+    Full(Cursor, CopyEnd),
     /// Where we were, perhaps by a new name of the stream.
     Partial(Option<String>),
 }
+
+/// Where a copy ends.
+enum CopyEnd {
+    /// After so many bytes.
+    Bytes(u64),
+    /// Before these bytes.
+    Mark(Vec<u8>),
+}
+
+/// Length of a mark.
+const MARK_BYTES: usize = 40;
 
 struct Primary {
     socket: TcpStream,
@@ -124,8 +138,7 @@ impl Primary {
         }
         primary.ask(&["PING"]).await?;
         primary.ask(&["REPLCONF", "listening-port", "0"]).await?;
-        // Without `capa eof` the copy comes with its length before it.
-        primary.ask(&["REPLCONF", "capa", "psync2"]).await?;
+        primary.ask(&["REPLCONF", "capa", "eof", "capa", "psync2"]).await?;
         Ok(primary)
     }
 
@@ -144,9 +157,15 @@ impl Primary {
                 let offset = offset.parse().map_err(|_| format!("no offset in '{answer}'"))?;
                 let cursor = Cursor { replication_id: (*id).to_owned(), offset, db: 0 };
                 let head = self.line().await?;
-                let length = head.strip_prefix('$').and_then(|text| text.parse().ok());
-                let length = length.ok_or_else(|| format!("no length of the copy in '{head}'"))?;
-                Ok(Sync::Full(cursor, length))
+                let end = match head.strip_prefix("$EOF:") {
+                    Some(mark) if mark.len() == MARK_BYTES => Some(CopyEnd::Mark(mark.into())),
+                    _ => head
+                        .strip_prefix('$')
+                        .and_then(|text| text.parse().ok())
+                        .map(CopyEnd::Bytes),
+                };
+                let end = end.ok_or_else(|| format!("no length of the copy in '{head}'"))?;
+                Ok(Sync::Full(cursor, end))
             }
             _ => Err(format!("the primary answered PSYNC with '{answer}'")),
         }
@@ -179,7 +198,7 @@ async fn copy(
     node: &mut MultiplexedConnection,
     primary: &mut Primary,
     plan: &Plan,
-    (cursor, length): (&Cursor, u64),
+    (cursor, end): (&Cursor, &CopyEnd),
 ) -> Result<(), String> {
     if plan.flush {
         redis::cmd("FLUSHALL").query_async::<()>(node).await.map_err(failed)?;
@@ -195,7 +214,11 @@ async fn copy(
         }
         redis::cmd("SELECT").arg(0).query_async::<()>(node).await.map_err(failed)?;
     }
-    print(&format!("copying {length} bytes\n"))?;
+    let (length, mark) = match end {
+        CopyEnd::Bytes(length) => (*length, &[][..]),
+        CopyEnd::Mark(mark) => (u64::MAX, &mark[..]),
+    };
+    print("copying\n")?;
     let ahead = primary
         .input
         .split_to(primary.input.len().min(usize::try_from(length).unwrap_or(usize::MAX)));
@@ -203,14 +226,21 @@ async fn copy(
     let mut loader = Loader::new(node, true);
     let mut shown = 0;
     let mut progress = |keys: u64, bytes: u64| {
-        // Sixteen lines for a copy of any size.
-        if bytes - shown > length / 16 {
+        if bytes - shown > SHOWN_BYTES {
             shown = bytes;
-            let _ = print(&format!("{keys} keys, {bytes} of {length} bytes\n"));
+            let _ = print(&format!("{keys} keys, {bytes} bytes\n"));
         }
     };
-    load(&mut loader, Source::Socket(ahead, &mut primary.socket, left), &mut progress).await?;
+    let sent = Sent { ahead, socket: &mut primary.socket, left, mark };
+    let behind = load(&mut loader, Source::Socket(sent), &mut progress).await?;
     let keys = loader.key_count;
+    primary.input.unsplit(behind);
+    while primary.input.len() < mark.len() {
+        primary.fill().await?;
+    }
+    if primary.input.split_to(mark.len()) != mark {
+        return Err("the primary's copy does not end with its mark".to_owned());
+    }
     let mut pipeline = redis::pipe();
     pipeline.atomic();
     put_cursor(&mut pipeline, cursor);
@@ -296,8 +326,10 @@ pub(super) async fn run(node: &mut MultiplexedConnection, plan: &Plan) -> Result
     let mut primary = Primary::open(plan).await?;
     let known = read_cursor(node).await?;
     let mut cursor = match primary.sync(known.as_ref()).await? {
-        Sync::Full(cursor, length) => {
-            copy(node, &mut primary, plan, (&cursor, length)).await?;
+        Sync::Full(cursor, end) => {
+            copy(node, &mut primary, plan, (&cursor, &end)).await?;
+            // The stream comes once the primary knows that the copy was taken.
+            primary.send(&["REPLCONF", "ACK", &cursor.offset.to_string()]).await?;
             cursor
         }
         Sync::Partial(id) => {

@@ -203,23 +203,41 @@ fn elements(value: &Dumped) -> Option<(&'static str, Vec<Vec<Bytes>>)> {
 /// Where a file is read.
 pub(super) enum Source<'a> {
     Disk(std::fs::File),
-    /// So many more bytes of what a primary sends.
-    /// What was read ahead comes first.
-    Socket(BytesMut, &'a mut TcpStream, u64),
+    /// What a primary sends.
+    Socket(Sent<'a>),
+}
+
+/// A copy on its way from a primary.
+pub(super) struct Sent<'a> {
+    /// What was read of it already.
+    pub(super) ahead: BytesMut,
+    pub(super) socket: &'a mut TcpStream,
+    /// So many more bytes, at most.
+    pub(super) left: u64,
+    /// What stands behind it, and before anything else; nothing if its length is known.
+    pub(super) mark: &'a [u8],
 }
 
 impl Source<'_> {
+    /// Whether nothing more is to be waited for.
+    fn is_whole(&self, buffer: &[u8]) -> bool {
+        match self {
+            Source::Disk(_) => false,
+            Source::Socket(sent) => !sent.mark.is_empty() && buffer.ends_with(sent.mark),
+        }
+    }
+
     /// Reads on; says how many bytes, 0 at the end.
     async fn read(&mut self, buffer: &mut BytesMut) -> std::io::Result<usize> {
         let mut piece = vec![0; READ_BYTES];
         let count = match self {
             Source::Disk(file) => file.read(&mut piece)?,
-            Source::Socket(ahead, _, _) if !ahead.is_empty() => {
+            Source::Socket(Sent { ahead, .. }) if !ahead.is_empty() => {
                 buffer.extend_from_slice(&std::mem::take(ahead));
                 return Ok(buffer.len());
             }
-            Source::Socket(_, _, 0) => 0,
-            Source::Socket(_, socket, left) => {
+            Source::Socket(Sent { left: 0, .. }) => 0,
+            Source::Socket(Sent { socket, left, .. }) => {
                 let wanted = READ_BYTES.min(usize::try_from(*left).unwrap_or(READ_BYTES));
                 let count = socket.read(&mut piece[..wanted]).await?;
                 *left -= count as u64;
@@ -233,21 +251,22 @@ impl Source<'_> {
     }
 }
 
-/// Loads a file.
+/// Loads a file; returns what was read behind its end.
 pub(super) async fn load(
     loader: &mut Loader<'_>,
     mut source: Source<'_>,
     progress: &mut impl FnMut(u64, u64),
-) -> Result<(), String> {
+) -> Result<BytesMut, String> {
     let (mut parts, mut buffer) = (Parts::default(), BytesMut::new());
     let (mut read_bytes, mut wanted, mut has_ended) = (0, 0, false);
     loop {
-        if buffer.len() >= wanted || has_ended {
+        if buffer.len() >= wanted || has_ended || source.is_whole(&buffer) {
             match parts.next(&buffer).map_err(|error| error.to_string())? {
-                Some((Part::End, _)) => {
+                Some((Part::End, used)) => {
                     loader.flush().await?;
                     progress(loader.key_count, read_bytes);
-                    return Ok(());
+                    buffer.advance(used);
+                    return Ok(buffer);
                 }
                 Some((part, used)) => {
                     buffer.advance(used);

@@ -119,6 +119,38 @@ fn a_file_carries_all_keys_from_one_node_to_another() {
     assert!(error.contains("ends early"), "{error}");
 }
 
+#[test]
+fn a_node_is_copied_and_followed_like_a_primary() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (primary, mut node) = (NodeProcess::start(first.path()), NodeProcess::start(second.path()));
+    runtime().block_on(fill(&primary.redis_url()));
+    let address = primary.address(6379).to_string();
+    run(&node, &["follow", &address, "--until-caught-up"]).unwrap();
+    let both = |node: &NodeProcess| {
+        let (there, here) = (primary.redis_url(), node.redis_url());
+        let (there, here) =
+            runtime().block_on(async { (fingerprint(&there).await, fingerprint(&here).await) });
+        // Its cursor is a key more.
+        let kept = |lines: Vec<String>| -> Vec<String> {
+            lines.into_iter().filter(|line| !line.starts_with("DBSIZE")).collect()
+        };
+        (kept(there), kept(here))
+    };
+    let (there, here) = both(&node);
+    assert_eq!(here, there);
+    runtime().block_on(async {
+        for line in ["RPUSH l d", "DEL z", "XADD st 2-1 f w", "HINCRBY h n 5", "INCR n"] {
+            let _: redis::Value = ask(&primary.redis_url(), line).await;
+        }
+    });
+    node.kill_and_restart();
+    let said = run(&node, &["follow", &address, "--until-caught-up"]).unwrap();
+    assert!(said.contains("going on at offset"), "{said}");
+    let (there, here) = both(&node);
+    assert_eq!(here, there);
+    assert_eq!(runtime().block_on(ask::<i64>(&node.redis_url(), "GET n")), 1);
+}
+
 /// A redis-server of its own; `None` where none is installed.
 struct RealRedis {
     child: Child,

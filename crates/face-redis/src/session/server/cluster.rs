@@ -4,17 +4,23 @@
 //! serves every key, reads as well as writes, so no client is ever redirected.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use bytes::Bytes;
+use proteus_env::task;
 use proteus_kernel_api::cache::{self, Reply, hash_slot, parse_integer};
 use proteus_kernel_api::{ClusterView, NodeId};
 
 use super::{help, word};
 use crate::errors::{NOT_AN_INTEGER, of_kernel, unknown_subcommand, wrong_arity};
+use crate::replication::Follower;
 use crate::reply::text;
 use crate::session::Session;
 
 const SLOT_COUNT: i64 = 16384;
+
+/// How often those who follow are asked how far they are while somebody waits.
+const ASK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Redis Cluster's nodes listen for each other this far above their clients' port.
 const BUS_OFFSET: u32 = 10_000;
@@ -119,7 +125,8 @@ impl Session {
 
     /// Where this node's state stands: its last commit timestamp.
     fn replication_offset(&self) -> u64 {
-        self.face.kernel.read(|view| Ok(view.applied_ts.0)).unwrap_or(0)
+        let stream = self.face.hub.replication.offset();
+        stream.unwrap_or_else(|| self.face.kernel.read(|view| Ok(view.applied_ts.0)).unwrap_or(0))
     }
 
     pub(super) fn cluster(&self, arguments: &[Bytes]) -> Reply {
@@ -274,6 +281,12 @@ impl Session {
 
     pub(super) fn role(&self) -> Reply {
         let (nodes, offset) = (self.nodes(), self.replication_offset());
+        let mut followers = Vec::new();
+        self.face.hub.replication.each_follower(|follower| {
+            let port = follower.port.to_string();
+            let parts = [follower.address.clone(), port, follower.acked.to_string()];
+            followers.push(Reply::Array(parts.map(text).to_vec()));
+        });
         if nodes.own_leads() {
             let replicas = nodes.all.iter().filter(|node| !node.leads);
             let row = |node: &Node| {
@@ -283,7 +296,7 @@ impl Session {
             return Reply::Array(vec![
                 text("master"),
                 number(offset),
-                Reply::Array(replicas.map(row).collect()),
+                Reply::Array(replicas.map(row).chain(followers).collect()),
             ]);
         }
         let (host, port) =
@@ -300,11 +313,21 @@ impl Session {
 
     pub(super) fn info_replication(&self) -> String {
         let (nodes, offset) = (self.nodes(), self.replication_offset());
+        let now_ms = self.face.clock.wall_ms();
+        let mut followers = Vec::new();
+        self.face.hub.replication.each_follower(|follower| {
+            let Follower { address, port, is_online, acked, acked_ms } = follower;
+            let state = if *is_online { "online" } else { "send_bulk" };
+            let lag_s = now_ms.saturating_sub(*acked_ms) / 1000;
+            followers
+                .push(format!("ip={address},port={port},state={state},offset={acked},lag={lag_s}"));
+        });
         let mut out = String::new();
         if nodes.own_leads() {
             let replicas: Vec<&Node> = nodes.all.iter().filter(|node| !node.leads).collect();
             // Writing to a string cannot fail, here and below.
-            let _ = write!(out, "role:master\r\nconnected_slaves:{}\r\n", replicas.len());
+            let count = replicas.len() + followers.len();
+            let _ = write!(out, "role:master\r\nconnected_slaves:{count}\r\n");
             for (at, node) in replicas.iter().enumerate() {
                 let _ = write!(
                     out,
@@ -318,32 +341,75 @@ impl Session {
             let link = if nodes.has_leader { "up" } else { "down" };
             let _ = write!(
                 out,
-                "role:slave\r\nmaster_host:{host}\r\nmaster_port:{port}\r\nmaster_link_status:{link}\r\nmaster_last_io_seconds_ago:0\r\nmaster_sync_in_progress:0\r\nslave_read_repl_offset:{offset}\r\nslave_repl_offset:{offset}\r\nslave_priority:100\r\nslave_read_only:0\r\nreplica_announced:1\r\nconnected_slaves:0\r\n"
+                "role:slave\r\nmaster_host:{host}\r\nmaster_port:{port}\r\nmaster_link_status:{link}\r\nmaster_last_io_seconds_ago:0\r\nmaster_sync_in_progress:0\r\nslave_read_repl_offset:{offset}\r\nslave_repl_offset:{offset}\r\nslave_priority:100\r\nslave_read_only:0\r\nreplica_announced:1\r\nconnected_slaves:{}\r\n",
+                followers.len()
             );
+        }
+        let first = if nodes.own_leads() { nodes.all.len().saturating_sub(1) } else { 0 };
+        for (at, line) in followers.iter().enumerate() {
+            let _ = write!(out, "slave{}:{line}\r\n", first + at);
         }
         let _ = write!(
             out,
-            "master_failover_state:no-failover\r\nmaster_replid:{:040x}\r\nmaster_replid2:{:040x}\r\nmaster_repl_offset:{offset}\r\nsecond_repl_offset:-1\r\nrepl_backlog_active:0\r\nrepl_backlog_size:0\r\nrepl_backlog_first_byte_offset:0\r\nrepl_backlog_histlen:0\r\n",
-            self.face.run_id, 0
+            "master_failover_state:no-failover\r\nmaster_replid:{}\r\nmaster_replid2:{:040x}\r\nmaster_repl_offset:{offset}\r\nsecond_repl_offset:-1\r\nrepl_backlog_active:0\r\nrepl_backlog_size:0\r\nrepl_backlog_first_byte_offset:0\r\nrepl_backlog_histlen:0\r\n",
+            self.face.hub.replication.id(),
+            0
         );
         out
     }
 
-    /// How many copies beyond the leader's hold what this client was acknowledged: a majority has flushed it.
-    pub(super) fn wait_copies(&self, arguments: &[Bytes]) -> Reply {
-        for (at, name) in [
-            (1, NOT_AN_INTEGER),
-            (2, Reply::error("ERR timeout is not an integer or out of range")),
-        ] {
-            match arguments.get(at).and_then(|text| parse_integer(text)) {
-                None => return name,
-                Some(number) if number < 0 && at == 2 => {
-                    return Reply::error("ERR timeout is negative");
-                }
-                Some(_) => {}
+    /// How many copies beyond the leader's hold what this client was acknowledged: half of the voters,
+    /// which have flushed it, and the replicas that say so. Waits until there are as many as asked for.
+    pub(in crate::session) async fn wait_copies(&mut self, arguments: &[Bytes]) -> Reply {
+        let number = |at: usize| arguments.get(at).and_then(|text| parse_integer(text));
+        let Some(wanted) = number(1) else { return NOT_AN_INTEGER };
+        let Some(timeout_ms) = number(2) else {
+            return Reply::error("ERR timeout is not an integer or out of range");
+        };
+        let Ok(timeout_ms) = u64::try_from(timeout_ms) else {
+            return Reply::error("ERR timeout is negative");
+        };
+        let deadline = async {
+            match timeout_ms {
+                0 => std::future::pending().await,
+                timeout_ms => task::sleep(Duration::from_millis(timeout_ms)).await,
             }
+        };
+        tokio::pin!(deadline);
+        let (face, client) = (self.face.clone(), self.client.clone());
+        let replication = &face.hub.replication;
+        let copies = self.nodes().copies;
+        let noted = replication.noted();
+        let (mut asks, mut is_woken) = (true, false);
+        let count = loop {
+            let acked = replication.acked.notified();
+            tokio::pin!(acked);
+            acked.as_mut().enable();
+            let count = copies + replication.count_of(noted, std::mem::take(&mut asks));
+            if i64::try_from(count).is_ok_and(|count| count >= wanted) {
+                break count;
+            }
+            tokio::select! {
+                () = acked => {}
+                () = task::sleep(ASK_INTERVAL) => asks = true,
+                () = &mut deadline => break count,
+                () = client.wake.notified() => {
+                    is_woken = true;
+                    if client.is_killed() || client.take_unblock().is_some() {
+                        break count;
+                    }
+                }
+                () = self.connection.shutdown.requested() => {
+                    self.is_closing = true;
+                    break count;
+                }
+            }
+        };
+        if is_woken {
+            // Whatever else there was is looked at behind the reply.
+            client.wake.notify_one();
         }
-        Reply::count(self.nodes().copies)
+        Reply::count(count)
     }
 
     pub(super) fn wait_aof(&self, arguments: &[Bytes]) -> Reply {

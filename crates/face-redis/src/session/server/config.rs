@@ -52,7 +52,7 @@ impl Session {
                     number.store(0, Ordering::Relaxed);
                 }
                 hub.forget_errors();
-                self.face.evictor.evicted.store(0, Ordering::Relaxed);
+                self.face.hub.evicted.store(0, Ordering::Relaxed);
                 self.face.slow.reset_times();
                 Reply::OK
             }

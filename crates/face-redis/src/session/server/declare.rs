@@ -6,7 +6,7 @@ use proteus_kernel_api::cache::{
     DATABASE_COUNT, Declaration, DeclarationKind, DerivedEntry, KeyPart, Op, RecordedEvents,
     Refresh, Reply, declarations, parse_integer,
 };
-use proteus_kernel_api::{Minitransaction, table};
+use proteus_kernel_api::{KernelError, Minitransaction, Outcome, table};
 
 use super::{help, unknown, word};
 use crate::errors::{SYNTAX, of_kernel, wrong_arity};
@@ -14,12 +14,17 @@ use crate::events::{ALL_CLASSES, event_bits};
 use crate::reply::text;
 use crate::session::Session;
 
+/// Rows whose entries are made in one proposal.
+const FILL_ROWS: usize = 256;
+
 const CACHE_HELP: &[&str] = &[
     "PROTEUS.CACHE <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
     "CREATE <name> TABLE <table> KEY <key> [DB <db>] [PX <milliseconds>]",
     "       (INVALIDATE | VALUE <column> | JSON | HASH [<column> ...])",
     "    Let the entry of a row be removed or written anew in the commit that changes the row.",
     "    <key> names columns in braces: user:{id}.",
+    "FILL <name>",
+    "    Make the entries of all rows that are there, and return how many rows there were.",
     "DROP <name>",
     "    End a declaration. Entries stay.",
     "LIST",
@@ -215,6 +220,8 @@ impl Session {
                     None => self.declare(&arguments[2], Declaration::Entry(entry)).await,
                 },
             },
+            (b"FILL", 3) => self.fill(&arguments[2]).await,
+            (b"FILL", _) => wrong_arity("proteus.cache|fill"),
             (b"HELP", 2) => help(CACHE_HELP),
             _ => self.about_declarations("proteus.cache", DeclarationKind::Entry, arguments).await,
         }
@@ -266,6 +273,57 @@ impl Session {
         match self.face.kernel.commit(Minitransaction::of(op)).await {
             Ok(outcome) => crate::blocked::reply_of(outcome),
             Err(error) => of_kernel(&error),
+        }
+    }
+
+    /// Makes the entries of a declaration's rows as if each had just changed, piece by piece. Rows that change
+    /// meanwhile are made anew by that; one that is gone has none.
+    async fn fill(&self, name: &Bytes) -> Reply {
+        match self.try_fill(&string(name)).await {
+            Ok(Some(count)) => Reply::Integer(count),
+            Ok(None) => Reply::error("ERR there is no declaration of that name"),
+            Err(error) => of_kernel(&error),
+        }
+    }
+
+    async fn try_fill(&self, name: &str) -> Result<Option<i64>, KernelError> {
+        let kernel = &self.face.kernel;
+        let found = kernel.read(|view| {
+            let all = declarations(view.state, DeclarationKind::Entry)?;
+            let Some((_, Declaration::Entry(entry))) =
+                all.into_iter().find(|(other, _)| other == name)
+            else {
+                return Ok(None);
+            };
+            table::catalog::table_by_name(view.state, &entry.schema, &entry.table)
+                .map(|table| Some(table.map(|table| table.id)))
+        })?;
+        let table = match found {
+            None => return Ok(None),
+            // Without the table there are no rows.
+            Some(None) => return Ok(Some(0)),
+            Some(Some(table)) => table,
+        };
+        let (mut start, mut count) = (Vec::new(), 0);
+        loop {
+            let chunk = kernel.read(|view| {
+                let (state, ts) = (view.state, view.applied_ts);
+                table::rows::scan_chunk(state, table, &start, None, ts, FILL_ROWS)
+            })?;
+            let tell = |(key, _): (Vec<u8>, table::Row)| {
+                Minitransaction::of(table::Op::TellRow { table, key })
+            };
+            let told: Vec<Minitransaction> = chunk.rows.into_iter().map(tell).collect();
+            if !told.is_empty() {
+                // A table that was dropped meanwhile refuses, and has no rows.
+                let outcomes = kernel.propose(told).await?;
+                let is_done = |outcome: &&Outcome| matches!(outcome, Outcome::Committed { .. });
+                count += i64::try_from(outcomes.iter().filter(is_done).count()).unwrap_or(0);
+            }
+            match chunk.next_key {
+                Some(next) => start = next,
+                None => return Ok(Some(count)),
+            }
         }
     }
 

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use proteus_kernel_api::cache::Reply;
 use proteus_kernel_api::cache::acl::{self, Fact, FindKeys, KeyBegin, KeySpec};
-use proteus_kernel_api::cache::commands::{Group, Keys};
 
+use crate::documentation::documentation;
 use crate::errors::{unknown_subcommand, wrong_arity};
 use crate::reply::text;
-use crate::table::{self, Found};
+use crate::table::{self, Found, takes};
 
 fn spec(spec: &KeySpec) -> Reply {
     let number = |number: i64| Reply::Integer(number);
@@ -77,77 +77,68 @@ fn descriptions() -> Reply {
     Reply::Array(table::all().into_iter().filter_map(fact_of).map(description).collect())
 }
 
-fn documentation(found: Found) -> (Reply, Reply) {
-    let group = match found.group() {
-        Group::Generic => "generic",
-        Group::String => "string",
-        Group::Bitmap => "bitmap",
-        Group::List => "list",
-        Group::Set => "set",
-        Group::SortedSet => "sorted-set",
-        Group::Hash => "hash",
-        Group::Stream => "stream",
-        Group::HyperLogLog => "hyperloglog",
-        Group::Geo => "geo",
-        Group::PubSub => "pubsub",
-        Group::Scripting => "scripting",
-        Group::Connection => "connection",
-        Group::Transactions => "transactions",
-        Group::Server => "server",
-        Group::Cluster => "cluster",
+/// What is known of the command that these arguments call, if it is served here.
+fn fact_called(arguments: &[Bytes]) -> Option<&'static Fact> {
+    table::find(arguments.first()?)?;
+    let fact = acl::resolve(arguments)?;
+    let lacks_subcommand = arguments.len() > 1 && !fact.subcommands.is_empty();
+    (!lacks_subcommand).then_some(fact)
+}
+
+/// Places of the keys among `arguments`, with what is done with each.
+fn keys_and_flags(fact: &Fact, arguments: &[Bytes]) -> Vec<(usize, Vec<&'static str>)> {
+    let specs: Vec<&KeySpec> =
+        fact.keys.iter().filter(|spec| !spec.flags.contains(&"not_key")).collect();
+    let varies = |spec: &&KeySpec| spec.flags.contains(&"variable_flags");
+    let is_open =
+        |spec: &&KeySpec| spec.begin == KeyBegin::Unknown || spec.find == FindKeys::Unknown;
+    if !specs.iter().any(|spec| varies(spec) || is_open(spec)) {
+        let mut found = Vec::new();
+        for spec in specs {
+            let places = spec.places(arguments);
+            // A number of keys that cannot be spoils the whole command.
+            if places.is_empty() && matches!(spec.find, FindKeys::Number(..)) {
+                return Vec::new();
+            }
+            found.extend(places.into_iter().map(|place| (place, spec.flags.clone())));
+        }
+        return found;
+    }
+    let uses = acl::key_uses(fact, arguments);
+    let flags_of = |place: usize| match uses.iter().find(|found| found.place == place) {
+        Some(found) if !found.writes => vec!["RO", "access"],
+        Some(found) if found.reads => vec!["RW", "access", "update"],
+        // Keys that only the command itself finds are those that it stores to.
+        _ => vec!["OW", "update"],
     };
-    let about = Reply::Map(vec![
-        (text("summary"), text(format!("The Redis command {}.", found.name().to_uppercase()))),
-        (text("since"), text("1.0.0")),
-        (text("group"), text(group)),
-        (text("complexity"), text("As in Redis; docs/faces/redis.md says where it differs.")),
-    ]);
-    (text(found.name()), about)
+    let places = table::find(fact.name.as_bytes()).map(|found| found.key_places(arguments));
+    places.unwrap_or_default().into_iter().map(|place| (place, flags_of(place))).collect()
 }
 
 fn keys_of(arguments: &[Bytes], with_flags: bool) -> Reply {
     let inner = arguments.get(2..).unwrap_or_default();
-    let Some(found) = inner.first().and_then(|name| table::find(name)) else {
+    let Some(fact) = fact_called(inner) else {
         return Reply::error("ERR Invalid command specified");
     };
-    if found.keys() == Keys::None {
+    if fact.keys.iter().all(|spec| spec.flags.contains(&"not_key")) {
         return Reply::error("ERR The command has no key arguments");
     }
-    if !found.takes(inner.len()) {
+    if !takes(fact.arity, inner.len()) {
         return Reply::error("ERR Invalid number of arguments specified for command");
     }
-    let places = found.key_places(inner);
-    if places.is_empty() {
+    let keys = keys_and_flags(fact, inner);
+    if keys.is_empty() && !fact.flags.contains(&"no_mandatory_keys") {
         return Reply::error("ERR Invalid arguments specified for command");
     }
-    if with_flags {
-        let fact = acl::resolve(inner);
-        let specs = fact.map(|fact| fact.keys.as_slice()).unwrap_or_default();
-        let flags_of = |place: usize| {
-            let spec = specs.iter().find(|spec| spec.places(inner).contains(&place));
-            let flags = match spec {
-                // Keys that only the command itself finds are those that it stores to.
-                None => vec!["OW", "update"],
-                Some(spec) if spec.flags.contains(&"variable_flags") => {
-                    let uses = fact.map(|fact| acl::key_uses(fact, inner)).unwrap_or_default();
-                    match uses.iter().find(|found| found.place == place) {
-                        Some(found) if !found.writes => vec!["RO", "access"],
-                        Some(found) if found.reads => vec!["RW", "access", "update"],
-                        _ => vec!["OW", "update"],
-                    }
-                }
-                Some(spec) => spec.flags.clone(),
-            };
-            Reply::Set(flags.into_iter().map(Reply::status).collect())
-        };
-        let pair = |place: usize| {
-            let key = inner.get(place).cloned().unwrap_or_default();
-            Reply::Array(vec![Reply::Bulk(key), flags_of(place)])
-        };
-        return Reply::Array(places.into_iter().map(pair).collect());
-    }
-    let keys = places.into_iter().filter_map(|at| inner.get(at).cloned());
-    Reply::bulks(keys)
+    let key = |place: usize| Reply::Bulk(inner.get(place).cloned().unwrap_or_default());
+    let one = |(place, flags): (usize, Vec<&'static str>)| match with_flags {
+        false => key(place),
+        true => {
+            let flags = flags.into_iter().map(Reply::status).collect();
+            Reply::Array(vec![key(place), Reply::Set(flags)])
+        }
+    };
+    Reply::Array(keys.into_iter().map(one).collect())
 }
 
 pub(super) fn command(arguments: &[Bytes]) -> Reply {
@@ -161,11 +152,14 @@ pub(super) fn command(arguments: &[Bytes]) -> Reply {
         Some(b"INFO") => Reply::Array(
             names.iter().map(|name| fact_by_name(name).map_or(Reply::Nil, description)).collect(),
         ),
-        Some(b"DOCS") => Reply::Map(if names.is_empty() {
-            table::all().into_iter().map(documentation).collect()
-        } else {
-            names.iter().filter_map(|name| table::find(name)).map(documentation).collect()
-        }),
+        Some(b"DOCS") => {
+            let facts: Vec<&Fact> = match names {
+                [] => table::all().into_iter().filter_map(fact_of).collect(),
+                names => names.iter().filter_map(|name| fact_by_name(name)).collect(),
+            };
+            let pair = |fact: &Fact| (text(fact.name), documentation(fact));
+            Reply::Map(facts.into_iter().map(pair).collect())
+        }
         Some(b"GETKEYS") if names.len() > 1 => keys_of(arguments, false),
         Some(b"GETKEYSANDFLAGS") if names.len() > 1 => keys_of(arguments, true),
         Some(b"HELP") if names.is_empty() => super::help(&[

@@ -193,7 +193,7 @@ impl Session {
             ("sync_partial_ok", text("0")),
             ("sync_partial_err", text("0")),
             ("expired_keys", load(&hub.expired)),
-            ("evicted_keys", load(&self.face.evictor.evicted)),
+            ("evicted_keys", load(&self.face.hub.evicted)),
             ("evicted_clients", text("0")),
             ("keyspace_hits", load(&hub.hits)),
             ("keyspace_misses", load(&hub.misses)),

@@ -66,7 +66,7 @@ impl Session {
             format!(
                 "Sam, I detected a few issues in this Proteus node's memory:\n\n * The keys take {used} bytes of the {maxmemory} that maxmemory allows; with the policy {} {} keys have been evicted so far.\n",
                 self.face.hub.settings.get("maxmemory-policy"),
-                self.face.evictor.evicted.load(Ordering::Relaxed),
+                self.face.hub.evicted.load(Ordering::Relaxed),
             )
         } else {
             "Hi Sam, I can't find any memory issue in your instance. I can only account for what occurs on this base.\n".to_owned()
