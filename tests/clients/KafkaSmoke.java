@@ -129,17 +129,19 @@ public class KafkaSmoke {
             admin.incrementalAlterConfigs(Map.of(resource, List.of(set))).all().get();
             var config = admin.describeConfigs(List.of(resource)).all().get().get(resource);
             expect(config.get("retention.ms").value().equals("3600000"), "its settings are changed");
+            // Of the last minute: retention would delete what is older than the hour that was set.
+            long first_ms = System.currentTimeMillis() - 60_000;
             try (var producer = producer(Map.of())) {
                 for (int number = 0; number < 10; number++) {
-                    producer.send(new ProducerRecord<>(topic, 0, 1_000L + number, null, "v" + number));
+                    producer.send(new ProducerRecord<>(topic, 0, first_ms + number, null, "v" + number));
                 }
             }
             var partition = new TopicPartition(topic, 0);
-            var at = admin.listOffsets(Map.of(partition, OffsetSpec.forTimestamp(1_004))).partitionResult(partition);
+            var at = admin.listOffsets(Map.of(partition, OffsetSpec.forTimestamp(first_ms + 4))).partitionResult(partition);
             expect(at.get().offset() == 4, "an offset by time");
             admin.deleteRecords(Map.of(partition, RecordsToDelete.beforeOffset(3))).all().get();
-            var first = admin.listOffsets(Map.of(partition, OffsetSpec.earliest())).partitionResult(partition);
-            expect(first.get().offset() == 3, "records are deleted");
+            var earliest = admin.listOffsets(Map.of(partition, OffsetSpec.earliest())).partitionResult(partition);
+            expect(earliest.get().offset() == 3, "records are deleted");
             expect(admin.describeCluster().nodes().get().size() >= 1, "there is a broker");
             admin.listConsumerGroups().all().get();
             admin.describeLogDirs(List.of(admin.describeCluster().controller().get().id())).allDescriptions().get();

@@ -88,6 +88,13 @@ pub(crate) const SERVED: &[Served] = &[
     served_in(ApiKey::ConsumerGroupDescribe, "ConsumerGroupDescribe", 0, 1),
     served_in(ApiKey::ListConfigResources, "ListConfigResources", 0, 1),
     served_in(ApiKey::DescribeTopicPartitions, "DescribeTopicPartitions", 0, 0),
+    served_in(ApiKey::ShareGroupHeartbeat, "ShareGroupHeartbeat", 1, 1),
+    served_in(ApiKey::ShareGroupDescribe, "ShareGroupDescribe", 1, 1),
+    served_in(ApiKey::ShareFetch, "ShareFetch", 1, 1),
+    served_in(ApiKey::ShareAcknowledge, "ShareAcknowledge", 1, 1),
+    served_in(ApiKey::DescribeShareGroupOffsets, "DescribeShareGroupOffsets", 0, 0),
+    served_in(ApiKey::AlterShareGroupOffsets, "AlterShareGroupOffsets", 0, 0),
+    served_in(ApiKey::DeleteShareGroupOffsets, "DeleteShareGroupOffsets", 0, 0),
 ];
 
 /// The entry of a request in [`SERVED`].

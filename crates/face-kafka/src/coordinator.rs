@@ -17,6 +17,7 @@ use crate::group::{
     Answer, Description, Effect, Event, Group, GroupError, GroupOptions, Identity, Ticket,
 };
 use crate::pattern::Pattern;
+use crate::share::group::{ShareAnswer, ShareBeat, ShareGroup};
 
 /// Most groups with members at once.
 const GROUPS_MAX: usize = 100_000;
@@ -39,6 +40,8 @@ struct Groups {
     by_id: BTreeMap<String, Group>,
     /// Those of the newer protocol. No id is in both.
     consumers: BTreeMap<String, ConsumerGroup>,
+    /// Share groups. Their ids are in none of the others.
+    shares: BTreeMap<String, ShareGroup>,
     waiting: HashMap<Ticket, oneshot::Sender<Answer>>,
     next_ticket: Ticket,
     /// When the keeper wakes by itself.
@@ -70,6 +73,7 @@ impl Coordinator {
         }
         groups.by_id.clear();
         groups.consumers.clear();
+        groups.shares.clear();
         for (_, waiting) in groups.waiting.drain() {
             // Who stopped waiting has found out already.
             let _ = waiting.send(Answer::Refused(GroupError::NotCoordinator));
@@ -101,7 +105,7 @@ impl Coordinator {
             let _ = sender.send(Answer::Refused(GroupError::GroupMaxSizeReached));
             return receiver;
         }
-        if groups.consumers.contains_key(group_id) {
+        if groups.consumers.contains_key(group_id) || groups.shares.contains_key(group_id) {
             let _ = sender.send(Answer::Refused(GroupError::OtherProtocol));
             return receiver;
         }
@@ -143,7 +147,7 @@ impl Coordinator {
     ) -> Result<Beat, E> {
         let now_ms = self.now_ms();
         let mut groups = self.groups()?;
-        if groups.by_id.contains_key(group_id) {
+        if groups.by_id.contains_key(group_id) || groups.shares.contains_key(group_id) {
             return Err(GroupError::OtherProtocol.into());
         }
         if groups.consumers.len() >= GROUPS_MAX && !groups.consumers.contains_key(group_id) {
@@ -165,6 +169,45 @@ impl Coordinator {
         answer
     }
 
+    /// Gives a heartbeat to a share group, which is made if somebody joins.
+    pub(crate) fn share_heartbeat<E: From<GroupError>>(
+        self: &Arc<Self>,
+        group_id: &str,
+        limits: (u64, usize),
+        beat: ShareBeat,
+        resolve: impl FnOnce(&BTreeSet<String>) -> Result<ConsumedTopics, E>,
+    ) -> Result<ShareAnswer, E> {
+        let now_ms = self.now_ms();
+        let mut groups = self.groups()?;
+        if groups.by_id.contains_key(group_id) || groups.consumers.contains_key(group_id) {
+            return Err(GroupError::OtherProtocol.into());
+        }
+        if groups.shares.len() >= GROUPS_MAX && !groups.shares.contains_key(group_id) {
+            return Err(GroupError::GroupMaxSizeReached.into());
+        }
+        let group = groups.shares.entry(group_id.to_owned()).or_default();
+        group.pass_time(now_ms);
+        let answer = group.heartbeat(now_ms, limits, beat, resolve);
+        let deadline_ms = group.next_deadline_ms();
+        if group.is_empty() {
+            groups.shares.remove(group_id);
+        }
+        let is_nearer = groups.is_nearer(deadline_ms);
+        drop(groups);
+        self.keep_deadline(is_nearer);
+        answer
+    }
+
+    /// A share group with members.
+    pub(crate) fn describe_share(&self, group_id: &str) -> Option<ShareGroup> {
+        self.groups.lock().shares.get(group_id).cloned()
+    }
+
+    /// The names of all share groups with members.
+    pub(crate) fn list_shares(&self) -> Vec<String> {
+        self.groups.lock().shares.keys().cloned().collect()
+    }
+
     /// A group of the newer protocol with members.
     pub(crate) fn describe_consumer(&self, group_id: &str) -> Option<ConsumerDescription> {
         self.groups.lock().consumers.get(group_id).map(ConsumerGroup::describe)
@@ -176,10 +219,12 @@ impl Coordinator {
         groups.consumers.iter().map(|(id, group)| (id.clone(), group.describe())).collect()
     }
 
-    /// Whether the group has members, of either protocol.
+    /// Whether the group has members, of any protocol.
     pub(crate) fn has_members(&self, group_id: &str) -> bool {
         let groups = self.groups.lock();
-        groups.by_id.contains_key(group_id) || groups.consumers.contains_key(group_id)
+        groups.by_id.contains_key(group_id)
+            || groups.consumers.contains_key(group_id)
+            || groups.shares.contains_key(group_id)
     }
 
     /// Whether a member of the newer protocol has the epoch it says; others need none.
@@ -243,9 +288,14 @@ impl Coordinator {
             group.pass_time(now_ms);
             !group.is_empty()
         });
+        groups.shares.retain(|_, group| {
+            group.pass_time(now_ms);
+            !group.is_empty()
+        });
+        let shares = groups.shares.values().filter_map(ShareGroup::next_deadline_ms);
         let classic = groups.by_id.values().filter_map(Group::next_deadline_ms);
         let consumers = groups.consumers.values().filter_map(ConsumerGroup::next_deadline_ms);
-        groups.wakes_at_ms = classic.chain(consumers).min();
+        groups.wakes_at_ms = classic.chain(consumers).chain(shares).min();
         match groups.wakes_at_ms {
             // At least a millisecond, so that a deadline that just passed does not spin.
             Some(at_ms) => Duration::from_millis(at_ms.saturating_sub(now_ms).max(1)),

@@ -80,6 +80,10 @@ fn of_topic(refusal: &TopicRefusal) -> ResponseError {
         TopicRefusal::ProducerFenced { .. } => ResponseError::ProducerFenced,
         TopicRefusal::NotInTransaction { .. } => ResponseError::InvalidTxnState,
         TopicRefusal::TooManyAcls => ResponseError::InvalidRequest,
+        // What a member holds is no longer what the node knows of: it fetches anew.
+        TopicRefusal::UnknownShare { .. } | TopicRefusal::TooManyShareRanges => {
+            ResponseError::InvalidRecordState
+        }
         TopicRefusal::NotNextInMirror { .. } => ResponseError::InvalidRecord,
         TopicRefusal::NoCredential { .. } => ResponseError::ResourceNotFound,
         // Ops that only this face's own upkeep proposes.

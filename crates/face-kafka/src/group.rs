@@ -44,6 +44,19 @@ pub struct GroupOptions {
     pub offsets_retention_ms: u64,
     /// Most members of one group (`group.max.size`).
     pub members_max: usize,
+    /// How long a member of a share group may be silent (`group.share.session.timeout.ms`).
+    pub share_session_timeout_ms: u64,
+    /// How often it is to report (`group.share.heartbeat.interval.ms`).
+    pub share_heartbeat_interval_ms: u64,
+    /// How long it holds a record (`group.share.record.lock.duration.ms`).
+    pub share_record_lock_ms: u64,
+    /// How often a record is delivered at most (`group.share.delivery.count.limit`).
+    pub share_delivery_count_max: u16,
+    /// Records of a partition from the first that is not done with, beyond which none is handed out
+    /// (`group.share.partition.max.record.locks`).
+    pub share_records_max: i64,
+    /// Most members of one share group (`group.share.max.size`).
+    pub share_members_max: usize,
 }
 
 impl Default for GroupOptions {
@@ -56,6 +69,12 @@ impl Default for GroupOptions {
             heartbeat_interval_ms: 5_000,
             offsets_retention_ms: 7 * 24 * 60 * 60 * 1000,
             members_max: 10_000,
+            share_session_timeout_ms: 45_000,
+            share_heartbeat_interval_ms: 5_000,
+            share_record_lock_ms: 30_000,
+            share_delivery_count_max: 5,
+            share_records_max: 2_000,
+            share_members_max: 200,
         }
     }
 }

@@ -25,6 +25,7 @@ mod pattern;
 mod quota;
 mod requests;
 mod session;
+mod share;
 mod tiering;
 mod topics;
 
@@ -42,6 +43,7 @@ use crate::acl::Authorizer;
 use crate::coordinator::Coordinator;
 use crate::quota::Meters;
 use crate::requests::sasl::AccountCredentials;
+use crate::share::Shares;
 use crate::topics::Topics;
 
 pub use crate::group::GroupOptions;
@@ -113,6 +115,7 @@ pub(crate) struct Shared {
     meters: Vec<Meter>,
     topics: Arc<Topics>,
     coordinator: Arc<Coordinator>,
+    shares: Shares,
 }
 
 impl KafkaFace {
@@ -142,6 +145,7 @@ impl KafkaFace {
             meters,
             topics,
             coordinator,
+            shares: Shares::default(),
         };
         Arc::new(KafkaFace { shared: Arc::new(shared), keeps_offsets: AtomicBool::new(false) })
     }

@@ -16,6 +16,10 @@ pub(crate) mod produce;
 mod quotas;
 mod replicas;
 pub(crate) mod sasl;
+pub(crate) mod share_fetch;
+mod share_groups;
+mod share_sessions;
+pub(crate) mod share_settings;
 mod topics;
 mod transactions;
 
@@ -27,6 +31,7 @@ use proteus_face::ConnectionError;
 use proteus_kernel_api::topic;
 
 pub(crate) use fetch_session::FetchSession;
+pub(crate) use share_sessions::ShareSessions;
 
 use crate::session::Session;
 
@@ -137,6 +142,23 @@ pub(crate) async fn answer(
         }
         Q::ConsumerGroupDescribe(body) => {
             R::ConsumerGroupDescribe(consumer_groups::describe(session, body))
+        }
+        Q::ShareGroupHeartbeat(body) => {
+            R::ShareGroupHeartbeat(share_groups::heartbeat(session, client_id, body))
+        }
+        Q::ShareGroupDescribe(body) => R::ShareGroupDescribe(share_groups::describe(session, body)),
+        Q::ShareFetch(body) => R::ShareFetch(share_fetch::fetch(session, client_id, body).await),
+        Q::ShareAcknowledge(body) => {
+            R::ShareAcknowledge(share_fetch::acknowledge(session, body).await)
+        }
+        Q::DescribeShareGroupOffsets(body) => {
+            R::DescribeShareGroupOffsets(share_groups::describe_offsets(session, body))
+        }
+        Q::AlterShareGroupOffsets(body) => {
+            R::AlterShareGroupOffsets(share_groups::alter_offsets(session, body).await)
+        }
+        Q::DeleteShareGroupOffsets(body) => {
+            R::DeleteShareGroupOffsets(share_groups::delete_offsets(session, body).await)
         }
         Q::ListGroups(body) => R::ListGroups(groups::list(session, &body)),
         Q::DescribeGroups(body) => R::DescribeGroups(groups::describe(session, body)),

@@ -22,13 +22,13 @@ use kafka_protocol::messages::{ApiKey, RequestKind, ResponseKind};
 use parking_lot::Mutex;
 use proteus_env::net;
 use proteus_env::task;
-use proteus_face::{Connection, ConnectionError, ReadHalf, WriteHalf};
+use proteus_face::{Connection, ConnectionError, ReadHalf, Shutdown, WriteHalf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::codec::{self, CodecError, FRAME_BYTES_MAX, Request, STRANGERS_FRAME_BYTES_MAX};
-use crate::requests::FetchSession;
 use crate::requests::sasl::Authentication;
+use crate::requests::{FetchSession, ShareSessions};
 use crate::{Shared, api, requests};
 
 /// Requests of one connection that wait for their answers.
@@ -65,6 +65,8 @@ pub(crate) struct Session {
     pub(crate) authentication: Mutex<Authentication>,
     /// What a consumer on this connection follows.
     pub(crate) fetch_session: Mutex<Option<FetchSession>>,
+    /// What members of share groups on this connection follow.
+    pub(crate) share_sessions: Mutex<ShareSessions>,
     /// Requests that have not started before their turn, and whose answers are still to come.
     waiting: AtomicUsize,
 }
@@ -122,7 +124,7 @@ pub(crate) async fn serve(
     shared: Arc<Shared>,
     connection: Connection,
 ) -> Result<(), ConnectionError> {
-    let Connection { stream, peer, local, mut shutdown, .. } = connection;
+    let Connection { stream, peer, local, shutdown, .. } = connection;
     let session = Arc::new(Session {
         is_authenticated: AtomicBool::new(shared.accounts.is_open()),
         shared,
@@ -132,9 +134,20 @@ pub(crate) async fn serve(
         user: Mutex::default(),
         authentication: Mutex::default(),
         fetch_session: Mutex::new(None),
+        share_sessions: Mutex::default(),
         waiting: AtomicUsize::new(0),
     });
-    let (read_half, write_half) = stream.into_split();
+    let ended = converse(session.clone(), stream.into_split(), shutdown).await;
+    requests::share_fetch::disconnected(&session);
+    ended
+}
+
+/// Reads requests and writes their answers, until the client goes or the node stops.
+async fn converse(
+    session: Arc<Session>,
+    (read_half, write_half): (ReadHalf, WriteHalf),
+    mut shutdown: Shutdown,
+) -> Result<(), ConnectionError> {
     let (sender, receiver) = mpsc::channel(PIPELINE_MAX);
     let writing = write(session.clone(), write_half, receiver);
     tokio::pin!(writing);

@@ -45,6 +45,9 @@ const OBJECT: u8 = 0x16;
 const RESERVATION: u8 = 0x17;
 /// An object that is to be deleted from the object store.
 const GARBAGE_OBJECT: u8 = 0x18;
+/// What a share group has consumed of a partition.
+const SHARE: u8 = 0x19;
+const GROUP_SETTINGS: u8 = 0x1A;
 
 fn key(kind: u8) -> KeyBuilder {
     KeyBuilder::new(Topic::SPACE, kind)
@@ -130,7 +133,27 @@ pub(crate) fn offset(group: &str, topic_id: TopicId, partition: u32) -> Vec<u8> 
     key(OFFSET).string(group.as_bytes()).raw(&topic_id.0).u32(partition).into_vec()
 }
 
-/// Group, topic and partition of a committed offset's key.
+pub(crate) fn shares() -> Vec<u8> {
+    key(SHARE).into_vec()
+}
+
+pub(crate) fn shares_of_group(group: &str) -> Vec<u8> {
+    key(SHARE).string(group.as_bytes()).into_vec()
+}
+
+pub(crate) fn share(group: &str, topic_id: TopicId, partition: u32) -> Vec<u8> {
+    key(SHARE).string(group.as_bytes()).raw(&topic_id.0).u32(partition).into_vec()
+}
+
+pub(crate) fn all_group_settings() -> Vec<u8> {
+    key(GROUP_SETTINGS).into_vec()
+}
+
+pub(crate) fn group_settings(group: &str) -> Vec<u8> {
+    key(GROUP_SETTINGS).string(group.as_bytes()).into_vec()
+}
+
+/// Group, topic and partition of the key of a committed offset, or of what a share group has consumed.
 pub(crate) fn offset_parts(key: &[u8]) -> Option<(String, TopicId, u32)> {
     let (group, rest) = take_string(key.get(2..)?)?;
     let (topic_id, rest) = rest.split_first_chunk::<16>()?;

@@ -20,10 +20,13 @@ pub mod batch;
 mod compaction;
 mod config;
 pub mod credentials;
+pub mod groups;
 mod keys;
 mod offsets;
 pub mod quotas;
+pub mod ranges;
 pub mod read;
+pub mod shares;
 mod stored;
 pub mod tiering;
 mod timers;
@@ -293,6 +296,51 @@ pub enum Op {
         /// Milliseconds since the Unix epoch, exclusive.
         committed_before_ms: u64,
     },
+    /// Begins to keep what a share group has consumed of a partition; nothing, if that is kept already.
+    /// Replies [`Reply::Done`].
+    BeginShare {
+        /// The share group.
+        group: String,
+        /// The topic.
+        topic_id: TopicId,
+        /// Partition of the topic, from 0.
+        partition: u32,
+        /// Where it begins; brought within the partition.
+        start_offset: i64,
+    },
+    /// Notes what has become of records that a share group consumes. Replies [`Reply::Done`].
+    UpdateShare {
+        /// The share group.
+        group: String,
+        /// The topic.
+        topic_id: TopicId,
+        /// Partition of the topic, from 0.
+        partition: u32,
+        /// What is new.
+        ranges: Vec<shares::ShareRange>,
+    },
+    /// Lets a share group consume from other offsets on. Replies [`Reply::Done`].
+    ResetShares {
+        /// The share group.
+        group: String,
+        /// Partitions, and where it begins in each.
+        offsets: Vec<(TopicId, u32, i64)>,
+    },
+    /// Forgets what a share group has consumed of topics, of all if `topics` is `None`. Replies
+    /// [`Reply::Removed`].
+    RemoveShares {
+        /// The share group.
+        group: String,
+        /// Which.
+        topics: Option<Vec<TopicId>>,
+    },
+    /// Sets (`Some`) or removes (`None`) settings of a group. Replies [`Reply::Done`].
+    ConfigureGroup {
+        /// The group.
+        group: String,
+        /// What to change.
+        config: BTreeMap<String, Option<String>>,
+    },
     /// Something became due because time passed; proposed by the leader only.
     FireTimer {
         /// When it became due, in milliseconds since the Unix epoch.
@@ -499,6 +547,15 @@ pub enum Refusal {
     /// What was to move to the object store is not what it was.
     #[error("the batches, or their topic's settings, have changed since they were read")]
     NotMovable,
+    /// The share group does not consume the partition, or not any more.
+    #[error("share group '{group}' has not begun to consume the partition")]
+    UnknownShare {
+        /// The share group.
+        group: String,
+    },
+    /// Too much of a partition is neither done with nor untouched.
+    #[error("there would be more than {} stretches of records", shares::SHARE_RANGES_MAX)]
+    TooManyShareRanges,
     /// There is no room for more rules.
     #[error("there would be more than {} ACLs", acls::ACLS_MAX)]
     TooManyAcls,
@@ -589,6 +646,11 @@ pub enum Change {
     AclsChanged,
     /// There are other quotas.
     QuotasChanged,
+    /// A group has other settings.
+    GroupConfigured {
+        /// The group.
+        group: String,
+    },
     /// A group committed or removed offsets.
     OffsetsCommitted {
         /// The consumer group.
@@ -662,6 +724,15 @@ impl Machine for Topic {
             Op::PutAcls { acls } => acls::put(ctx, acls),
             Op::RemoveAcls { acls } => acls::remove(ctx, acls),
             Op::SetQuotas { entity, changes } => quotas::set(ctx, entity, changes),
+            Op::BeginShare { group, topic_id, partition, start_offset } => {
+                shares::begin(ctx, group, *topic_id, *partition, *start_offset)
+            }
+            Op::UpdateShare { group, topic_id, partition, ranges } => {
+                shares::update(ctx, group, *topic_id, *partition, ranges)
+            }
+            Op::ResetShares { group, offsets } => shares::reset(ctx, group, offsets),
+            Op::RemoveShares { group, topics } => shares::remove(ctx, group, topics.as_deref()),
+            Op::ConfigureGroup { group, config } => groups::configure(ctx, group, config),
             Op::ExpireOffsets { group, committed_before_ms } => {
                 offsets::expire(ctx, group, *committed_before_ms)
             }

@@ -693,10 +693,21 @@ pub fn groups_after(
     after: Option<&str>,
     count_max: usize,
 ) -> Result<Vec<String>, StoreError> {
+    groups_under(state, &keys::offsets(), keys::offsets_of_group, after, count_max)
+}
+
+/// Groups with keys under `prefix`, each of which has its own under `of_group`.
+pub(crate) fn groups_under(
+    state: &dyn Read,
+    prefix: &[u8],
+    of_group: fn(&str) -> Vec<u8>,
+    after: Option<&str>,
+    count_max: usize,
+) -> Result<Vec<String>, StoreError> {
     let mut groups: Vec<String> = Vec::new();
-    let end = prefix_end(&keys::offsets());
-    let past = |group: &str| prefix_end(&keys::offsets_of_group(group));
-    let mut start = after.map_or(keys::offsets(), past);
+    let end = prefix_end(prefix);
+    let past = |group: &str| prefix_end(&of_group(group));
+    let mut start = after.map_or(prefix.to_vec(), past);
     while groups.len() < count_max {
         let mut found = None;
         state.scan(&start, &end, Direction::Ascending, &mut |key, _| {

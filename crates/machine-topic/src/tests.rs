@@ -141,6 +141,7 @@ fn numbered(count: usize, producer_id: i64, epoch: i16, sequence: i32) -> Bytes 
 }
 
 mod compaction;
+mod shares;
 mod tiering;
 mod transactions;
 

@@ -9,8 +9,8 @@ use proteus_store::Read;
 use crate::read::{self, ConfigReader};
 use crate::stored::{self, StoredPartition, StoredTopic};
 use crate::{
-    Applied, Change, PARTITIONS_MAX, Refusal, Reply, TopicCtx, TopicId, keys, refuse, tiering,
-    timers,
+    Applied, Change, PARTITIONS_MAX, Refusal, Reply, TopicCtx, TopicId, keys, refuse, shares,
+    tiering, timers,
 };
 
 /// Longest name of a topic, in characters, as in Kafka.
@@ -175,6 +175,7 @@ pub(crate) fn delete(ctx: &mut TopicCtx<'_>, topic_id: TopicId) -> Applied<Reply
     for key in committed {
         ctx.delete(key);
     }
+    shares::remove_of_topic(ctx, topic_id)?;
     ctx.emit(Change::TopicDeleted { name: topic.name, topic_id });
     Ok(Reply::Done)
 }

@@ -457,6 +457,11 @@ fn deletions(store: &LayeredStore) -> Result<Vec<Minitransaction>, StoreError> {
         let changes = values.into_keys().map(|name| (name, None)).collect();
         commands.push(Minitransaction::of(topic::Op::SetQuotas { entity, changes }));
     }
+    for group in topic::groups::configured(store, usize::MAX)? {
+        let settings = topic::groups::settings(store, &group)?;
+        let config = settings.into_keys().map(|name| (name, None)).collect();
+        commands.push(Minitransaction::of(topic::Op::ConfigureGroup { group, config }));
+    }
     for table in table::catalog::tables(store)? {
         commands.push(Minitransaction::of(table::Op::DropTable { table: table.id }));
     }

@@ -62,6 +62,13 @@ pub(crate) fn shape_of(api_key: ApiKey) -> Option<&'static Shape> {
         ApiKey::DeleteAcls => &DELETE_ACLS,
         ApiKey::DescribeClientQuotas => &DESCRIBE_CLIENT_QUOTAS,
         ApiKey::AlterClientQuotas => &ALTER_CLIENT_QUOTAS,
+        ApiKey::ShareGroupHeartbeat => &SHARE_GROUP_HEARTBEAT,
+        ApiKey::ShareGroupDescribe => &CONSUMER_GROUP_DESCRIBE,
+        ApiKey::ShareFetch => &SHARE_FETCH,
+        ApiKey::ShareAcknowledge => &SHARE_ACKNOWLEDGE,
+        ApiKey::DescribeShareGroupOffsets => &DESCRIBE_SHARE_GROUP_OFFSETS,
+        ApiKey::AlterShareGroupOffsets => &ALTER_SHARE_GROUP_OFFSETS,
+        ApiKey::DeleteShareGroupOffsets => &DELETE_SHARE_GROUP_OFFSETS,
         _ => return None,
     };
     Some(shape)
@@ -521,3 +528,57 @@ const ALTER_CLIENT_QUOTAS: Shape = Shape {
         always(Fixed(1)),
     ],
 };
+
+const SHARE_GROUP_HEARTBEAT: Shape = Shape {
+    flexible_since: 0,
+    fields: &[always(Text), always(Text), always(Fixed(4)), always(Text), always(List(&Text))],
+};
+
+/// Partitions of a topic, and what is said of records of each.
+const ACKNOWLEDGED_TOPICS: super::Kind = Array(&[
+    always(Fixed(16)),
+    always(Array(&[
+        always(Fixed(4)),
+        always(Array(&[always(Fixed(8)), always(Fixed(8)), always(List(&Fixed(1)))])),
+    ])),
+]);
+
+const SHARE_FETCH: Shape = Shape {
+    flexible_since: 0,
+    fields: &[
+        always(Text),
+        always(Text),
+        always(Fixed(4)),
+        always(Fixed(4)),
+        always(Fixed(4)),
+        always(Fixed(4)),
+        always(Fixed(4)),
+        always(Fixed(4)),
+        always(ACKNOWLEDGED_TOPICS),
+        always(Array(&[always(Fixed(16)), always(List(&Fixed(4)))])),
+    ],
+};
+
+const SHARE_ACKNOWLEDGE: Shape = Shape {
+    flexible_since: 0,
+    fields: &[always(Text), always(Text), always(Fixed(4)), always(ACKNOWLEDGED_TOPICS)],
+};
+
+const DESCRIBE_SHARE_GROUP_OFFSETS: Shape = Shape {
+    flexible_since: 0,
+    fields: &[always(Array(&[
+        always(Text),
+        always(Array(&[always(Text), always(List(&Fixed(4)))])),
+    ]))],
+};
+
+const ALTER_SHARE_GROUP_OFFSETS: Shape = Shape {
+    flexible_since: 0,
+    fields: &[
+        always(Text),
+        always(Array(&[always(Text), always(Array(&[always(Fixed(4)), always(Fixed(8))]))])),
+    ],
+};
+
+const DELETE_SHARE_GROUP_OFFSETS: Shape =
+    Shape { flexible_since: 0, fields: &[always(Text), always(Array(&[always(Text)]))] };

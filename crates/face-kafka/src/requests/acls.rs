@@ -241,6 +241,11 @@ pub(crate) fn refuse(session: &Session, version: i16, body: &RequestKind) -> Opt
             ConsumerGroupHeartbeatResponse,
             group(&body.group_id, Operation::Read)
         ),
+        Q::ShareGroupHeartbeat(body) => coded!(
+            ShareGroupHeartbeat,
+            ShareGroupHeartbeatResponse,
+            group(&body.group_id, Operation::Read)
+        ),
         Q::OffsetDelete(body) => {
             coded!(OffsetDelete, OffsetDeleteResponse, group(&body.group_id, Operation::Delete))
         }

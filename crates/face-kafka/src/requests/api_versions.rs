@@ -11,7 +11,8 @@ use crate::api::SERVED;
 
 /// What the cluster as a whole has agreed on, with its level. Clients look at the first: level 2 is
 /// a new epoch with every transaction (KIP-890).
-const FEATURES: [(&str, i16); 2] = [("transaction.version", 2), ("group.version", 1)];
+const FEATURES: [(&str, i16); 3] =
+    [("transaction.version", 2), ("group.version", 1), ("share.version", 1)];
 
 pub(crate) fn answer() -> ApiVersionsResponse {
     let api_keys = SERVED.iter().map(|served| {

@@ -5,6 +5,7 @@ use proteus_kernel_api::topic::{
     OFFSET_METADATA_BYTES_MAX, RETENTION_MS_DEFAULT, TIMESTAMP_AFTER_MAX_MS_DEFAULT,
 };
 
+use super::share_settings;
 use crate::KafkaOptions;
 use crate::codec::FRAME_BYTES_MAX;
 
@@ -27,10 +28,12 @@ pub(crate) struct Known {
     pub default: String,
     /// The values it can have; none: any of its type.
     pub values: &'static [&'static str],
+    /// The least number it can be.
+    pub least: Option<i64>,
 }
 
 fn known(name: &'static str, kind: Kind, default: impl ToString) -> Known {
-    Known { name, kind, default: default.to_string(), values: &[] }
+    Known { name, kind, default: default.to_string(), values: &[], least: None }
 }
 
 fn one_of(
@@ -54,6 +57,11 @@ impl Known {
         };
         if !is_of_kind {
             return Some(format!("{}: '{value}' is no {:?}", self.name, self.kind));
+        }
+        if let (Some(least), Ok(number)) = (self.least, value.parse::<i64>())
+            && number < least
+        {
+            return Some(format!("{}: {number} is less than {least}", self.name));
         }
         let parts: Vec<&str> = match self.kind {
             Kind::List => value.split(',').map(str::trim).collect(),
@@ -154,6 +162,29 @@ pub(crate) fn of_groups(options: &KafkaOptions) -> Vec<Known> {
     vec![
         known("consumer.heartbeat.interval.ms", Kind::Int, group.heartbeat_interval_ms),
         known("consumer.session.timeout.ms", Kind::Int, group.consumer_session_timeout_ms),
+    ]
+}
+
+/// The settings of a share group, with what holds for one that sets none.
+pub(crate) fn of_share_groups(options: &KafkaOptions) -> Vec<Known> {
+    use Kind::{Int, String};
+    let group = &options.group;
+    let levels = &["read_uncommitted", "read_committed"];
+    vec![
+        one_of(share_settings::AUTO_OFFSET_RESET, String, "latest", &["latest", "earliest"]),
+        Known {
+            least: Some(1),
+            ..known(share_settings::HEARTBEAT_INTERVAL_MS, Int, group.share_heartbeat_interval_ms)
+        },
+        one_of(share_settings::ISOLATION_LEVEL, String, "read_uncommitted", levels),
+        Known {
+            least: Some(1),
+            ..known(share_settings::RECORD_LOCK_DURATION_MS, Int, group.share_record_lock_ms)
+        },
+        Known {
+            least: Some(1),
+            ..known(share_settings::SESSION_TIMEOUT_MS, Int, group.share_session_timeout_ms)
+        },
     ]
 }
 

@@ -1,7 +1,7 @@
 //! DescribeConfigs, IncrementalAlterConfigs, AlterConfigs, ListConfigResources.
 //!
-//! Settings of topics are theirs to change. Those of the broker and of groups are told, and changed
-//! in the node's configuration.
+//! Settings of topics and share groups are theirs to change. Those of the broker and of consumer groups are
+//! told, and changed in the node's configuration.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use kafka_protocol::messages::{
     ListConfigResourcesResponse,
 };
 use proteus_kernel_api::topic::read::ConfigReader;
-use proteus_kernel_api::topic::{self, TopicId};
+use proteus_kernel_api::topic::{self, TopicId, groups};
 
 use super::config_table::{self, Kind, Known};
 use super::{text, topics};
@@ -36,10 +36,13 @@ const RESOURCE_TOPIC: i8 = 2;
 const RESOURCE_BROKER: i8 = 4;
 const RESOURCE_CLIENT_METRICS: i8 = 16;
 const RESOURCE_GROUP: i8 = 32;
-/// Set for the topic itself, as opposed to the broker, or to a default.
+/// Set for the topic or group itself, as opposed to the broker, or to a default.
 const SOURCE_TOPIC: i8 = 1;
+const SOURCE_GROUP: i8 = 8;
 const SOURCE_STATIC_BROKER: i8 = 4;
 const SOURCE_DEFAULT: i8 = 5;
+/// Most groups with settings that are listed.
+const GROUPS_MAX: usize = 10_000;
 const OPERATION_SET: i8 = 0;
 const OPERATION_DELETE: i8 = 1;
 const OPERATION_APPEND: i8 = 2;
@@ -57,18 +60,22 @@ pub(crate) struct Entry {
 
 /// The settings of a topic in force, by name.
 pub(crate) fn effective(config: &BTreeMap<String, String>) -> Vec<Entry> {
+    effective_of(config_table::of_topics(), config, SOURCE_TOPIC)
+}
+
+fn effective_of(all: Vec<Known>, config: &BTreeMap<String, String>, source_own: i8) -> Vec<Entry> {
     let entry = |known: Known| {
         let own = config.get(known.name);
         Entry {
             name: known.name.to_owned(),
             value: own.unwrap_or(&known.default).clone(),
-            source: if own.is_some() { SOURCE_TOPIC } else { SOURCE_DEFAULT },
+            source: if own.is_some() { source_own } else { SOURCE_DEFAULT },
             default: Some(known.default),
             kind: known.kind,
             is_read_only: false,
         }
     };
-    config_table::of_topics().into_iter().map(entry).collect()
+    all.into_iter().map(entry).collect()
 }
 
 /// What is wrong with settings that somebody wants for a topic.
@@ -140,7 +147,12 @@ fn describe_one(
             return Err(Failure::new(ResponseError::InvalidRequest, message));
         }
         RESOURCE_GROUP => {
-            read_only(config_table::of_groups(&session.shared.options), SOURCE_DEFAULT)
+            let options = &session.shared.options;
+            let own = session.shared.kernel.read(|view| groups::settings(view.state, name))?;
+            let mut entries = read_only(config_table::of_groups(options), SOURCE_DEFAULT);
+            let shares = config_table::of_share_groups(options);
+            entries.extend(effective_of(shares, &own, SOURCE_GROUP));
+            entries
         }
         other => return Err(unsupported_resource(other)),
     };
@@ -199,17 +211,44 @@ fn unsupported_resource(resource_type: i8) -> Failure {
     )
 }
 
-/// A topic whose settings are to be changed.
-fn alterable(
-    session: &Session,
-    resource_type: i8,
-    name: &str,
-) -> Result<topic::read::TopicInfo, Failure> {
+/// Whose settings are to be changed.
+enum Subject {
+    Topic(TopicId),
+    Group(String),
+}
+
+/// What has settings, and those that were set for it.
+struct Alterable {
+    subject: Subject,
+    config: BTreeMap<String, String>,
+    /// All that can be set.
+    known: Vec<Known>,
+}
+
+fn alterable(session: &Session, resource_type: i8, name: &str) -> Result<Alterable, Failure> {
     match resource_type {
-        RESOURCE_TOPIC => topics::permitted(session, Operation::AlterConfigs, name),
-        RESOURCE_BROKER | RESOURCE_GROUP => Err(Failure::new(
+        RESOURCE_TOPIC => {
+            let info = topics::permitted(session, Operation::AlterConfigs, name)?;
+            Ok(Alterable {
+                subject: Subject::Topic(info.topic_id),
+                config: info.config,
+                known: config_table::of_topics(),
+            })
+        }
+        RESOURCE_GROUP => {
+            session.authorize(Operation::AlterConfigs, Resource::Group, name)?;
+            if name.is_empty() {
+                return Err(Failure::new(ResponseError::InvalidRequest, "the group has no name"));
+            }
+            Ok(Alterable {
+                subject: Subject::Group(name.to_owned()),
+                config: session.shared.kernel.read(|view| groups::settings(view.state, name))?,
+                known: config_table::of_share_groups(&session.shared.options),
+            })
+        }
+        RESOURCE_BROKER => Err(Failure::new(
             ResponseError::InvalidRequest,
-            "settings of brokers and groups are changed in the node's configuration",
+            "settings of brokers are changed in the node's configuration",
         )),
         other => Err(unsupported_resource(other)),
     }
@@ -239,28 +278,28 @@ async fn alter_one(
     resource: &AlterConfigsResource,
     validate_only: bool,
 ) -> Result<(), Failure> {
-    let info = alterable(session, resource.resource_type, resource.resource_name.as_str())?;
-    let mut after = info.config.clone();
+    let before = alterable(session, resource.resource_type, resource.resource_name.as_str())?;
+    let mut after = before.config.clone();
     for entry in &resource.configs {
-        match altered(&after, entry)? {
+        match altered(&before.known, &after, entry)? {
             Some(value) => after.insert(entry.name.to_string(), value),
             None => after.remove(entry.name.as_str()),
         };
     }
     let names = resource.configs.iter().map(|entry| entry.name.to_string());
     let changes = names.map(|name| (name.clone(), after.get(&name).cloned())).collect();
-    apply(session, info.topic_id, &after, changes, validate_only).await
+    apply(session, &before, &after, changes, validate_only).await
 }
 
 /// The value of a setting after one change; `None`: the default.
 fn altered(
+    all: &[Known],
     before: &BTreeMap<String, String>,
     entry: &AlterableConfig,
 ) -> Result<Option<String>, Failure> {
     let name = entry.name.as_str();
-    let known = config_table::of_topics().into_iter().find(|known| known.name == name);
-    let known =
-        known.ok_or_else(|| invalid_config(format!("Unknown topic config name: {name}")))?;
+    let known = all.iter().find(|known| known.name == name);
+    let known = known.ok_or_else(|| invalid_config(format!("Unknown config name: {name}")))?;
     let value = || {
         let missing = || invalid_config(format!("no value for {name}"));
         entry.value.as_ref().map(|value| value.to_string()).ok_or_else(missing)
@@ -296,18 +335,35 @@ fn altered(
 
 async fn apply(
     session: &Session,
-    topic_id: TopicId,
+    before: &Alterable,
     after: &BTreeMap<String, String>,
     changes: BTreeMap<String, Option<String>>,
     validate_only: bool,
 ) -> Result<(), Failure> {
-    if let Some(problem) = problem(session, after) {
+    let problem = match &before.subject {
+        Subject::Topic(_) => problem(session, after),
+        Subject::Group(_) => after.iter().find_map(|(name, value)| {
+            match before.known.iter().find(|known| known.name == name) {
+                Some(known) => known.problem(value),
+                None => Some(format!("Unknown group config name: {name}")),
+            }
+        }),
+    };
+    if let Some(problem) = problem {
         return Err(invalid_config(problem));
     }
     if validate_only {
         return Ok(());
     }
-    topics::commit(session, topic::Op::ConfigureTopic { topic_id, config: changes }).await?;
+    let op = match &before.subject {
+        Subject::Topic(topic_id) => {
+            topic::Op::ConfigureTopic { topic_id: *topic_id, config: changes }
+        }
+        Subject::Group(group) => {
+            topic::Op::ConfigureGroup { group: group.clone(), config: changes }
+        }
+    };
+    topics::commit(session, op).await?;
     Ok(())
 }
 
@@ -323,7 +379,7 @@ pub(crate) async fn replace(
             .with_resource_type(resource.resource_type)
             .with_resource_name(name.clone());
         let replaced = async {
-            let info = alterable(session, resource.resource_type, name.as_str())?;
+            let before = alterable(session, resource.resource_type, name.as_str())?;
             let after: BTreeMap<String, String> = resource
                 .configs
                 .iter()
@@ -331,9 +387,9 @@ pub(crate) async fn replace(
                     Some((entry.name.to_string(), entry.value.as_ref()?.to_string()))
                 })
                 .collect();
-            let names = info.config.keys().chain(after.keys());
+            let names = before.config.keys().chain(after.keys());
             let changes = names.map(|name| (name.clone(), after.get(name).cloned())).collect();
-            apply(session, info.topic_id, &after, changes, request.validate_only).await
+            apply(session, &before, &after, changes, request.validate_only).await
         };
         responses.push(match replaced.await {
             Ok(()) => response,
@@ -365,7 +421,14 @@ pub(crate) fn list_resources(
                 Err(failure) => return response.with_error_code(failure.code()),
             },
             RESOURCE_BROKER => vec![this(session).0.to_string()],
-            RESOURCE_CLIENT_METRICS | RESOURCE_GROUP => Vec::new(),
+            RESOURCE_CLIENT_METRICS => Vec::new(),
+            RESOURCE_GROUP => {
+                match session.shared.kernel.read(|view| groups::configured(view.state, GROUPS_MAX))
+                {
+                    Ok(groups) => groups,
+                    Err(error) => return response.with_error_code(Failure::from(error).code()),
+                }
+            }
             _ => return response.with_error_code(ResponseError::UnsupportedVersion.code()),
         };
         resources.extend(names.into_iter().map(|name| {

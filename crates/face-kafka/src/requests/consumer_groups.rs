@@ -150,7 +150,7 @@ fn beat_of(
 }
 
 /// The topics of these names, and those that match a pattern.
-fn resolve(
+pub(super) fn resolve(
     session: &Session,
     names: &BTreeSet<String>,
     patterns: &[Pattern],
@@ -177,7 +177,7 @@ fn resolve(
     })?)
 }
 
-fn by_topic(partitions: &BTreeSet<Partition>) -> BTreeMap<TopicId, Vec<i32>> {
+pub(super) fn by_topic(partitions: &BTreeSet<Partition>) -> BTreeMap<TopicId, Vec<i32>> {
     let mut topics: BTreeMap<TopicId, Vec<i32>> = BTreeMap::new();
     for (topic_id, partition) in partitions {
         let index = i32::try_from(*partition).unwrap_or(i32::MAX);

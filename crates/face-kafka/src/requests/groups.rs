@@ -18,7 +18,8 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 use proteus_env::random;
-use proteus_kernel_api::topic::{self, read};
+use proteus_kernel_api::topic::{self, read, shares};
+use proteus_kernel_api::{Read, StoreError};
 use tokio::sync::oneshot;
 
 use super::{OPERATIONS_NOT_TOLD, text, topics};
@@ -34,6 +35,7 @@ const GROUPS_LISTED_MAX: usize = 100_000;
 /// Types of groups, by their protocol.
 const CLASSIC: &str = "classic";
 const CONSUMER: &str = "consumer";
+const SHARE: &str = "share";
 /// A member has this id before it has one.
 const NO_GENERATION: i32 = -1;
 
@@ -225,6 +227,18 @@ pub(crate) fn list(session: &Session, request: &ListGroupsRequest) -> ListGroups
     for group_id in with_offsets {
         groups.insert(group_id, ("consumer".to_owned(), "Empty", CLASSIC));
     }
+    match share_groups(session) {
+        Ok(shares) => {
+            groups.extend(shares.into_iter().map(|id| (id, (String::new(), "Empty", SHARE))))
+        }
+        Err(failure) => {
+            let code = failure.of_coordinator().code();
+            return ListGroupsResponse::default().with_error_code(code);
+        }
+    }
+    for group_id in session.shared.coordinator.list_shares() {
+        groups.insert(group_id, (String::new(), "Stable", SHARE));
+    }
     for (group_id, description) in session.shared.coordinator.list() {
         groups.insert(group_id, (description.protocol_type, description.state, CLASSIC));
     }
@@ -252,13 +266,25 @@ pub(crate) fn list(session: &Session, request: &ListGroupsRequest) -> ListGroups
 }
 
 fn groups_with_offsets(session: &Session) -> Result<Vec<String>, Failure> {
+    all_groups(session, read::groups_after)
+}
+
+fn share_groups(session: &Session) -> Result<Vec<String>, Failure> {
+    all_groups(session, shares::share_groups_after)
+}
+
+/// Groups after one, at most so many.
+type GroupsAfter = fn(&dyn Read, Option<&str>, usize) -> Result<Vec<String>, StoreError>;
+
+/// All groups that `groups_after` knows of, read in pieces.
+fn all_groups(session: &Session, groups_after: GroupsAfter) -> Result<Vec<String>, Failure> {
     let mut groups: Vec<String> = Vec::new();
     while groups.len() < GROUPS_LISTED_MAX {
         let after = groups.last().cloned();
         let more = session
             .shared
             .kernel
-            .read(|view| read::groups_after(view.state, after.as_deref(), GROUPS_PER_READ_MAX))?;
+            .read(|view| groups_after(view.state, after.as_deref(), GROUPS_PER_READ_MAX))?;
         let is_last = more.len() < GROUPS_PER_READ_MAX;
         groups.extend(more);
         if is_last {
@@ -329,9 +355,22 @@ async fn delete_one(session: &Session, group_id: &str) -> Result<(), Failure> {
         let message = format!("group '{group_id}' has members");
         return Err(Failure::new(ResponseError::NonEmptyGroup, message));
     }
-    let op = topic::Op::RemoveOffsets { group: group_id.to_owned(), partitions: None };
-    match topics::commit(session, op).await.map_err(Failure::of_coordinator)? {
-        topic::Reply::Removed(0) => {
+    let group = group_id.to_owned();
+    let ops = [
+        topic::Op::RemoveOffsets { group: group.clone(), partitions: None },
+        topic::Op::RemoveShares { group, topics: None },
+    ];
+    let mut removed = 0;
+    for op in ops {
+        if let topic::Reply::Removed(count) =
+            topics::commit(session, op).await.map_err(Failure::of_coordinator)?
+        {
+            removed += count;
+        }
+    }
+    session.shared.shares.forget_group(group_id);
+    match removed {
+        0 => {
             let message = format!("there is no group '{group_id}'");
             Err(Failure::new(ResponseError::GroupIdNotFound, message))
         }

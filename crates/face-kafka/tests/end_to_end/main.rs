@@ -7,6 +7,7 @@ mod client;
 mod cross_face;
 mod groups;
 mod rskafka_client;
+mod shares;
 mod tiering;
 mod transactions;
 mod wire;

@@ -197,10 +197,56 @@ impl Generator {
         }
     }
 
+    /// What share groups consume, and how groups are set.
+    fn share_op(&mut self) -> topic::Op {
+        use topic::shares::{Delivery, ShareRange, ShareState};
+        let (topic_id, group, partition) =
+            (self.topic_id(), self.group(), self.random.below(2) as u32);
+        match self.random.below(10) {
+            0..=2 => topic::Op::BeginShare {
+                group,
+                topic_id,
+                partition,
+                start_offset: self.random.below(9) as i64 - 1,
+            },
+            3 => topic::Op::ResetShares {
+                group,
+                offsets: vec![(topic_id, partition, self.random.below(9) as i64 - 1)],
+            },
+            4 => topic::Op::RemoveShares {
+                group,
+                topics: self.random.chance(50).then(|| vec![topic_id]),
+            },
+            5 => topic::Op::ConfigureGroup {
+                group,
+                config: BTreeMap::from([(
+                    "share.auto.offset.reset".to_owned(),
+                    self.random.chance(60).then(|| "earliest".to_owned()),
+                )]),
+            },
+            _ => {
+                let ranges = (0..self.random.below(4)).map(|_| {
+                    let first = self.random.below(12) as i64 - 1;
+                    let state = self.random.pick(&[
+                        ShareState::Available,
+                        ShareState::Acknowledged,
+                        ShareState::Archived,
+                    ]);
+                    let count = self.random.below(6) as u16;
+                    let last = first + self.random.below(4) as i64;
+                    ShareRange { first, last, delivery: Delivery { state, count } }
+                });
+                let ranges = ranges.collect();
+                topic::Op::UpdateShare { group, topic_id, partition, ranges }
+            }
+        }
+    }
+
     pub(super) fn topic_op(&mut self) -> topic::Op {
         let (topic_id, group, partition) =
             (self.topic_id(), self.group(), self.random.below(3) as u32);
-        match self.random.below(30) {
+        match self.random.below(34) {
+            30..=33 => self.share_op(),
             0..=2 => topic::Op::CreateTopic {
                 name: format!("t{}", self.random.below(NAMES)),
                 topic_id,
