@@ -29,7 +29,7 @@ pub use proteus_shard_machine::{
     Change, Check, Minitransaction, Op, Outcome, Refusal, Reply, cache, table, topic, tree,
 };
 pub use proteus_store::{Direction, Read, StoreError};
-pub use proteus_types::{CommitTs, Member, NodeId, Slot, Term};
+pub use proteus_types::{CommitTs, Member, NodeId, SLOT_COUNT, ShardId, Slot, Term};
 
 /// One commit as followers of the feed see it.
 pub type Commit = Committed<Change>;
@@ -53,6 +53,19 @@ pub struct ClusterView {
     pub members: BTreeMap<NodeId, Member>,
     /// Those of them that vote: a commit is on more than half of these.
     pub voters: BTreeSet<NodeId>,
+}
+
+/// Consecutive slots of the cache's keys, and who leads the shard that has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotsLed {
+    /// The first.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
+    /// The shard.
+    pub shard: ShardId,
+    /// Its leader, if this node knows of any.
+    pub leader: Option<NodeId>,
 }
 
 /// A change of a cluster's members, as an operator asks for it through a face.
@@ -106,6 +119,12 @@ pub trait Kernel: Send + Sync + 'static {
     /// The cluster as this node sees it.
     fn cluster(&self) -> ClusterView {
         ClusterView { node: NodeId(1), leader: Some(NodeId(1)), ..ClusterView::default() }
+    }
+
+    /// Which shard has which slots, in their order, and who leads it.
+    fn slots_led(&self) -> Vec<SlotsLed> {
+        let leader = self.cluster().leader;
+        vec![SlotsLed { first: 0, last: SLOT_COUNT - 1, shard: ShardId::META, leader }]
     }
 
     /// Whether this node leads: [`ClusterView::leads`], for those who ask at every request.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use proteus_env::disk::{Disk, RealDisk, exists, is_directory, read_text};
 use proteus_kernel::{StoreReport, examine_store};
 use proteus_log::{LogReport, inspect};
-use proteus_types::EntryId;
+use proteus_types::{EntryId, ShardId};
 
 use crate::identity::Identity;
 use crate::restore::RESTORING_FILE;
+use crate::shards::store_directory;
 use crate::{FORMAT_FILE, FORMAT_VERSION, NodeError, take_lock};
 
 /// How a part of the directory is.
@@ -58,9 +59,16 @@ pub fn examine(directory: &Path) -> Result<Vec<Finding>, NodeError> {
         return Ok(findings);
     }
     let log = examine_log(directory, &mut findings);
-    let store = store(directory, &mut findings);
-    if let (Some(log), Some(store)) = (log, store) {
-        findings.push(fit(&log, &store));
+    let mut shards: Vec<ShardId> =
+        log.iter().flat_map(|log| log.shards.iter().map(|shard| shard.0)).collect();
+    if !shards.contains(&ShardId::META) {
+        shards.insert(0, ShardId::META);
+    }
+    for shard in shards {
+        let store = store(&store_directory(directory, shard), &mut findings);
+        if let (Some(log), Some(store)) = (&log, store) {
+            findings.push(fit(log, shard, &store));
+        }
     }
     Ok(findings)
 }
@@ -151,16 +159,15 @@ fn examine_log(directory: &Path, findings: &mut Vec<Finding>) -> Option<LogRepor
     Some(report)
 }
 
-fn store(directory: &Path, findings: &mut Vec<Finding>) -> Option<StoreReport> {
-    let location = directory.join("store");
-    let (old, incoming) = (directory.join("store.old"), directory.join("store.incoming"));
+fn store(location: &Path, findings: &mut Vec<Finding>) -> Option<StoreReport> {
+    let (old, incoming) = (location.with_extension("old"), location.with_extension("incoming"));
     if exists(&old) || exists(&incoming) {
         let what = "another state was about to take this one's place; the next start ends that";
         findings.push(finding("store", Verdict::Unfinished, what.to_owned()));
         // Opening would end it here.
         return None;
     }
-    if !is_directory(&location) {
+    if !is_directory(location) {
         findings.push(finding(
             "store",
             Verdict::Unfinished,
@@ -168,7 +175,7 @@ fn store(directory: &Path, findings: &mut Vec<Finding>) -> Option<StoreReport> {
         ));
         return None;
     }
-    match examine_store(&location) {
+    match examine_store(location) {
         Ok(report) => {
             let upto = match report.applied {
                 Some((id, ts)) => format!("checkpoint up to entry {}, commit {ts}", id.index),
@@ -187,8 +194,9 @@ fn store(directory: &Path, findings: &mut Vec<Finding>) -> Option<StoreReport> {
 }
 
 /// Whether the log goes on where the checkpoint ends.
-fn fit(log: &LogReport, store: &StoreReport) -> Finding {
-    let (purged, last) = log.shards.first().map_or((None, None), |shard| (shard.1, shard.2));
+fn fit(log: &LogReport, shard: ShardId, store: &StoreReport) -> Finding {
+    let own = log.shards.iter().find(|own| own.0 == shard);
+    let (purged, last) = own.map_or((None, None), |own| (own.1, own.2));
     let purged = purged.map_or(0, |purged| purged.index.0);
     let applied = store.applied.map_or(0, |(id, _)| id.index.0);
     if purged > applied {

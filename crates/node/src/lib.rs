@@ -37,12 +37,12 @@ use proteus_env::{net, random, task};
 use proteus_kernel::{Alone, Commits, Links, Shard, ShardStatus, Shards};
 use proteus_kernel_api::{
     ClusterView, Feed, Kernel, KernelError, Listener, MembersChange, MembersChanging,
-    Minitransaction, Proposal, ReadBarrier, View,
+    Minitransaction, Proposal, ReadBarrier, SlotsLed, View,
 };
 use proteus_log::{Log, LogError, LogOptions};
 use proteus_peer::serve;
 use proteus_shard_machine::Composed;
-use proteus_types::{Member, ShardId, Slot, Term};
+use proteus_types::{Member, ShardId, Slot, SlotRange, Term};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -366,6 +366,16 @@ impl Kernel for NodeKernel {
             members: membership.members,
             voters: membership.voters,
         }
+    }
+
+    fn slots_led(&self) -> Vec<SlotsLed> {
+        let shards = &self.router.shards;
+        let led = |range: SlotRange| {
+            let SlotRange { first, last, shard } = range;
+            let leader = shards.shard(shard).and_then(|open| open.group().leadership().leader);
+            SlotsLed { first, last, shard, leader }
+        };
+        shards.map().ranges().map(led).collect()
     }
 
     fn change_members(&self, change: MembersChange) -> MembersChanging {

@@ -1,15 +1,17 @@
 //! CLUSTER, ROLE, INFO's replication, WAIT: what the node knows of its cluster, in Redis Cluster's words.
 //!
-//! So far all slots are one shard. The node that leads it is the master, the others are its replicas. Each
-//! serves every key, reads as well as writes, so no client is ever redirected.
+//! Every node has all keys. The one that leads a shard is the master of its slots, the others are its
+//! replicas; for what is not about slots the one that leads the cluster is the master. Each serves every key,
+//! reads as well as writes, so no client is ever redirected; one that knows slots asks who leads them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proteus_env::task;
 use proteus_kernel_api::cache::{self, Reply, hash_slot, parse_integer};
-use proteus_kernel_api::{ClusterView, NodeId};
+use proteus_kernel_api::{ClusterView, NodeId, ShardId, SlotsLed};
 
 use super::{help, word};
 use crate::errors::{NOT_AN_INTEGER, of_kernel, unknown_subcommand, wrong_arity};
@@ -55,6 +57,7 @@ const HELP: &[&str] = &[
 
 /// A node as clients of Redis Cluster see it.
 struct Node {
+    number: NodeId,
     id: String,
     host: String,
     port: u16,
@@ -80,6 +83,11 @@ impl Nodes {
         self.all.iter().find(|node| node.leads)
     }
 
+    /// Whether a node leads these slots. A kernel that is in no cluster has one node.
+    fn lead(&self, led: &SlotsLed, node: &Node) -> bool {
+        led.leader == Some(node.number) || (self.all.len() == 1 && node.leads)
+    }
+
     fn own_leads(&self) -> bool {
         self.all.iter().any(|node| node.is_own && node.leads)
     }
@@ -95,6 +103,7 @@ impl Session {
         let mut all: Vec<Node> = members
             .iter()
             .map(|(id, member)| Node {
+                number: *id,
                 id: format!("{:024x}{:016x}", id.0, member.incarnation),
                 host: match *id == own {
                     // How the client has reached this node is how it can.
@@ -111,6 +120,7 @@ impl Session {
             .collect();
         if all.is_empty() {
             all.push(Node {
+                number: own,
                 id: format!("{:040x}", self.face.run_id),
                 host: local.ip().to_string(),
                 port: local.port(),
@@ -199,10 +209,12 @@ impl Session {
         let nodes = self.nodes();
         let state = if nodes.has_leader { "ok" } else { "fail" };
         let (known, term) = (nodes.all.len(), nodes.term);
+        let led = self.face.kernel.slots_led();
+        let size = led.iter().map(|led| led.leader).collect::<BTreeSet<_>>().len();
         Reply::Verbatim(
             "txt",
             Bytes::from(format!(
-                "cluster_enabled:1\r\ncluster_state:{state}\r\ncluster_slots_assigned:16384\r\ncluster_slots_ok:16384\r\ncluster_slots_pfail:0\r\ncluster_slots_fail:0\r\ncluster_known_nodes:{known}\r\ncluster_size:1\r\ncluster_current_epoch:{term}\r\ncluster_my_epoch:{term}\r\ncluster_stats_messages_sent:0\r\ncluster_stats_messages_received:0\r\ntotal_cluster_links_buffer_limit_exceeded:0\r\n"
+                "cluster_enabled:1\r\ncluster_state:{state}\r\ncluster_slots_assigned:16384\r\ncluster_slots_ok:16384\r\ncluster_slots_pfail:0\r\ncluster_slots_fail:0\r\ncluster_known_nodes:{known}\r\ncluster_size:{size}\r\ncluster_current_epoch:{term}\r\ncluster_my_epoch:{term}\r\ncluster_stats_messages_sent:0\r\ncluster_stats_messages_received:0\r\ntotal_cluster_links_buffer_limit_exceeded:0\r\n"
             )),
         )
     }
@@ -210,11 +222,20 @@ impl Session {
     fn node_lines(&self, is_wanted: impl Fn(&Node) -> bool) -> String {
         let nodes = self.nodes();
         let master = nodes.master().map_or("-", |node| &node.id);
+        let led = self.face.kernel.slots_led();
         let mut out = String::new();
         for node in nodes.all.iter().filter(|node| is_wanted(node)) {
             let myself = if node.is_own { "myself," } else { "" };
-            let (role, of, slots) =
-                if node.leads { ("master", "-", " 0-16383") } else { ("slave", master, "") };
+            let mut slots = String::new();
+            for SlotsLed { first, last, .. } in led.iter().filter(|led| nodes.lead(led, node)) {
+                // Writing to a string cannot fail.
+                let _ = match first == last {
+                    true => write!(slots, " {first}"),
+                    false => write!(slots, " {first}-{last}"),
+                };
+            }
+            let is_master = node.leads || !slots.is_empty();
+            let (role, of) = if is_master { ("master", "-") } else { ("slave", master) };
             // Writing to a string cannot fail.
             let _ = writeln!(
                 out,
@@ -249,34 +270,50 @@ impl Session {
         if !nodes.has_leader {
             return Reply::Array(Vec::new());
         }
-        let mut row = vec![Reply::ZERO, Reply::Integer(SLOT_COUNT - 1)];
-        row.extend(nodes.all.into_iter().map(|node| {
-            let port = Reply::Integer(node.port.into());
-            Reply::Array(vec![text(node.host), port, text(node.id), Reply::Array(Vec::new())])
-        }));
-        Reply::Array(vec![Reply::Array(row)])
+        let about = |node: &Node| {
+            let (host, port) = (text(node.host.clone()), Reply::Integer(node.port.into()));
+            Reply::Array(vec![host, port, text(node.id.clone()), Reply::Array(Vec::new())])
+        };
+        let row = |led: &SlotsLed| {
+            let (leading, others): (Vec<&Node>, Vec<&Node>) =
+                nodes.all.iter().partition(|node| nodes.lead(led, node));
+            let mut row = vec![Reply::Integer(led.first.into()), Reply::Integer(led.last.into())];
+            row.extend(leading.into_iter().chain(others).map(about));
+            Reply::Array(row)
+        };
+        Reply::Array(self.face.kernel.slots_led().iter().map(row).collect())
     }
 
     fn shards(&self) -> Reply {
         let offset = self.replication_offset();
-        let about = |node: Node| {
-            let role = if node.leads { "master" } else { "replica" };
+        let nodes = self.nodes();
+        let about = |node: &Node, leads: bool| {
+            let role = if leads { "master" } else { "replica" };
             Reply::Map(vec![
-                (text("id"), text(node.id)),
+                (text("id"), text(node.id.clone())),
                 (text("port"), Reply::Integer(node.port.into())),
                 (text("ip"), text(node.host.clone())),
-                (text("endpoint"), text(node.host)),
+                (text("endpoint"), text(node.host.clone())),
                 (text("role"), text(role)),
                 (text("replication-offset"), number(offset)),
                 (text("health"), text("online")),
             ])
         };
-        let nodes = self.nodes().all.into_iter().map(about).collect();
-        let slots = vec![Reply::ZERO, Reply::Integer(SLOT_COUNT - 1)];
-        Reply::Array(vec![Reply::Map(vec![
-            (text("slots"), Reply::Array(slots)),
-            (text("nodes"), Reply::Array(nodes)),
-        ])])
+        let mut shards: BTreeMap<ShardId, Vec<SlotsLed>> = BTreeMap::new();
+        for led in self.face.kernel.slots_led() {
+            shards.entry(led.shard).or_default().push(led);
+        }
+        let shard = |own: Vec<SlotsLed>| {
+            let leads = |node: &Node| own.first().is_some_and(|led| nodes.lead(led, node));
+            let rows = nodes.all.iter().map(|node| about(node, leads(node))).collect();
+            let bounds = own.iter().flat_map(|led| [led.first, led.last]);
+            let slots = bounds.map(|slot| Reply::Integer(slot.into())).collect();
+            Reply::Map(vec![
+                (text("slots"), Reply::Array(slots)),
+                (text("nodes"), Reply::Array(rows)),
+            ])
+        };
+        Reply::Array(shards.into_values().map(shard).collect())
     }
 
     pub(super) fn role(&self) -> Reply {
