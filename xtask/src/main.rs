@@ -36,6 +36,7 @@ const WORLDS: &[(&str, &str)] = &[
     ("cluster", "a_replica_that_computes_otherwise"),
     ("kafka", "producers_and_consumers_keep_their_promises"),
     ("objects", "objects_are_linearizable"),
+    ("transfers", "commits_over_several_shards_keep_their_claims"),
     ("zookeeper", "sessions_and_watches_keep_their_claims"),
 ];
 

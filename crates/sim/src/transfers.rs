@@ -17,7 +17,7 @@ use proteus_kernel::{
     ChoreOptions, CommitSink, Commits, Shard, ShardOptions, Shards, Spread, Timing, read_whole,
 };
 use proteus_log::{Log, LogOptions};
-use proteus_machine::{Committed, KernelError};
+use proteus_machine::{Committed, KernelError, View};
 use proteus_shard_machine::{
     Change, Composed, Minitransaction, Outcome, Reply, Split, SpreadState, cache, split,
 };
@@ -53,6 +53,15 @@ pub struct Summary {
     pub cuts: u64,
 }
 
+/// How accounts are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// All at one moment.
+    Whole,
+    /// Shard by shard, as they are there: wrong on purpose.
+    Apart,
+}
+
 /// Runs the plan of `seed`.
 ///
 /// # Errors
@@ -60,9 +69,9 @@ pub struct Summary {
 ///
 /// # Panics
 /// If the machine has no temporary directory or runtime.
-pub fn run(seed: u64) -> Result<Summary, String> {
+pub fn run(seed: u64, reading: Reading) -> Result<Summary, String> {
     in_paused_time(seed, async {
-        let mut world = World::new(seed);
+        let mut world = World::new(seed, reading);
         let result = world.live().await;
         world.end().await;
         result.map(|()| world.summary)
@@ -117,6 +126,7 @@ struct Told {
 }
 
 struct World {
+    reading: Reading,
     random: Random,
     network: Network<Composed>,
     map: SlotMap,
@@ -134,10 +144,11 @@ fn command(words: &[&str]) -> cache::Op {
 }
 
 impl World {
-    fn new(seed: u64) -> World {
+    fn new(seed: u64, reading: Reading) -> World {
         let mut random = Random::new(seed);
         let network = Network::new(random.fork(), Weather::random(&mut random));
         World {
+            reading,
             random,
             network,
             map: SlotMap::even(SHARDS),
@@ -279,6 +290,7 @@ impl World {
             told: self.told.clone(),
             nodes: running.clone(),
             random: Random::new(number),
+            reading: self.reading,
             summary: Summary::default(),
         };
         let mut clients: Vec<Client> = (0..CLIENTS).map(client).collect();
@@ -390,6 +402,7 @@ impl World {
                 told: self.told.clone(),
                 nodes: vec![node.clone()],
                 random: self.random.fork(),
+                reading: self.reading,
                 summary: Summary::default(),
             };
             let recovering = async {
@@ -456,6 +469,7 @@ struct Client {
     told: Arc<Mutex<BTreeMap<u64, Told>>>,
     nodes: Vec<Running>,
     random: Random,
+    reading: Reading,
     summary: Summary,
 }
 
@@ -551,7 +565,7 @@ impl Client {
             }
         }
         let mut found = Ok((0, 0));
-        let read = read_whole(&shards, &mut |views| {
+        let mut read_all = |views: &[(ShardId, View<'_>)]| {
             let spread = SpreadState::new(views, &self.map);
             let Some(view) = spread.view() else { return };
             let number = |key: String| match cache::answer(view, &cache::Call::new(&["GET", &key]))
@@ -565,7 +579,11 @@ impl Client {
             let accounts: Result<i64, String> =
                 (0..ACCOUNTS).map(|account| number(key("account", account))).sum();
             found = accounts.and_then(|sum| Ok((sum, number(key("count", self.number))?)));
-        });
+        };
+        let read = match self.reading {
+            Reading::Whole => read_whole(&shards, &mut read_all),
+            Reading::Apart => apart(&shards, &[], &mut read_all),
+        };
         if read.is_err() {
             return Ok(false);
         }
@@ -580,4 +598,23 @@ impl Client {
         self.summary.reads += 1;
         Ok(true)
     }
+}
+
+/// All shards as each is, whatever that has to do with the others.
+fn apart(
+    shards: &[(ShardId, Arc<Shard<Composed>>)],
+    before: &[(ShardId, View<'_>)],
+    reader: &mut dyn FnMut(&[(ShardId, View<'_>)]),
+) -> Result<(), KernelError> {
+    let Some(((id, shard), rest)) = shards.split_first() else {
+        reader(before);
+        return Ok(());
+    };
+    let mut result = Ok(());
+    shard.read(&mut |view| {
+        let mut views = before.to_vec();
+        views.push((*id, view));
+        result = apart(rest, &views, reader);
+    })?;
+    result
 }

@@ -1,12 +1,12 @@
 //! Commits over several shards in trouble, held to the claims of `docs/testing.md`.
 
-use proteus_sim::transfers::{Summary, run};
+use proteus_sim::transfers::{Reading, Summary, run};
 
 #[test]
 fn commits_over_several_shards_keep_their_claims_in_trouble() {
     let total = parking_lot::Mutex::new(Summary::default());
     let seeds = proteus_sim::seeds(50, |seed| {
-        let ran = run(seed)?;
+        let ran = run(seed, Reading::Whole)?;
         let mut total = total.lock();
         total.acknowledged += ran.acknowledged;
         total.refused += ran.refused;
@@ -21,4 +21,10 @@ fn commits_over_several_shards_keep_their_claims_in_trouble() {
     // Runs in which nothing happened prove nothing.
     assert!(seeds < 50 || total.acknowledged > 20 * seeds, "{total:?}");
     assert!(seeds < 50 || total.crashes > seeds && total.refused > 0, "{total:?}");
+}
+
+#[test]
+fn a_reader_of_each_shard_by_itself_is_found_out() {
+    let found = (0..40).find_map(|seed| run(seed, Reading::Apart).err());
+    assert!(found.is_some_and(|claim| claim.contains("all accounts hold")), "nobody noticed");
 }
