@@ -55,7 +55,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "proteus-types",
         ],
     ),
-    ("proteus-sql", &["proteus-env", "proteus-kernel-api", "proteus-objects", "proteus-types"]),
+    ("proteus-schemas", &["proteus-env", "proteus-kernel-api"]),
+    (
+        "proteus-sql",
+        &[
+            "proteus-env",
+            "proteus-kernel-api",
+            "proteus-objects",
+            "proteus-schemas",
+            "proteus-types",
+        ],
+    ),
     ("proteus-face", &["proteus-env"]),
     ("proteus-face-redis", FACE),
     ("proteus-face-zookeeper", FACE),
@@ -63,7 +73,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "proteus-face-kafka",
         &["proteus-env", "proteus-face", "proteus-kernel-api", "proteus-objects", "proteus-types"],
     ),
-    ("proteus-face-http", FACE),
+    (
+        "proteus-face-http",
+        &["proteus-env", "proteus-face", "proteus-kernel-api", "proteus-schemas", "proteus-types"],
+    ),
     (
         "proteus-face-postgres",
         &[

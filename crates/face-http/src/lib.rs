@@ -2,6 +2,10 @@
 //!
 //! Healthy means that the process answers; ready means that it serves reads, which it stops to do
 //! when its disk or state has failed. Other faces may add commands for operators.
+//!
+//! And the registry of schemas ([`RegistryFace`]), on a port of its own.
+
+mod registry;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,8 +21,14 @@ use hyper_util::service::TowerToHyperService;
 use proteus_face::{AdminCommands, Connection, ConnectionError, Face, Metrics, Serving};
 use proteus_kernel_api::Kernel;
 
+pub use registry::RegistryFace;
+
 /// The content type of Prometheus' text format as `prometheus-client` writes it.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What a client is told for whom there is no room.
+const BUDGET_REFUSAL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// The HTTP server side.
 pub struct HttpFace {
@@ -127,25 +137,30 @@ impl Face for HttpFace {
     }
 
     fn budget_refusal(&self) -> &'static [u8] {
-        b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        BUDGET_REFUSAL
     }
 
     fn serve(self: Arc<Self>, connection: Connection) -> Serving {
-        let service = TowerToHyperService::new(self.router.clone());
-        Box::pin(async move {
-            let Connection { stream, mut shutdown, .. } = connection;
-            let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new());
-            let serving = builder.serve_connection(TokioIo::new(stream), service);
-            let mut serving = std::pin::pin!(serving);
-            let ended = tokio::select! {
-                ended = serving.as_mut() => ended,
-                () = shutdown.requested() => {
-                    serving.as_mut().graceful_shutdown();
-                    serving.await
-                }
-            };
-            ended.map_err(|error| ConnectionError::Malformed(error.to_string()))
-        })
+        serve_router(self.router.clone(), connection)
     }
+}
+
+/// Answers the requests of a connection.
+fn serve_router(router: Router, connection: Connection) -> Serving {
+    let service = TowerToHyperService::new(router);
+    Box::pin(async move {
+        let Connection { stream, mut shutdown, .. } = connection;
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new());
+        let serving = builder.serve_connection(TokioIo::new(stream), service);
+        let mut serving = std::pin::pin!(serving);
+        let ended = tokio::select! {
+            ended = serving.as_mut() => ended,
+            () = shutdown.requested() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        ended.map_err(|error| ConnectionError::Malformed(error.to_string()))
+    })
 }

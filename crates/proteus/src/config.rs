@@ -378,7 +378,7 @@ pub struct TlsFiles {
 }
 
 /// Faces there are, in the order in which they are shown.
-pub const FACES: &[&str] = &["zookeeper", "kafka", "redis", "postgres", "http"];
+pub const FACES: &[&str] = &["zookeeper", "kafka", "redis", "postgres", "http", "registry"];
 
 impl Config {
     /// The effective configuration from `flags` (by key), `environment`, and the file, if any.

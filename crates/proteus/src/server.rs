@@ -9,7 +9,7 @@ use proteus_face::{
     Face, Listening, Metrics, Security, ServeOptions, ServingFace, Shutdown, ShutdownHandle,
     StoredAccounts, Tls, TlsError, WrongPassword, serve,
 };
-use proteus_face_http::HttpFace;
+use proteus_face_http::{HttpFace, RegistryFace};
 use proteus_face_kafka::{KafkaFace, KafkaOptions};
 use proteus_face_postgres::{PostgresFace, PostgresOptions};
 use proteus_face_redis::RedisFace;
@@ -298,6 +298,7 @@ fn build_faces(
         Arc::new(RedisFace::new(kernel.clone(), clock.clone(), metrics, accounts())),
         Arc::new(postgres),
         Arc::new(http),
+        Arc::new(RegistryFace::new(kernel.clone(), accounts())),
     ])
 }
 

@@ -15,6 +15,7 @@
 pub mod behaviour;
 pub mod cluster;
 pub mod commands;
+pub mod consumers;
 pub mod history;
 pub mod ledger;
 pub mod linearizable;

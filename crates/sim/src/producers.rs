@@ -27,6 +27,7 @@ use proteus_shard_machine::topic::{Op, Refusal, Reply, TopicId, TransactionalPro
 use proteus_shard_machine::{self as machine, Minitransaction, Outcome};
 use proteus_store::StoreError;
 
+use crate::consumers::{Consumed, Consumers, WORK};
 use crate::random::Random;
 use crate::replica::Machine;
 
@@ -55,12 +56,9 @@ pub fn creation() -> Minitransaction {
         partition_count,
         config,
     };
-    Minitransaction::of(create("plain", PLAIN, PARTITIONS, BTreeMap::new())).op(create(
-        "compacted",
-        COMPACTED,
-        1,
-        compacts,
-    ))
+    Minitransaction::of(create("plain", PLAIN, PARTITIONS, BTreeMap::new()))
+        .op(create("compacted", COMPACTED, 1, compacts))
+        .op(create("work", WORK, PARTITIONS, BTreeMap::new()))
 }
 
 /// What a proposal came to.
@@ -153,6 +151,8 @@ pub struct Produced {
     pub repeated: u64,
     /// Records that compaction took away.
     pub compacted: u64,
+    /// What consumers in groups did meanwhile.
+    pub consumed: Consumed,
 }
 
 /// All producers of a run, and what they know.
@@ -161,6 +161,7 @@ pub struct Producers {
     transactional: Vec<Transactional>,
     known: Arc<Mutex<Known>>,
     repeated: u64,
+    consumers: Consumers,
 }
 
 impl Producers {
@@ -188,7 +189,9 @@ impl Producers {
             ending: None,
             pending: None,
         });
-        Producers { numbered, transactional: transactional.collect(), known, repeated: 0 }
+        let transactional = transactional.collect();
+        let consumers = Consumers::new(PLAIN, PARTITIONS, random);
+        Producers { numbered, transactional, known, repeated: 0, consumers }
     }
 
     /// Some steps of everybody, on these nodes, all at once.
@@ -202,11 +205,13 @@ impl Producers {
         let known = &self.known;
         let numbered = self.numbered.iter_mut().map(|one| one.work(shards, known));
         let transactional = self.transactional.iter_mut().map(|one| one.work(shards, known));
-        let (numbered, transactional) = futures::future::join(
+        let (numbered, transactional, consumed) = futures::future::join3(
             futures::future::join_all(numbered),
             futures::future::join_all(transactional),
+            self.consumers.work(shards),
         )
         .await;
+        consumed?;
         for repeated in numbered.into_iter().chain(transactional) {
             self.repeated += repeated?;
         }
@@ -236,7 +241,10 @@ impl Producers {
         let plain = [committed(view, PLAIN, 0)?, committed(view, PLAIN, 1)?];
         let (_, compacted) = committed(view, COMPACTED, 0)?;
         let mut known = self.known.lock();
-        Ok(known.hold_plain(&plain).and_then(|()| known.hold_compacted(&compacted)))
+        let held = known.hold_plain(&plain).and_then(|()| known.hold_compacted(&compacted));
+        drop(known);
+        let consumed = self.consumers.hold(view)?;
+        Ok(held.and(consumed))
     }
 
     /// With all well: everybody ends what is under way, and every node shows the same.
@@ -300,6 +308,7 @@ impl Producers {
             either: count(Fate::Either),
             repeated: self.repeated,
             compacted: known.keyed_count.saturating_sub(kept),
+            consumed: self.consumers.consumed(),
         })
     }
 }

@@ -16,6 +16,9 @@ fn producers_and_consumers_keep_their_promises_in_trouble() {
         total.either += ran.either;
         total.repeated += ran.repeated;
         total.compacted += ran.compacted;
+        total.consumed.consumed += ran.consumed.consumed;
+        total.consumed.fenced += ran.consumed.fenced;
+        total.consumed.settled += ran.consumed.settled;
         Ok(())
     });
     let total = total.into_inner();
@@ -25,6 +28,9 @@ fn producers_and_consumers_keep_their_promises_in_trouble() {
         assert!(total.acknowledged > 30 * seeds, "{total:?}");
         assert!(total.committed > seeds && total.aborted > seeds, "{total:?}");
         assert!(total.repeated > 0 && total.compacted > 0, "{total:?}");
+        let consumed = total.consumed;
+        assert!(consumed.consumed > 10 * seeds && consumed.settled > 10 * seeds, "{total:?}");
+        assert!(consumed.fenced > 0, "{total:?}");
     }
 }
 

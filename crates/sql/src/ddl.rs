@@ -168,9 +168,10 @@ fn source_of(options: &CreateTableOptions) -> Result<Source, SqlError> {
     }
     match (topic, format.as_deref()) {
         (None, None) => Ok(Source::Rows),
-        (Some(topic), Some("json") | None) => Ok(Source::Topic { topic }),
+        // What a value is it says itself: JSON does not begin with a zero byte.
+        (Some(topic), Some("json" | "avro") | None) => Ok(Source::Topic { topic }),
         (Some(_), Some(format)) => Err(SqlError::unsupported(format!("topic format '{format}'"))
-            .hint("The format of a topic's values can be 'json'.")),
+            .hint("The format of a topic's values can be 'json' or 'avro'.")),
         (None, Some(_)) => {
             Err(SqlError::new(sqlstate::INVALID_PARAMETER, "option format needs option topic"))
         }

@@ -1,5 +1,6 @@
 //! Topics as tables: read-only, one row a record.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use parking_lot::Mutex;
 use proteus_kernel_api::Kernel;
 use proteus_kernel_api::table::{
     Column, ColumnType, Definition, Row, Source, TableId, TableInfo, Value,
@@ -23,6 +25,9 @@ use proteus_kernel_api::topic::read::{
 };
 use proteus_kernel_api::topic::tiering::{ObjectRange, batches_of_part};
 use proteus_objects::Objects;
+use proteus_schemas::avro::Decoder;
+use proteus_schemas::state::Kind;
+use proteus_schemas::{Registry, wire_format};
 
 use crate::batch::batch_of;
 use crate::error::SqlError;
@@ -74,18 +79,53 @@ pub trait TopicReader: Send + Sync + 'static {
         offset: i64,
         bytes_max: usize,
     ) -> Result<(Vec<TopicRecord>, i64), SqlError>;
+
+    /// What a record says, as JSON; null if it is not readable.
+    fn json_of(&self, value: &[u8]) -> serde_json::Value {
+        serde_json::from_slice(value).unwrap_or_default()
+    }
 }
+
+/// Schemas whose decoders are remembered.
+const DECODERS_MAX: usize = 1000;
 
 /// The topics of a kernel.
 pub struct KernelTopics {
     kernel: Arc<dyn Kernel>,
     objects: Option<Objects>,
+    schemas: Registry,
+    /// By the schema's id, which never means another; `None`: its values are not Avro.
+    decoders: Mutex<HashMap<i32, Option<Arc<Decoder>>>>,
 }
 
 impl KernelTopics {
     /// Reads the topics of `kernel`, and old records from the object store, if there is one.
     pub fn new(kernel: Arc<dyn Kernel>, objects: Option<Objects>) -> KernelTopics {
-        KernelTopics { kernel, objects }
+        let schemas = Registry::new(kernel.clone());
+        KernelTopics { kernel, objects, schemas, decoders: Mutex::default() }
+    }
+
+    /// What reads values that were written with a schema; `None` if there is no such schema, `Some(None)` if
+    /// it is not Avro's.
+    fn decoder(&self, id: i32) -> Option<Option<Arc<Decoder>>> {
+        if let Some(decoder) = self.decoders.lock().get(&id) {
+            return Some(decoder.clone());
+        }
+        let found = self.schemas.read(|state| {
+            let body = state.schema(id).ok()?;
+            let decoder = match body.kind {
+                Kind::Avro => Some(Decoder::new(&body.text, &state.referred(body).ok()?).ok()?),
+                Kind::Json | Kind::Protobuf => None,
+            };
+            Some(decoder.map(Arc::new))
+        });
+        let decoder = found.ok().flatten()?;
+        let mut decoders = self.decoders.lock();
+        if decoders.len() >= DECODERS_MAX {
+            decoders.clear();
+        }
+        decoders.insert(id, decoder.clone());
+        Some(decoder)
     }
 
     /// Batches that stand in a part of an object, from the one that holds `offset` on.
@@ -186,6 +226,16 @@ impl TopicReader for KernelTopics {
         }
         Ok((records, next))
     }
+
+    fn json_of(&self, value: &[u8]) -> serde_json::Value {
+        let read = |json: &[u8]| serde_json::from_slice(json).unwrap_or_default();
+        // No JSON begins with a zero byte.
+        match wire_format(value).and_then(|(id, rest)| Some((self.decoder(id)?, rest))) {
+            Some((Some(decoder), rest)) => decoder.decode(rest).unwrap_or_default(),
+            Some((None, rest)) => read(rest),
+            None => read(value),
+        }
+    }
 }
 
 /// A topic as a table.
@@ -198,7 +248,7 @@ struct TopicSource {
     reader: Arc<dyn TopicReader>,
     topic: String,
     table: Arc<TableInfo>,
-    /// Whether columns are those of the declaration, taken from JSON values.
+    /// Whether columns are those of the declaration, taken from values of JSON or Avro.
     is_declared: bool,
 }
 
@@ -382,10 +432,8 @@ impl TopicSource {
                 text(record.value),
             ];
         }
-        let json: serde_json::Value = record
-            .value
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or(serde_json::Value::Null);
+        let json =
+            record.value.map_or(serde_json::Value::Null, |value| self.reader.json_of(&value));
         let columns = &self.table.definition.columns;
         columns.iter().map(|column| json_field(&json, column)).collect()
     }
@@ -468,6 +516,32 @@ mod tests {
         assert_eq!(values, expected);
         let without = KernelTopics::new(kernel, None);
         assert!(without.read("t", 0, 0, 1).await.is_err(), "and not passed over without it");
+    }
+
+    #[tokio::test]
+    async fn values_in_the_wire_format_are_read_with_their_schema() {
+        use proteus_schemas::state::{Body, Record};
+        let kernel = proteus_testkit::memory_kernel();
+        let registry = Registry::new(kernel.clone());
+        let put = |version: i32, kind: Kind, text: &str| Record::Put {
+            subject: "t-value".to_owned(),
+            version,
+            id: version,
+            body: Body { kind, references: Vec::new(), text: text.to_owned() },
+            is_deleted: false,
+        };
+        let avro = r#"{"type":"record","name":"R","fields":[{"name":"a","type":"int"},
+            {"name":"day","type":{"type":"int","logicalType":"date"}}]}"#;
+        let changes = vec![put(1, Kind::Avro, avro), put(2, Kind::Json, "{}")];
+        registry.change(|_| Ok((changes.clone(), ()))).await.unwrap();
+        let topics = KernelTopics::new(kernel, None);
+        let expected = serde_json::json!({"a": -3, "day": "1970-01-02"});
+        assert_eq!(topics.json_of(&[0, 0, 0, 0, 1, 5, 2]), expected);
+        assert_eq!(topics.json_of(b"\0\0\0\0\x02{\"a\":1}"), serde_json::json!({"a": 1}));
+        assert_eq!(topics.json_of(b"{\"a\":1}"), serde_json::json!({"a": 1}));
+        for unreadable in [&[0, 0, 0, 0, 1, 5][..], &[0, 0, 0, 0, 9, 5, 2], &[0, 1], b"text"] {
+            assert_eq!(topics.json_of(unreadable), serde_json::Value::Null, "{unreadable:?}");
+        }
     }
 
     #[test]

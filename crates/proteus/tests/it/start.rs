@@ -6,9 +6,14 @@ use crate::node::{NodeProcess, command, free_port_offset};
 fn the_table_names_every_face_with_its_address_and_a_line_to_try() {
     let directory = tempfile::tempdir().unwrap();
     let node = NodeProcess::start(directory.path());
-    for (face, port) in
-        [("zookeeper", 2181), ("kafka", 9092), ("redis", 6379), ("postgres", 5432), ("http", 8080)]
-    {
+    for (face, port) in [
+        ("zookeeper", 2181),
+        ("kafka", 9092),
+        ("redis", 6379),
+        ("postgres", 5432),
+        ("http", 8080),
+        ("registry", 8081),
+    ] {
         let address = node.address(port).to_string();
         let line = node.table.lines().find(|line| line.trim_start().starts_with(face));
         let line = line.unwrap_or_else(|| panic!("no line for {face} in {}", node.table));
