@@ -16,11 +16,11 @@ use crate::node::{NodeProcess, PATIENCE, command, runtime};
 const SECRET: &str = "a secret that only these know";
 
 /// A cluster of three on this machine, each with its own directory.
-struct Cluster {
-    nodes: Vec<NodeProcess>,
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<NodeProcess>,
 }
 
-fn settings(join: Option<&str>) -> Vec<String> {
+pub(crate) fn settings(join: Option<&str>) -> Vec<String> {
     let fixed = [
         ["--cluster-secret", SECRET],
         ["--zookeeper-reconfig", "true"],
@@ -49,6 +49,11 @@ impl Cluster {
         for number in 2..=3 {
             nodes.push(start_node(&directory.join(format!("n{number}")), Some(&join)));
         }
+        Cluster::of(nodes)
+    }
+
+    /// Waits until all of these vote.
+    pub(crate) fn of(nodes: Vec<NodeProcess>) -> Cluster {
         let cluster = Cluster { nodes };
         let started = Instant::now();
         loop {
@@ -80,7 +85,7 @@ impl Cluster {
     }
 
     /// Which of the nodes leads.
-    fn leader(&self) -> usize {
+    pub(crate) fn leader(&self) -> usize {
         let started = Instant::now();
         loop {
             if let Some(status) = self.status() {
@@ -92,7 +97,7 @@ impl Cluster {
     }
 }
 
-async fn connect(url: &str) -> Option<MultiplexedConnection> {
+pub(crate) async fn connect(url: &str) -> Option<MultiplexedConnection> {
     let client = redis::Client::open(url).unwrap();
     let connecting = client.get_multiplexed_async_connection();
     tokio::time::timeout(Duration::from_secs(2), connecting).await.ok()?.ok()
@@ -100,7 +105,7 @@ async fn connect(url: &str) -> Option<MultiplexedConnection> {
 
 /// Increments a counter of its own through one node after another, and tells what it was told last, how
 /// many answers it did not get, and the longest time without one.
-async fn count(
+pub(crate) async fn count(
     urls: Vec<String>,
     writer: usize,
     stop: Arc<AtomicBool>,
