@@ -205,8 +205,9 @@ impl Group {
         if options.found && !group.raft.is_initialized().await.map_err(io::Error::other)? {
             let founder = BTreeMap::from([(node.0, options.member)]);
             group.raft.initialize(founder).await.map_err(io::Error::other)?;
-        }
-        if group.membership().voters == BTreeSet::from([node]) {
+            // What is told of the group may not say so yet.
+            group.wait_until_recovered().await?;
+        } else if group.membership().voters == BTreeSet::from([node]) {
             group.wait_until_recovered().await?;
         }
         Ok(group)

@@ -343,7 +343,9 @@ impl<M: Machine> World<M> {
     }
 
     fn leader(&self) -> Option<(NodeId, Arc<Shard<M>>)> {
-        self.running().into_iter().find(|(_, shard)| shard.leads())
+        // One that was removed while it led may not have learned of the next.
+        let leading = self.running().into_iter().filter(|(_, shard)| shard.leads());
+        leading.max_by_key(|(_, shard)| shard.group().leadership().term)
     }
 
     /// From a cluster of one to one of all.

@@ -20,7 +20,7 @@ pub struct Cluster {
     pub nodes: Vec<NodeProcess>,
 }
 
-fn settings(join: Option<&str>) -> Vec<String> {
+pub(crate) fn settings(join: Option<&str>) -> Vec<String> {
     let fixed = [
         ["--cluster-secret", SECRET],
         ["--zookeeper-reconfig", "true"],
@@ -57,6 +57,11 @@ impl Cluster {
         for number in 2..=3 {
             nodes.push(start_node(&directory.join(format!("n{number}")), Some(&join)));
         }
+        Cluster::of(nodes)
+    }
+
+    /// Waits until all of these vote.
+    pub(crate) fn of(nodes: Vec<NodeProcess>) -> Cluster {
         let cluster = Cluster { nodes };
         let started = Instant::now();
         loop {
@@ -108,7 +113,7 @@ pub async fn connect(url: &str) -> Option<MultiplexedConnection> {
 
 /// Increments a counter of its own through one node after another, and tells what it was told last, how
 /// many answers it did not get, and the longest time without one.
-async fn count(
+pub(crate) async fn count(
     urls: Vec<String>,
     writer: usize,
     stop: Arc<AtomicBool>,

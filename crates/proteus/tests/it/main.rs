@@ -10,6 +10,7 @@ mod derived;
 mod feed;
 mod full_disk;
 mod garbage;
+mod netns;
 mod node;
 mod redis_files;
 mod shards;

@@ -13,6 +13,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct NodeProcess {
     child: Child,
     pub port_offset: u16,
+    host: Ipv4Addr,
     directory: PathBuf,
     arguments: Vec<String>,
     /// What it printed before it was ready.
@@ -52,12 +53,36 @@ impl NodeProcess {
     pub fn start_with(directory: &Path, arguments: &[&str]) -> NodeProcess {
         let port_offset = free_port_offset();
         let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
-        let (child, table) = spawn(directory, port_offset, &arguments);
-        NodeProcess { child, port_offset, directory: directory.to_owned(), arguments, table }
+        let (child, table) = spawn(command(), directory, port_offset, &arguments);
+        let (host, directory) = (Ipv4Addr::LOCALHOST, directory.to_owned());
+        NodeProcess { child, port_offset, host, directory, arguments, table }
+    }
+
+    /// A node in a network namespace, on the standard ports of its own address there.
+    pub fn start_in(
+        namespace: &str,
+        host: Ipv4Addr,
+        directory: &Path,
+        arguments: &[&str],
+    ) -> NodeProcess {
+        let mut arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+        arguments.extend(["--listen".to_owned(), host.to_string()]);
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, env!("CARGO_BIN_EXE_proteus")]);
+        command.stdin(Stdio::null());
+        let (child, table) = spawn(command, directory, 0, &arguments);
+        NodeProcess {
+            child,
+            port_offset: 0,
+            host,
+            directory: directory.to_owned(),
+            arguments,
+            table,
+        }
     }
 
     pub fn address(&self, standard_port: u16) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, standard_port + self.port_offset))
+        SocketAddr::from((self.host, standard_port + self.port_offset))
     }
 
     pub fn redis_url(&self) -> String {
@@ -67,7 +92,8 @@ impl NodeProcess {
     /// SIGKILL, then start again on the same directory and ports.
     pub fn kill_and_restart(&mut self) {
         self.kill();
-        (self.child, self.table) = spawn(&self.directory, self.port_offset, &self.arguments);
+        let started = spawn(command(), &self.directory, self.port_offset, &self.arguments);
+        (self.child, self.table) = started;
     }
 
     pub fn kill(&mut self) {
@@ -104,8 +130,13 @@ impl Drop for NodeProcess {
 }
 
 /// Starts a node and returns once it has printed its table.
-fn spawn(directory: &Path, port_offset: u16, arguments: &[String]) -> (Child, String) {
-    let mut child = command()
+fn spawn(
+    mut command: Command,
+    directory: &Path,
+    port_offset: u16,
+    arguments: &[String],
+) -> (Child, String) {
+    let mut child = command
         .arg("start")
         .arg("--data-dir")
         .arg(directory)
