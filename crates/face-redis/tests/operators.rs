@@ -11,7 +11,7 @@ use proteus_face::{Accounts, Metrics};
 use proteus_face_redis::RedisFace;
 use proteus_kernel_api::{
     ClusterView, Feed, Kernel, KernelError, Listener, Minitransaction, Op, Outcome, Proposal,
-    Reply as AnyReply, View, cache, table,
+    Reply as AnyReply, View, cache, table, topic,
 };
 use proteus_testkit::{ServedFace, memory_kernel, serve_face};
 use wire::{Client, Reply};
@@ -286,6 +286,8 @@ async fn slow_commands_are_logged_and_parameters_hold_for_all_nodes() {
     text(&mut client, "SET other:key v");
     let Reply::Array(entries) = ask(&mut client, "SLOWLOG GET 2") else { panic!("no log") };
     let shown = format!("{entries:?}");
+    // With nothing too fast to be logged, a fast read is as well.
+    assert!(shown.contains(&format!("{:?}", Reply::Bulk(b"some:key".to_vec()))), "{shown}");
     assert!(shown.contains(&format!("{:?}", Reply::Bulk(b"other:key".to_vec()))), "{shown}");
     text(&mut client, "SLOWLOG RESET");
     // The command that empties it is the first that it holds again.
@@ -382,4 +384,54 @@ async fn entries_of_rows_that_are_there_are_filled_in() {
     kernel.commit(put(7, "other".to_owned())).await.unwrap();
     assert_eq!(text(&mut client, "PROTEUS.CACHE FILL names"), "600");
     assert_eq!(text(&mut client, "GET name:7"), "other");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_keys_are_records_of_a_topic() {
+    let kernel = memory_kernel();
+    let served = serve_over(kernel.clone());
+    let mut client = Client::connect(served.address);
+    let declare = "PROTEUS.EVENTS CREATE sessions TOPIC events MATCH s:* CLASSES g$x";
+    assert_eq!(text(&mut client, declare), "ERR there is no topic 'events'");
+    let topic_id = topic::TopicId([7; 16]);
+    let create = topic::Op::CreateTopic {
+        name: "events".to_owned(),
+        topic_id,
+        partition_count: 2,
+        config: Default::default(),
+    };
+    kernel.commit(Minitransaction::of(create)).await.unwrap();
+    assert_eq!(text(&mut client, declare), "OK");
+    assert!(!text(&mut client, "PROTEUS.EVENTS LIST").starts_with("ERR"));
+    assert!(text(&mut client, "PROTEUS.EVENTS CREATE x TOPIC events MAXLEN 5").starts_with("ERR"));
+    for line in ["SET s:1 a", "SET other a", "MULTI", "SET s:2 b", "DEL s:1", "EXEC", "FLUSHDB"] {
+        text(&mut client, line);
+    }
+    let mut found = Vec::new();
+    for partition in 0..2 {
+        let limit = topic::read::ReadLimit::Bytes(usize::MAX);
+        let batches = kernel.read(|view| {
+            topic::read::read_batches(view.state, topic_id, partition, 0, i64::MAX, limit)
+        });
+        for batch in batches.unwrap().here().unwrap() {
+            for record in topic::batch::decode_records(&batch.bytes, batch.base_offset).unwrap() {
+                let record = record.unwrap();
+                let part = |bytes: Option<bytes::Bytes>| {
+                    String::from_utf8(bytes.unwrap().to_vec()).unwrap()
+                };
+                found.push(format!("{} {}", part(record.key), part(record.value)));
+            }
+        }
+    }
+    found.sort();
+    let expected = [
+        r#" {"event":"flushdb","db":0}"#,
+        r#"s:1 {"event":"del","db":0}"#,
+        r#"s:1 {"event":"set","db":0}"#,
+        r#"s:2 {"event":"set","db":0}"#,
+    ];
+    assert_eq!(found, expected);
+    // Without the topic the keys go on.
+    kernel.commit(Minitransaction::of(topic::Op::DeleteTopic { topic_id })).await.unwrap();
+    assert_eq!(text(&mut client, "SET s:3 c"), "OK");
 }

@@ -60,7 +60,23 @@ pub struct DerivedEntry {
     pub expire_ms: Option<u64>,
 }
 
-/// Events that are written to a stream.
+/// Where events are written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventTarget {
+    /// To a stream.
+    Stream {
+        /// Its key.
+        key: Vec<u8>,
+        /// Its database.
+        db: u8,
+        /// About how many entries it keeps.
+        length_max: Option<u64>,
+    },
+    /// To the topic of this name.
+    Topic(String),
+}
+
+/// Events that are written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedEvents {
     /// Of keys that fit this.
@@ -69,12 +85,8 @@ pub struct RecordedEvents {
     pub db: Option<u8>,
     /// Of these classes, by their letters.
     pub classes: Vec<u8>,
-    /// The stream's key.
-    pub stream: Vec<u8>,
-    /// The stream's database.
-    pub stream_db: u8,
-    /// About how many entries the stream keeps.
-    pub length_max: Option<u64>,
+    /// Where to.
+    pub target: EventTarget,
 }
 
 /// A declaration.
@@ -101,8 +113,19 @@ impl RecordedEvents {
         self.db.is_none_or(|wanted| wanted == db)
             && self.classes.contains(&class.letter())
             && crate::matches(&self.pattern, key)
-            // The stream tells nothing of itself.
-            && !(db == self.stream_db && *key == *self.stream)
+            && !self.is_of_target(db, key)
+    }
+}
+
+impl RecordedEvents {
+    /// A stream tells nothing of itself.
+    fn is_of_target(&self, db: u8, key: &[u8]) -> bool {
+        match &self.target {
+            EventTarget::Stream { key: stream, db: stream_db, .. } => {
+                db == *stream_db && *key == **stream
+            }
+            EventTarget::Topic(_) => false,
+        }
     }
 }
 

@@ -40,8 +40,8 @@ use std::fmt;
 use std::ops::ControlFlow;
 
 pub use declared::{
-    DECLARATIONS_MAX, Declaration, DeclarationKind, DerivedEntry, INVALIDATED_MS, KeyPart,
-    RecordedEvents, Refresh, declarations, declared_kinds,
+    DECLARATIONS_MAX, Declaration, DeclarationKind, DerivedEntry, EventTarget, INVALIDATED_MS,
+    KeyPart, RecordedEvents, Refresh, declarations, declared_kinds,
 };
 pub use head::{Kind, Revision};
 pub use memory::{Candidate, candidates, recount, size_of, soonest, sums, used_bytes};

@@ -438,9 +438,12 @@ impl Generator {
                 pattern: b"*".to_vec(),
                 db: None,
                 classes: b"g$lshzxet".to_vec(),
-                stream: key.to_vec(),
-                stream_db: 1,
-                length_max: Some(3),
+                target: match self.random.chance(70) {
+                    true => {
+                        cache::EventTarget::Stream { key: key.to_vec(), db: 1, length_max: Some(3) }
+                    }
+                    false => cache::EventTarget::Topic(format!("t{}", self.random.below(NAMES))),
+                },
             });
         }
         let refresh = match self.random.below(4) {

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use proteus_kernel_api::cache::acl::{self, Denied};
 use proteus_kernel_api::cache::commands::{Command, Flags, Group, Keys};
@@ -171,7 +173,10 @@ impl Session {
         if !self.batch.slots.is_empty() {
             return;
         }
-        let is_fast = found.flags().has(Flags::FAST);
+        // Fast commands are timed together, unless each is to be logged.
+        let settings = &self.face.hub.settings;
+        let is_fast =
+            found.flags().has(Flags::FAST) && settings.slower_than_us.load(Ordering::Relaxed) != 0;
         if is_fast && calls.takes(found.index()) {
             return calls.add(found.index(), is_error);
         }

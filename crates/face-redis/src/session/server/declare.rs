@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use proteus_kernel_api::cache::commands::shortened;
 use proteus_kernel_api::cache::{
-    DATABASE_COUNT, Declaration, DeclarationKind, DerivedEntry, KeyPart, Op, RecordedEvents,
-    Refresh, Reply, declarations, parse_integer,
+    DATABASE_COUNT, Declaration, DeclarationKind, DerivedEntry, EventTarget, KeyPart, Op,
+    RecordedEvents, Refresh, Reply, declarations, parse_integer,
 };
-use proteus_kernel_api::{KernelError, Minitransaction, Outcome, table};
+use proteus_kernel_api::{KernelError, Minitransaction, Outcome, table, topic};
 
 use super::{help, unknown, word};
 use crate::errors::{SYNTAX, of_kernel, wrong_arity};
@@ -35,9 +35,9 @@ const CACHE_HELP: &[&str] = &[
 
 const EVENTS_HELP: &[&str] = &[
     "PROTEUS.EVENTS <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-    "CREATE <name> STREAM <key> [STREAMDB <db>] [MATCH <pattern>] [DB <db>]",
-    "       [CLASSES <letters>] [MAXLEN <count>]",
-    "    Write keyspace events to a stream in the commits that cause them.",
+    "CREATE <name> (STREAM <key> [STREAMDB <db>] [MAXLEN <count>] | TOPIC <topic>)",
+    "       [MATCH <pattern>] [DB <db>] [CLASSES <letters>]",
+    "    Write keyspace events to a stream or a topic in the commits that cause them.",
     "    <letters> are those of notify-keyspace-events, A if not given.",
     "DROP <name>",
     "    End a declaration. The stream stays.",
@@ -131,28 +131,23 @@ fn entry(options: &[Bytes]) -> Result<DerivedEntry, Reply> {
     Ok(DerivedEntry { schema, table, db, key, refresh, expire_ms })
 }
 
-/// `STREAM k [STREAMDB n] [MATCH p] [DB n] [CLASSES l] [MAXLEN n]`.
+/// `STREAM k [STREAMDB n] [MAXLEN n] | TOPIC t`, and `[MATCH p] [DB n] [CLASSES l]`.
 fn recorded(options: &[Bytes]) -> Result<RecordedEvents, Reply> {
-    let mut events = RecordedEvents {
-        pattern: b"*".to_vec(),
-        db: None,
-        classes: ALL_CLASSES.to_vec(),
-        stream: Vec::new(),
-        stream_db: 0,
-        length_max: None,
-    };
-    let mut has_stream = false;
+    let (mut pattern, mut event_db, mut event_classes) =
+        (b"*".to_vec(), None, ALL_CLASSES.to_vec());
+    let (mut stream, mut topic, mut stream_db, mut length_max) = (None, None, None, None);
     if !options.len().is_multiple_of(2) {
         return Err(SYNTAX);
     }
     for pair in options.chunks_exact(2) {
         let value = Some(&pair[1]);
         match pair[0].to_ascii_uppercase().as_slice() {
-            b"STREAM" => (events.stream, has_stream) = (pair[1].to_vec(), true),
-            b"STREAMDB" => events.stream_db = database(value)?,
-            b"MATCH" => events.pattern = pair[1].to_vec(),
-            b"DB" => events.db = Some(database(value)?),
-            b"MAXLEN" => events.length_max = Some(positive(value, "MAXLEN")?),
+            b"STREAM" => stream = Some(pair[1].to_vec()),
+            b"STREAMDB" => stream_db = Some(database(value)?),
+            b"TOPIC" => topic = Some(string(&pair[1])),
+            b"MATCH" => pattern = pair[1].to_vec(),
+            b"DB" => event_db = Some(database(value)?),
+            b"MAXLEN" => length_max = Some(positive(value, "MAXLEN")?),
             b"CLASSES" => {
                 let mut classes = Vec::new();
                 for letter in pair[1].iter() {
@@ -170,12 +165,19 @@ fn recorded(options: &[Bytes]) -> Result<RecordedEvents, Reply> {
                 }
                 classes.sort_unstable();
                 classes.dedup();
-                events.classes = classes;
+                event_classes = classes;
             }
             _ => return Err(SYNTAX),
         }
     }
-    if has_stream { Ok(events) } else { Err(SYNTAX) }
+    let target = match (stream, topic) {
+        (Some(key), None) => EventTarget::Stream { key, db: stream_db.unwrap_or(0), length_max },
+        (None, Some(topic)) if stream_db.is_none() && length_max.is_none() => {
+            EventTarget::Topic(topic)
+        }
+        _ => return Err(SYNTAX),
+    };
+    Ok(RecordedEvents { pattern, db: event_db, classes: event_classes, target })
 }
 
 fn about(name: String, declaration: Declaration) -> Reply {
@@ -198,14 +200,21 @@ fn about(name: String, declaration: Declaration) -> Reply {
                 (text("px"), entry.expire_ms.map_or(Reply::Nil, number)),
             ]);
         }
-        Declaration::Events(events) => rows.extend([
-            (text("stream"), Reply::Bulk(Bytes::from(events.stream))),
-            (text("streamdb"), Reply::Integer(events.stream_db.into())),
-            (text("match"), Reply::Bulk(Bytes::from(events.pattern))),
-            (text("db"), events.db.map_or(Reply::Nil, |db| Reply::Integer(db.into()))),
-            (text("classes"), Reply::Bulk(Bytes::from(events.classes))),
-            (text("maxlen"), events.length_max.map_or(Reply::Nil, number)),
-        ]),
+        Declaration::Events(events) => {
+            match events.target {
+                EventTarget::Stream { key, db, length_max } => rows.extend([
+                    (text("stream"), Reply::Bulk(Bytes::from(key))),
+                    (text("streamdb"), Reply::Integer(db.into())),
+                    (text("maxlen"), length_max.map_or(Reply::Nil, number)),
+                ]),
+                EventTarget::Topic(topic) => rows.push((text("topic"), text(topic))),
+            }
+            rows.extend([
+                (text("match"), Reply::Bulk(Bytes::from(events.pattern))),
+                (text("db"), events.db.map_or(Reply::Nil, |db| Reply::Integer(db.into()))),
+                (text("classes"), Reply::Bulk(Bytes::from(events.classes))),
+            ]);
+        }
     }
     Reply::Map(rows)
 }
@@ -231,12 +240,28 @@ impl Session {
         match (word(arguments).as_slice(), arguments.len()) {
             (b"CREATE", count) if count > 3 => match recorded(&arguments[3..]) {
                 Err(error) => error,
-                Ok(events) => self.declare(&arguments[2], Declaration::Events(events)).await,
+                Ok(events) => match self.missing_topic(&events) {
+                    Some(error) => error,
+                    None => self.declare(&arguments[2], Declaration::Events(events)).await,
+                },
             },
             (b"HELP", 2) => help(EVENTS_HELP),
             _ => {
                 self.about_declarations("proteus.events", DeclarationKind::Events, arguments).await
             }
+        }
+    }
+
+    /// The refusal of a topic that is not there.
+    fn missing_topic(&self, events: &RecordedEvents) -> Option<Reply> {
+        let EventTarget::Topic(name) = &events.target else { return None };
+        match self.face.kernel.read(|view| topic::read::topic_by_name(view.state, name)) {
+            Ok(Some(_)) => None,
+            Ok(None) => {
+                let name = shortened(name.as_bytes(), 128);
+                Some(Reply::Error(format!("ERR there is no topic '{name}'").into()))
+            }
+            Err(error) => Some(of_kernel(&error)),
         }
     }
 
