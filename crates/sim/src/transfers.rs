@@ -600,11 +600,14 @@ impl Client {
     }
 }
 
+/// Who reads all shards.
+type WholeReader<'a> = dyn FnMut(&[(ShardId, View<'_>)]) + 'a;
+
 /// All shards as each is, whatever that has to do with the others.
 fn apart(
     shards: &[(ShardId, Arc<Shard<Composed>>)],
     before: &[(ShardId, View<'_>)],
-    reader: &mut dyn FnMut(&[(ShardId, View<'_>)]),
+    reader: &mut WholeReader<'_>,
 ) -> Result<(), KernelError> {
     let Some(((id, shard), rest)) = shards.split_first() else {
         reader(before);
