@@ -29,12 +29,12 @@ pub fn slot_map(state: &dyn Read) -> Result<SlotMap, StoreError> {
     }
 }
 
-/// Whether a slot is in this shard.
+/// Whether a slot is in this shard, as far as this shard was told which has which.
 ///
 /// # Errors
 /// If the store fails.
 pub fn is_here(state: &dyn Read, slot: Slot) -> Result<bool, StoreError> {
-    Ok(OwnSlots::of(state)?.is_none_or(|own| own.has(slot.number())))
+    Ok(OwnSlots::of(state)?.is_some_and(|own| own.has(slot.number())))
 }
 
 /// The slots of this shard; `None` if all are here.

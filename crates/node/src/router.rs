@@ -13,7 +13,7 @@ use proteus_kernel_api::{
     KernelError, Minitransaction, Outcome, Proposal, ReadBarrier, Refusal, View, cache,
 };
 use proteus_shard_machine::{Composed, Plan, Split, SpreadState, split};
-use proteus_types::{ShardId, Slot};
+use proteus_types::{ShardId, Slot, SlotMap};
 
 use crate::shards::NodeShards;
 
@@ -105,11 +105,12 @@ impl Router {
         }
         let mut tries = 0;
         loop {
-            let mut fault = None;
+            let (mut fault, mut missing) = (None, false);
             let read = read_whole(&self.shards.all(), &mut |views| {
                 // As of this moment: what this node knows besides may be older or newer.
                 let map = views.first().map(|(_, view)| cache::slots::slot_map(view.state));
                 match map {
+                    Some(Ok(map)) if !has_all(&map, views) => missing = true,
                     Some(Ok(map)) => {
                         if let Some(view) = SpreadState::new(views, &map).view() {
                             reader(view);
@@ -121,6 +122,10 @@ impl Router {
             });
             match (read, fault) {
                 (_, Some(fault)) => return Err(fault.into()),
+                (Ok(()), None) if missing => {
+                    let reason = "a shard is not open on this node yet";
+                    return Err(KernelError::Unavailable(reason.to_owned()));
+                }
                 (Err(KernelError::Unavailable(_)), None) if tries < TORN_TRIES => tries += 1,
                 (read, None) => return read,
             }
@@ -170,6 +175,10 @@ impl Router {
             .map(|barrier| async move { barrier.await.unwrap_or_else(|_| Err(stopping())) });
         Some(Box::pin(async move { try_join_all(passing).await.map(drop) }))
     }
+}
+
+fn has_all(map: &SlotMap, views: &[(ShardId, View<'_>)]) -> bool {
+    map.shards().iter().all(|shard| views.iter().any(|(open, _)| open == shard))
 }
 
 fn stopping() -> KernelError {
