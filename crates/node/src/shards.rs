@@ -53,7 +53,7 @@ impl Shards<Composed> for NodeShards {
 impl NodeShards {
     /// Whether there is one shard only.
     pub(crate) fn is_whole(&self) -> bool {
-        self.is_whole.load(Ordering::Acquire)
+        self.is_whole.load(Ordering::Acquire) && !self.is_stale.load(Ordering::Acquire)
     }
 
     pub(crate) fn map(&self) -> Arc<SlotMap> {

@@ -26,7 +26,7 @@ pub fn free_port_offset() -> u16 {
     let start = (std::process::id() % 200) as u16 * 100;
     loop {
         let offset = 20_500 + (start + NEXT.fetch_add(1, Ordering::SeqCst) * 13) % 27_000;
-        let is_free = [2181, 9092, 6379, 5432, 8080, 7000]
+        let is_free = [2181, 9092, 6379, 5432, 8080, 8081, 7000]
             .into_iter()
             .all(|port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port + offset)).is_ok());
         if is_free {
@@ -51,11 +51,18 @@ impl NodeProcess {
     }
 
     pub fn start_with(directory: &Path, arguments: &[&str]) -> NodeProcess {
-        let port_offset = free_port_offset();
         let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
-        let (child, table) = spawn(command(), directory, port_offset, &arguments);
-        let (host, directory) = (Ipv4Addr::LOCALHOST, directory.to_owned());
-        NodeProcess { child, port_offset, host, directory, arguments, table }
+        loop {
+            let port_offset = free_port_offset();
+            let (child, table) = match try_spawn(command(), directory, port_offset, &arguments) {
+                Ok(started) => started,
+                // Somebody's connection has taken one of the ports since they were found free.
+                Err(errors) if errors.contains("Address already in use") => continue,
+                Err(errors) => panic!("the node ended before it was ready: {errors}"),
+            };
+            let (host, directory) = (Ipv4Addr::LOCALHOST, directory.to_owned());
+            return NodeProcess { child, port_offset, host, directory, arguments, table };
+        }
     }
 
     /// A node in a network namespace, on the standard ports of its own address there.
@@ -131,11 +138,22 @@ impl Drop for NodeProcess {
 
 /// Starts a node and returns once it has printed its table.
 fn spawn(
-    mut command: Command,
+    command: Command,
     directory: &Path,
     port_offset: u16,
     arguments: &[String],
 ) -> (Child, String) {
+    let started = try_spawn(command, directory, port_offset, arguments);
+    started.unwrap_or_else(|errors| panic!("the node ended before it was ready: {errors}"))
+}
+
+/// As [`spawn`]; or what the node said when it ended before that.
+fn try_spawn(
+    mut command: Command,
+    directory: &Path,
+    port_offset: u16,
+    arguments: &[String],
+) -> Result<(Child, String), String> {
     let mut child = command
         .arg("start")
         .arg("--data-dir")
@@ -153,7 +171,7 @@ fn spawn(
         if out.read_line(&mut line).unwrap() == 0 {
             let mut errors = String::new();
             child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-            panic!("the node ended before it was ready: {errors}");
+            return Err(errors);
         }
         table.push_str(&line);
         if line.contains("Ctrl-C stops it") {
@@ -163,7 +181,7 @@ fn spawn(
     // Logs are read away, so that the node never waits for a reader.
     let mut errors = child.stderr.take().unwrap();
     std::thread::spawn(move || std::io::copy(&mut errors, &mut std::io::sink()));
-    (child, table)
+    Ok((child, table))
 }
 
 pub fn runtime() -> tokio::runtime::Runtime {
