@@ -171,6 +171,7 @@ fn try_spawn(
         if out.read_line(&mut line).unwrap() == 0 {
             let mut errors = String::new();
             child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+            child.wait().unwrap();
             return Err(errors);
         }
         table.push_str(&line);
