@@ -6,6 +6,7 @@
 //! coordinator's.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use proteus_machine::{Position, ShardMachine};
@@ -188,16 +189,20 @@ impl Standing {
 }
 
 fn stored_decisions(state: &dyn Read) -> Result<Vec<Decision>, StoreError> {
-    let mut found = Ok(Vec::new());
-    state.scan_prefix(DECISION_PREFIX, &mut |key, value| {
-        let decision = transaction_of(key).and_then(|id| decode_decision(id, value));
-        match (&mut found, decision) {
-            (Ok(found), Ok(decision)) => found.push(decision),
-            (_, decision) => found = decision.map(|decision| vec![decision]),
+    let (mut found, mut fault) = (Vec::new(), None);
+    state.scan_prefix(DECISION_PREFIX, &mut |key, value| match transaction_of(key)
+        .and_then(|id| decode_decision(id, value))
+    {
+        Ok(decision) => {
+            found.push(decision);
+            ControlFlow::Continue(())
         }
-        std::ops::ControlFlow::Continue(())
+        Err(error) => {
+            fault = Some(error);
+            ControlFlow::Break(())
+        }
     })?;
-    found
+    fault.map_or(Ok(found), Err)
 }
 
 /// Forgets what could not be decided any more, were it not aborted.
@@ -208,7 +213,7 @@ fn forget_aborted(store: &mut LayeredStore, now_ms: u64) -> Result<(), StoreErro
         if until_ms <= now_ms {
             past.push(Bytes::copy_from_slice(key));
         }
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     })?;
     for key in past {
         store.delete(key);
@@ -242,7 +247,7 @@ fn noted(state: &dyn Read, prefix: &[u8]) -> Result<BTreeMap<ShardId, CommitTs>,
         let shard = key.last_chunk().map(|shard| ShardId(u32::from_be_bytes(*shard)));
         let ts = ts.first_chunk().map(|ts| CommitTs(u64::from_le_bytes(*ts)));
         noted.extend(shard.zip(ts));
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     })?;
     Ok(noted)
 }
@@ -287,4 +292,21 @@ fn decode_undecided(bytes: &[u8]) -> Result<(Undecided, &[u8]), StoreError> {
     let (coordinator, rest) = take_shard(rest)?;
     let transaction = TransactionId { node: NodeId(node), number };
     Ok((Undecided { transaction, coordinator, tried_ts: CommitTs(tried_ts) }, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_decision_is_said_to_be_one() {
+        let transaction = |number| TransactionId { node: NodeId(1), number };
+        let decision = encode_decision(CommitTs(7), &[ShardId(2)]);
+        let mut store = LayeredStore::in_memory();
+        store.put(key_of(DECISION_PREFIX, transaction(2)), decision.clone());
+        let whole = Standing::stored(&store).unwrap();
+        assert_eq!(whole.decisions[0].participants, [ShardId(2)]);
+        store.put(key_of(DECISION_PREFIX, transaction(1)), decision.slice(..9));
+        assert!(Standing::stored(&store).is_err(), "whatever stands behind it");
+    }
 }

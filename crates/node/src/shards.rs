@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use proteus_env::{Clock, task};
@@ -23,8 +23,10 @@ pub(crate) struct NodeShards {
     map: RwLock<Arc<SlotMap>>,
     /// Whether that says that there is one shard only.
     is_whole: AtomicBool,
-    /// Whether the map has to be read anew.
-    is_stale: AtomicBool,
+    /// How often the first shard's state was replaced, and up to which of these times the map was read
+    /// since: otherwise it may be older than the state.
+    gaps: AtomicU64,
+    gaps_read: AtomicU64,
     changed: Notify,
 }
 
@@ -34,7 +36,8 @@ impl Default for NodeShards {
             open: RwLock::default(),
             map: RwLock::default(),
             is_whole: AtomicBool::new(true),
-            is_stale: AtomicBool::new(false),
+            gaps: AtomicU64::new(0),
+            gaps_read: AtomicU64::new(0),
             changed: Notify::new(),
         }
     }
@@ -53,7 +56,8 @@ impl Shards<Composed> for NodeShards {
 impl NodeShards {
     /// Whether there is one shard only.
     pub(crate) fn is_whole(&self) -> bool {
-        self.is_whole.load(Ordering::Acquire) && !self.is_stale.load(Ordering::Acquire)
+        self.is_whole.load(Ordering::Acquire)
+            && self.gaps.load(Ordering::Acquire) == self.gaps_read.load(Ordering::Acquire)
     }
 
     pub(crate) fn map(&self) -> Arc<SlotMap> {
@@ -72,16 +76,18 @@ impl NodeShards {
     }
 
     fn forget_map(&self) {
-        self.is_stale.store(true, Ordering::Release);
+        self.gaps.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_one();
     }
 
     /// Reads the map from what is applied here.
     pub(crate) fn read_map(&self) -> Result<(), KernelError> {
         let Some(meta) = self.shard(ShardId::META) else { return Ok(()) };
+        let gaps = self.gaps.load(Ordering::Acquire);
         let mut found = Ok(SlotMap::default());
         meta.read(&mut |view| found = cache::slots::slot_map(view.state))?;
         self.learn(&found?);
+        self.gaps_read.store(gaps, Ordering::Release);
         Ok(())
     }
 }
@@ -187,16 +193,30 @@ impl Opener {
                 () = self.shards.changed.notified() => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            if self.shards.is_stale.swap(false, Ordering::AcqRel)
-                && let Err(error) = self.shards.read_map()
-            {
-                warn!(%error, "the map of slots cannot be read");
-            }
-            if let Err(error) = self.open_all().await {
+            let followed = match self.shards.read_map() {
+                Ok(()) => self.open_all().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = followed {
                 warn!(%error, "a shard cannot be opened; it is tried again");
                 task::sleep(std::time::Duration::from_secs(1)).await;
                 self.shards.changed.notify_one();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_that_may_be_old_is_not_taken_for_that_of_one_shard() {
+        let shards = NodeShards::default();
+        assert!(shards.is_whole());
+        shards.forget_map();
+        assert!(!shards.is_whole(), "until it was read again");
+        shards.learn(&SlotMap::even(1).with_shard(ShardId(1)));
+        assert_eq!(shards.map().shards().len(), 2);
     }
 }
