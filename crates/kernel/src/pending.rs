@@ -128,7 +128,8 @@ impl<O> Pending<O> {
         }
     }
 
-    /// Notes that an entry of `term` was applied.
+    /// Notes that an entry with commands was applied, which the leader of `term` proposed. Others, of consensus
+    /// itself, are not counted.
     pub(crate) fn entry_applied(&self, term: Term) {
         let mut entries = self.entries.lock();
         if entries.0 == term {

@@ -431,7 +431,6 @@ impl<M: ShardMachine> Replica for ShardState<M> {
         drop(stored);
         self.digests.push(checked);
         self.announce(entry.id, undecided);
-        self.pending.entry_applied(entry.id.term);
         Ok(())
     }
 

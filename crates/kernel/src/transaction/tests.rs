@@ -99,9 +99,18 @@ const B: ShardId = ShardId(1);
 const C: ShardId = ShardId(2);
 
 async fn open(directory: &Path, run: u32) -> (Arc<Bank>, Arc<Commits<Account>>) {
+    open_over(directory, run, true).await
+}
+
+/// As [`open`], the log writing inline or on a thread of its own.
+async fn open_over(
+    directory: &Path,
+    run: u32,
+    is_inline: bool,
+) -> (Arc<Bank>, Arc<Commits<Account>>) {
     let clock = Arc::new(RuntimeClock::new(1_000_000, 0));
     let disk = Arc::new(RealDisk::open(&directory.join("log")).unwrap());
-    let options = LogOptions { disk_reserve_bytes: 0, is_inline: true, ..LogOptions::default() };
+    let options = LogOptions { disk_reserve_bytes: 0, is_inline, ..LogOptions::default() };
     let log = Log::open(disk, options).unwrap();
     let bank = Arc::new(Bank::default());
     let timestamps = Arc::new(Timestamps::default());
@@ -261,4 +270,29 @@ fn a_start_finds_what_was_tried_and_decided() {
             }
         });
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_that_are_no_commands_open_no_gate() {
+    let directory = TempDir::new().unwrap();
+    let (bank, commits) = open_over(directory.path(), 1, false).await;
+    let c = bank.shard(C).unwrap();
+    let group = c.group().clone();
+    // Members change while parts are on their way, and what comes behind them is there already.
+    let changes = task::spawn(async move {
+        for incarnation in 0..200 {
+            let member = proteus_types::Member { incarnation, ..Default::default() };
+            let changed = group.set_members(BTreeMap::from([(NodeId(1), member)])).await;
+            changed.unwrap();
+        }
+    });
+    for _ in 0..200 {
+        let spread = commits.propose_over(vec![(A, 1), (C, 1)]);
+        let behind = commits.propose(C, vec![1]);
+        assert!(matches!(spread.await.unwrap(), Spread::Committed { .. }));
+        behind.await.unwrap();
+    }
+    changes.await.unwrap();
+    assert_eq!(c.stop_reason(), None);
+    assert_eq!(balances(&bank), [200, 0, 400]);
 }
