@@ -345,6 +345,7 @@ impl<M: ShardMachine> Proposer<M> {
     }
 
     fn forward(&mut self, gathered: Gathered<Answered<M>>, leader: NodeId, term: Term) {
+        let gates = gathered.gates();
         let Gathered { commands, own, foreign } = gathered;
         let Some(member) = self.group.member(leader) else {
             let error = KernelError::Unavailable(format!("{leader} is not known here"));
@@ -365,7 +366,6 @@ impl<M: ShardMachine> Proposer<M> {
         let previous = if self.stream.0 == term { self.stream.1 } else { ProposalId(0) };
         self.stream = (term, proposal);
         let command_count = own.iter().map(|proposal| proposal.command_count).sum();
-        let gates = own.iter().any(|proposal| proposal.kind == Kind::Gates);
         let commands = Bytes::from(commands).slice(ENVELOPE_BYTES..);
         let newest = self.state.timestamps.newest();
         let node = self.node;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use proteus_consensus::{Applied, Image, ReceivedImage, Replica, ReplicaFault};
 use proteus_env::Clock;
-use proteus_machine::{Committed, KernelError, ShardMachine, View};
+use proteus_machine::{Committed, KernelError, Position, ShardMachine, View};
 use proteus_store::{Checkpoint, DiskStore, IncomingStore, LayeredStore, Read, State, StoreError};
 use proteus_types::{CommitTs, EntryId, LogIndex, NodeId, ShardId, Term};
 use tokio::sync::Notify;
@@ -24,7 +24,7 @@ use crate::pending::Pending;
 use crate::shard::CommitSink;
 use crate::step::{Step, StepOutcome};
 use crate::timestamps::Timestamps;
-use crate::undecided::{Changed, Decision, Standing, StepPlace, Undecided, apply_step};
+use crate::undecided::{Changed, Decision, Standing, Undecided, apply_step};
 
 /// Keys of the kernel's own facts, in space 0.
 pub(crate) const APPLIED_KEY: &[u8] = &[0, 1];
@@ -291,10 +291,10 @@ impl<M: ShardMachine> ShardState<M> {
             let (step, rest) = Step::decode::<M>(commands)?;
             commands = rest;
             let commit_ts = envelope.first_ts.plus(place);
-            let place = StepPlace { shard: self.shard, entry: id, commit_ts };
+            let position = Position::new(self.shard, id.term, id.index, commit_ts);
             let mut changed = Changed { commit_ts, changes: Vec::new() };
             let Stored { store, standing, .. } = stored;
-            outcomes.push(apply_step::<M>(store, standing, place, &step, &mut changed)?);
+            outcomes.push(apply_step::<M>(store, standing, position, &step, &mut changed)?);
             stored.applied_ts = commit_ts;
             let Changed { commit_ts, changes } = changed;
             if !changes.is_empty() {

@@ -98,10 +98,7 @@ pub struct Commits<M: ShardMachine> {
     next_number: AtomicU64,
 }
 
-impl<M: ShardMachine> Commits<M>
-where
-    M::Command: Clone + Sync,
-{
+impl<M: ShardMachine> Commits<M> {
     /// `run` is drawn anew at each start of the node, so that no number is given twice.
     pub fn new(
         node: NodeId,
@@ -263,13 +260,12 @@ where
             let Decision { transaction, commit_ts, participants } = decision;
             let telling =
                 participants.iter().map(|shard| commits.tell(*shard, transaction, Some(commit_ts)));
-            let is_done = join_all(telling).await.into_iter().all(|told| told);
-            if is_done {
-                // The caller may have given up.
-                let _ = sender.send(());
+            if !join_all(telling).await.into_iter().all(|told| told) {
+                return;
             }
-            if is_done
-                && let Ok(here) = commits.here(coordinator)
+            // The caller may have given up.
+            let _ = sender.send(());
+            if let Ok(here) = commits.here(coordinator)
                 && let Err(error) = here.forget(transaction).await
             {
                 info!(%error, "a decision is forgotten later");

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use proteus_machine::{Position, ShardMachine};
 use proteus_store::{LayeredStore, Read, State, StoreError};
-use proteus_types::{CommitTs, EntryId, NodeId, ShardId};
+use proteus_types::{CommitTs, NodeId, ShardId};
 
 use crate::step::{
     Knowledge, Step, StepOutcome, TransactionId, put_shards, take_shard, take_shards, take_u64,
@@ -62,32 +62,22 @@ pub(crate) struct Standing {
     pub(crate) coordinators: BTreeMap<ShardId, CommitTs>,
 }
 
-/// Where in the log a step stands, and when it happens.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct StepPlace {
-    pub(crate) shard: ShardId,
-    pub(crate) entry: EntryId,
-    pub(crate) commit_ts: CommitTs,
-}
-
 /// What followers of the feed are to learn of a step.
 pub(crate) struct Changed<C> {
     pub(crate) commit_ts: CommitTs,
     pub(crate) changes: Vec<C>,
 }
 
-/// Applies a step.
+/// Applies a step that stands at `position`.
 pub(crate) fn apply_step<M: ShardMachine>(
     store: &mut LayeredStore,
     standing: &mut Standing,
-    place: StepPlace,
+    position: Position,
     step: &Step<M::Command>,
     changed: &mut Changed<M::Change>,
 ) -> Result<StepOutcome<M::Outcome>, StoreError> {
-    let StepPlace { shard, entry, commit_ts } = place;
-    let position = Position::new(shard, entry.term, entry.index, commit_ts);
+    let commit_ts = position.commit_ts;
     let Standing { undecided, decisions, participants: decided_for, coordinators } = standing;
-    changed.commit_ts = commit_ts;
     let changes = &mut changed.changes;
     if matches!(step, Step::Command(_) | Step::Prepare { .. } | Step::Decide { .. }) {
         assert!(undecided.is_none(), "nothing follows a part that was tried until it is finished");

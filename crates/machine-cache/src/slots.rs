@@ -132,6 +132,15 @@ fn each_in(
     Ok(())
 }
 
+fn all_in(state: &dyn Read, first: u16, last: u16) -> Result<Vec<Held>, StoreError> {
+    let mut all = Vec::new();
+    each_in(state, first, last, &mut |held| {
+        all.push(held);
+        Ok(())
+    })?;
+    Ok(all)
+}
+
 /// Slots that [`stretch`] looks at first.
 const WINDOW: u16 = 64;
 
@@ -177,12 +186,7 @@ pub fn stretch(
 /// # Errors
 /// If the store fails.
 pub fn rows_of(state: &dyn Read, first: u16, last: u16) -> Result<Bytes, StoreError> {
-    let mut rows = Vec::new();
-    each_in(state, first, last, &mut |held| {
-        rows.extend(held.rows);
-        Ok(())
-    })?;
-    encode_rows(&rows)
+    encode_rows(all_in(state, first, last)?.iter().flat_map(|held| &held.rows))
 }
 
 /// Stands for rows, so that it can be told whether they have changed.
@@ -197,13 +201,8 @@ pub(crate) fn take(
     last: u16,
     expected: u64,
 ) -> Result<(), Abort<Refusal>> {
-    let mut all = Vec::new();
-    each_in(ctx, first, last, &mut |held| {
-        all.push(held);
-        Ok(())
-    })?;
-    let rows: Vec<Row> = all.iter().flat_map(|held| held.rows.iter().cloned()).collect();
-    if digest(&encode_rows(&rows)?) != expected {
+    let all = all_in(ctx, first, last)?;
+    if digest(&encode_rows(all.iter().flat_map(|held| &held.rows))?) != expected {
         return Err(Abort::Refused(Refusal::RowsChanged));
     }
     for held in all {
@@ -215,9 +214,8 @@ pub(crate) fn take(
     Ok(())
 }
 
-fn encode_rows(rows: &[Row]) -> Result<Bytes, StoreError> {
-    let rows: Vec<(&[u8], &[u8])> =
-        rows.iter().map(|(place, value)| (&place[..], &value[..])).collect();
+fn encode_rows<'a>(rows: impl Iterator<Item = &'a Row>) -> Result<Bytes, StoreError> {
+    let rows: Vec<(&[u8], &[u8])> = rows.map(|(place, value)| (&place[..], &value[..])).collect();
     postcard::to_stdvec(&rows)
         .map(Bytes::from)
         .map_err(|error| StoreError::corrupt(b"(slots)", error.to_string()))
@@ -235,7 +233,7 @@ pub fn shared_rows(state: &dyn Read) -> Result<Bytes, StoreError> {
             ControlFlow::Continue(())
         })?;
     }
-    encode_rows(&rows)
+    encode_rows(rows.iter())
 }
 
 pub(crate) fn put_rows(ctx: &mut Ctx<'_, Change>, rows: &[u8]) -> Result<(), StoreError> {
@@ -258,12 +256,7 @@ pub(crate) fn give(
     rows: &[u8],
 ) -> Result<(), StoreError> {
     put_rows(ctx, rows)?;
-    let mut all = Vec::new();
-    each_in(ctx, first, last, &mut |held| {
-        all.push(held);
-        Ok(())
-    })?;
-    for held in all {
+    for held in all_in(ctx, first, last)? {
         count(ctx, &held, 1)?;
     }
     Ok(())

@@ -1,15 +1,15 @@
 //! What of this machine is where, when the keys are spread over several shards by their slots.
 //!
-//! A key is in one shard, with all that belongs to it; `slots` says in which. Settings, functions and scripts that were loaded are
-//! in every shard, so that a command finds them wherever it runs. Counts are kept in every shard of its
-//! own keys, and added up by readers.
+//! A key is in one shard, with all that belongs to it; `slots` says in which. Settings, functions and
+//! scripts that were loaded are in every shard, so that a command finds them wherever it runs. Counts are
+//! kept in every shard of its own keys, and added up by readers.
 
 use bytes::Bytes;
 use proteus_machine::key::take_u64;
 use proteus_types::Slot;
 
 use crate::commands::{self, Command};
-use crate::{Check, Op, SPACE, layout, parse_integer};
+use crate::{Check, Op, SPACE, layout};
 
 /// What an op or a check touches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,7 +175,6 @@ pub fn sum_replies(replies: &[crate::Reply]) -> Option<crate::Reply> {
         match reply {
             crate::Reply::Integer(number) => sum = sum.saturating_add(*number),
             crate::Reply::Error(_) => return Some(reply.clone()),
-            crate::Reply::Bulk(text) => sum = sum.saturating_add(parse_integer(text)?),
             _ => return None,
         }
     }

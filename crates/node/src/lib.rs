@@ -243,7 +243,6 @@ impl Node {
         task::spawn(opener.clone().follow_map(stopping.clone()));
         task::spawn(commits.clone().finish_abandoned(stopping.clone()));
         let placement = Arc::new(Placement::new(opener.clone(), shards.clone(), commits.clone()));
-        let shards_known = shards.clone();
         let router = Router { meta: shard.clone(), shards: shards.clone(), commits };
         let (mut peer_address, mut cluster_of) = (None, None);
         if let (Some(cluster), Some(listener), Some(dialer)) = (&options.cluster, listener, dialer)
@@ -266,7 +265,7 @@ impl Node {
             task::spawn(answering.keep_up(member, cluster.upkeep, stopping));
         }
         wait_until_current(&router).await;
-        if identity.is_founder && options.shard_count > 1 && shards_known.map().version == 0 {
+        if identity.is_founder && options.shard_count > 1 && router.shards.map().version == 0 {
             placement.spread(options.shard_count).await.map_err(KernelError::Unavailable)?;
         }
         info!(directory = %directory.display(), node = %identity.node, index = %shard.status().applied_index, "data recovered");
@@ -346,10 +345,7 @@ impl Kernel for NodeKernel {
         slot: &dyn Fn() -> Slot,
         reader: &mut dyn FnMut(View<'_>),
     ) -> Result<(), KernelError> {
-        if self.router.shards.is_whole() {
-            return self.shard.read(reader);
-        }
-        self.router.read_slot(slot(), reader)
+        self.router.read_slot(slot, reader)
     }
 
     fn read_barrier(&self) -> Option<ReadBarrier> {

@@ -96,11 +96,7 @@ impl Placement {
     }
 
     fn refuse_declarations(&self) -> Result<(), String> {
-        let Some(meta) = self.shards.shard(ShardId::META) else { return Ok(()) };
-        let mut declared = Ok((false, false));
-        let read = meta.read(&mut |view| declared = cache::declared_kinds(view.state));
-        read.map_err(|error| error.to_string())?;
-        match declared.map_err(|error| error.to_string())? {
+        match self.read(ShardId::META, |state| cache::declared_kinds(state))? {
             (false, false) => Ok(()),
             _ => Err("PROTEUS.CACHE and PROTEUS.EVENTS need all keys in one shard; revoke what is declared first".to_owned()),
         }
@@ -168,23 +164,20 @@ impl Placement {
                 // Read here, which may lack what was committed lately; then it is read again.
                 let rows = self.read(from, |state| cache::slots::rows_of(state, first, last))?;
                 let digest = cache::slots::digest(&rows);
-                let part = |shard: ShardId| {
-                    let part = Minitransaction::of(set.clone());
-                    match shard {
-                        _ if shard == from => part.op(cache::Op::TakeSlots { first, last, digest }),
-                        _ if shard == to => {
-                            part.op(cache::Op::GiveSlots { first, last, rows: rows.clone() })
-                        }
-                        _ => part,
+                let part = |shard: &ShardId| {
+                    let mut part = Minitransaction::of(set.clone());
+                    if *shard == from {
+                        part = part.op(cache::Op::TakeSlots { first, last, digest });
                     }
-                };
-                let guarded = |shard: ShardId| match shard {
-                    ShardId::META => {
-                        part(shard).check(cache::Check::SlotMapIs { version: map.version })
+                    if *shard == to {
+                        part = part.op(cache::Op::GiveSlots { first, last, rows: rows.clone() });
                     }
-                    shard => part(shard),
+                    if *shard == ShardId::META {
+                        part = part.check(cache::Check::SlotMapIs { version: map.version });
+                    }
+                    (*shard, part)
                 };
-                Ok(map.shards().iter().map(|shard| (*shard, guarded(*shard))).collect())
+                Ok(map.shards().iter().map(part).collect())
             })
             .await;
         match result {

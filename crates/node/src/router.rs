@@ -13,7 +13,8 @@ use proteus_kernel_api::{
     KernelError, Minitransaction, Outcome, Proposal, ReadBarrier, Refusal, View, cache,
 };
 use proteus_shard_machine::{Composed, Plan, Split, SpreadState, split};
-use proteus_types::{ShardId, Slot, SlotMap};
+use proteus_types::{ShardId, Slot};
+use tokio::sync::oneshot;
 
 use crate::shards::NodeShards;
 
@@ -34,6 +35,9 @@ pub(crate) struct Router {
     pub(crate) shards: Arc<NodeShards>,
     pub(crate) commits: Arc<Commits<Composed>>,
 }
+
+/// A shard's read barrier.
+type Barrier = oneshot::Receiver<Result<(), KernelError>>;
 
 type Outcomes = Pin<Box<dyn Future<Output = Result<Vec<Outcome>, KernelError>> + Send>>;
 
@@ -74,6 +78,7 @@ impl Router {
     /// order.
     fn hand_over(&self, places: &[usize], all: &[Minitransaction]) -> Vec<Part> {
         let map = self.shards.map();
+        let one = |(shard, (places, minis))| Part::One(places, self.commits.propose(shard, minis));
         let mut parts = Vec::new();
         let mut waiting: BTreeMap<ShardId, (Vec<usize>, Vec<Minitransaction>)> = BTreeMap::new();
         for (place, mini) in places.iter().filter_map(|place| Some((*place, all.get(*place)?))) {
@@ -85,17 +90,13 @@ impl Router {
                 }
                 Split::Several(own, plan) => {
                     // What comes before it in any of its shards goes first.
-                    for (shard, (places, minis)) in std::mem::take(&mut waiting) {
-                        parts.push(Part::One(places, self.commits.propose(shard, minis)));
-                    }
+                    parts.extend(std::mem::take(&mut waiting).into_iter().map(one));
                     parts.push(Part::Several(place, plan, self.commits.propose_over(own)));
                 }
                 Split::Refused(outcome) => parts.push(Part::Known(place, outcome)),
             }
         }
-        for (shard, (places, minis)) in waiting {
-            parts.push(Part::One(places, self.commits.propose(shard, minis)));
-        }
+        parts.extend(waiting.into_iter().map(one));
         parts
     }
 
@@ -105,29 +106,14 @@ impl Router {
         }
         let mut tries = 0;
         loop {
-            let (mut fault, mut missing) = (None, false);
+            let mut result = Ok(());
             let read = read_whole(&self.shards.all(), &mut |views| {
-                // As of this moment: what this node knows besides may be older or newer.
-                let map = views.first().map(|(_, view)| cache::slots::slot_map(view.state));
-                match map {
-                    Some(Ok(map)) if !has_all(&map, views) => missing = true,
-                    Some(Ok(map)) => {
-                        if let Some(view) = SpreadState::new(views, &map).view() {
-                            reader(view);
-                        }
-                    }
-                    Some(Err(error)) => fault = Some(error),
-                    None => {}
-                }
+                result = read_spread(views, reader);
             });
-            match (read, fault) {
-                (_, Some(fault)) => return Err(fault.into()),
-                (Ok(()), None) if missing => {
-                    let reason = "a shard is not open on this node yet";
-                    return Err(KernelError::Unavailable(reason.to_owned()));
-                }
-                (Err(KernelError::Unavailable(_)), None) if tries < TORN_TRIES => tries += 1,
-                (read, None) => return read,
+            match read {
+                Ok(()) => return result,
+                Err(KernelError::Unavailable(_)) if tries < TORN_TRIES => tries += 1,
+                Err(error) => return Err(error),
             }
             // A part of a commit is about to be carried out on another thread.
             std::thread::yield_now();
@@ -137,12 +123,13 @@ impl Router {
     /// As [`Router::read`], of nothing but what is in one slot and in every shard.
     pub(crate) fn read_slot(
         &self,
-        slot: Slot,
+        slot: &dyn Fn() -> Slot,
         reader: &mut dyn FnMut(View<'_>),
     ) -> Result<(), KernelError> {
         if self.shards.is_whole() {
             return self.meta.read(reader);
         }
+        let slot = slot();
         let shard = self.shards.map().shard_of(slot);
         let missing = || KernelError::Unavailable(format!("shard {shard} is not on this node"));
         let here = self.shards.shard(shard).ok_or_else(missing)?;
@@ -159,30 +146,38 @@ impl Router {
 
     pub(crate) fn read_barrier(&self) -> Option<ReadBarrier> {
         if self.shards.is_whole() {
-            let barrier = self.meta.read_barrier()?;
-            return Some(Box::pin(
-                async move { barrier.await.unwrap_or_else(|_| Err(stopping())) },
-            ));
+            return Some(Box::pin(passed(self.meta.read_barrier()?)));
         }
         let shards = self.shards.all();
-        let barriers: Vec<_> =
-            shards.iter().filter_map(|(_, shard)| shard.read_barrier()).collect();
-        if barriers.is_empty() {
+        let passing: Vec<_> =
+            shards.iter().filter_map(|(_, shard)| shard.read_barrier().map(passed)).collect();
+        if passing.is_empty() {
             return None;
         }
-        let passing = barriers
-            .into_iter()
-            .map(|barrier| async move { barrier.await.unwrap_or_else(|_| Err(stopping())) });
         Some(Box::pin(async move { try_join_all(passing).await.map(drop) }))
     }
 }
 
-fn has_all(map: &SlotMap, views: &[(ShardId, View<'_>)]) -> bool {
-    map.shards().iter().all(|shard| views.iter().any(|(open, _)| open == shard))
+/// Reads the states of all shards as one.
+fn read_spread(
+    views: &[(ShardId, View<'_>)],
+    reader: &mut dyn FnMut(View<'_>),
+) -> Result<(), KernelError> {
+    let missing = || KernelError::Unavailable("a shard is not open on this node yet".to_owned());
+    let (_, first) = views.first().ok_or_else(missing)?;
+    // As of this moment: what this node knows besides may be older or newer.
+    let map = cache::slots::slot_map(first.state)?;
+    let is_open = |shard: &ShardId| views.iter().any(|(open, _)| open == shard);
+    if !map.shards().iter().all(is_open) {
+        return Err(missing());
+    }
+    reader(SpreadState::new(views, &map).view().ok_or_else(missing)?);
+    Ok(())
 }
 
-fn stopping() -> KernelError {
-    KernelError::Unavailable("the node is stopping".to_owned())
+async fn passed(barrier: Barrier) -> Result<(), KernelError> {
+    let stopping = || KernelError::Unavailable("the node is stopping".to_owned());
+    barrier.await.unwrap_or_else(|_| Err(stopping()))
 }
 
 fn is_elsewhere(outcome: &Outcome) -> bool {

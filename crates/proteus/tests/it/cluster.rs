@@ -143,6 +143,15 @@ pub(crate) async fn count(
     (told, unanswered, longest)
 }
 
+/// Waits until so many more calls were answered.
+pub fn wait_for(by: u64, progress: &AtomicU64, complaint: &str) {
+    let (from, started) = (progress.load(Ordering::Relaxed), Instant::now());
+    while progress.load(Ordering::Relaxed) < from + by {
+        assert!(started.elapsed() < PATIENCE, "{complaint}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 #[test]
 fn no_acknowledged_write_is_lost_while_nodes_are_killed_and_stopped() {
     let directory = tempfile::tempdir().unwrap();
@@ -154,13 +163,7 @@ fn no_acknowledged_write_is_lost_while_nodes_are_killed_and_stopped() {
     let writers: Vec<_> = (0..6)
         .map(|writer| runtime.spawn(count(urls.clone(), writer, stop.clone(), progress.clone())))
         .collect();
-    let advance = |by: u64| {
-        let (from, started) = (progress.load(Ordering::Relaxed), Instant::now());
-        while progress.load(Ordering::Relaxed) < from + by {
-            assert!(started.elapsed() < PATIENCE, "no writes although a majority is there");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    };
+    let advance = |by| wait_for(by, &progress, "no writes although a majority is there");
     for round in 0..6 {
         advance(300);
         let leader = cluster.leader();

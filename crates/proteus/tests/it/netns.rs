@@ -4,11 +4,11 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use redis::AsyncCommands;
 
-use crate::cluster::{Cluster, connect, count, settings};
+use crate::cluster::{Cluster, connect, count, settings, wait_for};
 use crate::node::{NodeProcess, PATIENCE, runtime};
 
 /// A bridge on this machine, with a namespace on each of its ports.
@@ -105,13 +105,7 @@ fn no_acknowledged_write_is_lost_while_wires_are_cut() {
     let writers: Vec<_> = (0..4)
         .map(|writer| runtime.spawn(count(urls.clone(), writer, stop.clone(), progress.clone())))
         .collect();
-    let advance = |by: u64| {
-        let (from, started) = (progress.load(Ordering::Relaxed), Instant::now());
-        while progress.load(Ordering::Relaxed) < from + by {
-            assert!(started.elapsed() < PATIENCE, "no writes although a majority is connected");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    };
+    let advance = |by| wait_for(by, &progress, "no writes although a majority is connected");
     for round in 0..4 {
         advance(200);
         let leader = cluster.leader();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, SECRET, connect};
+use crate::cluster::{Cluster, SECRET, connect, wait_for};
 use crate::node::{NodeProcess, PATIENCE, command, runtime};
 
 const ACCOUNTS: usize = 24;
@@ -131,13 +131,7 @@ fn transact_over_shards(kills: usize) {
         .map(|writer| runtime.spawn(transfer(urls.clone(), writer, stop.clone(), progress.clone())))
         .collect();
     let auditor = runtime.spawn(audit(urls.clone(), stop.clone()));
-    let advance = |by: u64| {
-        let (from, started) = (progress.load(Ordering::Relaxed), Instant::now());
-        while progress.load(Ordering::Relaxed) < from + by {
-            assert!(started.elapsed() < PATIENCE, "no transfers although a majority is there");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    };
+    let advance = |by| wait_for(by, &progress, "no transfers although a majority is there");
     advance(50);
     // Leaders of shards on different nodes, then a shard more, and slots on their way to it.
     order(&cluster.nodes[0], &["lead", "2", "--shard", "1"]);
