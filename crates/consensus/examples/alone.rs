@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proteus_consensus::{
-    Applied, Group, GroupOptions, Image, ReceivedImage, Replica, ReplicaFault, Timing, Unconnected,
+    Applied, Group, GroupOptions, Image, PAYLOAD_ROOM_BYTES, Payload, ReceivedImage, Replica,
+    ReplicaFault, Timing, Unconnected,
 };
 use proteus_env::disk::RealDisk;
 use proteus_log::{Log, LogOptions};
-use proteus_types::{EntryId, Member, NodeId, ShardId, Term};
+use proteus_types::{Durability, EntryId, Member, NodeId, ShardId, Term};
 use tokio::sync::oneshot;
 
 const PAYLOAD_BYTES: usize = 100;
@@ -38,7 +39,7 @@ impl Replica for Nothing {
         Ok((None, None))
     }
 
-    fn apply(&self, entry: Applied<'_>) -> Result<(), ReplicaFault> {
+    fn apply(&self, entry: Applied) -> Result<(), ReplicaFault> {
         *self.applied.lock() = Some(entry.id);
         if entry.payload.is_some()
             && let Some(waiting) = self.waiting.lock().pop_front()
@@ -127,13 +128,15 @@ async fn propose(
     term: Term,
     started: Instant,
 ) -> Vec<Duration> {
-    let payload = Bytes::from(vec![7; PAYLOAD_BYTES]);
+    let payload = Payload::behind_room(vec![7; PAYLOAD_ROOM_BYTES + PAYLOAD_BYTES]);
     let mut took = Vec::new();
     while started.elapsed() < FOR {
         let begun = Instant::now();
         let (sender, receiver) = oneshot::channel();
         replica.waiting.lock().push_back(sender);
-        if group.propose(payload.clone(), term, || ()).await.is_err() || receiver.await.is_err() {
+        if group.propose(payload.clone(), Durability::Flushed, term, || ()).await.is_err()
+            || receiver.await.is_err()
+        {
             break;
         }
         took.push(begun.elapsed());

@@ -26,19 +26,44 @@ pub(crate) type LogId = LogIdOf<TypeConfig>;
 pub(crate) type StoredMembership = StoredMembershipOf<TypeConfig>;
 pub(crate) type Entry = EntryOf<TypeConfig>;
 
-/// Bytes of an entry, which only the kernel understands.
+/// Bytes of an entry, which only the kernel understands, behind one byte of room.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Payload(pub Bytes);
+pub struct Payload {
+    bytes: Bytes,
+    /// What its proposer asked for; no part of the entry, and so unknown to others.
+    #[serde(skip)]
+    pub(crate) is_relaxed: bool,
+}
+
+/// Bytes that stand before what a [`Payload`] is made of.
+pub const PAYLOAD_ROOM_BYTES: usize = 1;
+
+impl Payload {
+    /// Of bytes whose first [`PAYLOAD_ROOM_BYTES`] are of no meaning, so that the log needs no copy of the
+    /// others.
+    ///
+    /// # Panics
+    /// If it is shorter.
+    pub fn behind_room(mut bytes: Vec<u8>) -> Payload {
+        bytes[0] = KIND_NORMAL;
+        Payload { bytes: Bytes::from(bytes), is_relaxed: false }
+    }
+
+    /// What only the kernel understands.
+    pub fn content(&self) -> Bytes {
+        self.bytes.slice(PAYLOAD_ROOM_BYTES..)
+    }
+}
 
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Payload({} bytes)", self.0.len())
+        write!(f, "Payload({} bytes)", self.bytes.len())
     }
 }
 
 impl fmt::Display for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
+        write!(f, "{} bytes", self.bytes.len())
     }
 }
 
@@ -64,12 +89,7 @@ pub(crate) fn log_id(id: EntryId) -> LogId {
 pub(crate) fn encode_entry(entry: &Entry) -> io::Result<Bytes> {
     Ok(match &entry.payload {
         EntryPayload::Blank => Bytes::from_static(&[KIND_BLANK]),
-        EntryPayload::Normal(Payload(payload)) => {
-            let mut bytes = Vec::with_capacity(payload.len() + 1);
-            bytes.push(KIND_NORMAL);
-            bytes.extend_from_slice(payload);
-            Bytes::from(bytes)
-        }
+        EntryPayload::Normal(payload) => payload.bytes.clone(),
         EntryPayload::Membership(membership) => {
             let mut bytes = vec![KIND_MEMBERSHIP];
             bytes.extend(to_bytes(membership)?);
@@ -81,7 +101,9 @@ pub(crate) fn encode_entry(entry: &Entry) -> io::Result<Bytes> {
 pub(crate) fn decode_entry(id: EntryId, bytes: &Bytes) -> io::Result<Entry> {
     let payload = match bytes.first() {
         Some(&KIND_BLANK) => EntryPayload::Blank,
-        Some(&KIND_NORMAL) => EntryPayload::Normal(Payload(bytes.slice(1..))),
+        Some(&KIND_NORMAL) => {
+            EntryPayload::Normal(Payload { bytes: bytes.clone(), is_relaxed: false })
+        }
         Some(&KIND_MEMBERSHIP) => {
             let membership: Membership<u64, Member> = from_bytes(&bytes[1..])?;
             EntryPayload::Membership(membership)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +18,8 @@ use openraft::{ChangeMembers, Config, Instant, Raft, ReadPolicy, SnapshotPolicy}
 use parking_lot::Mutex;
 use proteus_env::task;
 use proteus_log::Log;
-use proteus_types::{LogIndex, Member, NodeId, ShardId, Term};
+use proteus_types::{Durability, LogIndex, Member, NodeId, ShardId, Term};
+use tokio::sync::oneshot;
 
 use crate::config::{Payload, TypeConfig, leader_of_term};
 use crate::log_storage::LogStorage;
@@ -137,6 +138,9 @@ struct Shared {
     transport: Arc<dyn Transport>,
     pace: Arc<SnapshotPace>,
     incoming: Mutex<Option<Incoming>>,
+    log: Log,
+    /// Changes of the membership that are under way.
+    changes: AtomicUsize,
     metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
 }
 
@@ -181,7 +185,7 @@ impl Group {
         transport: Arc<dyn Transport>,
     ) -> io::Result<Group> {
         let config = Arc::new(config_of(&options).validate().map_err(io::Error::other)?);
-        let storage = LogStorage { log, shard: options.shard };
+        let storage = LogStorage::new(log.clone(), options.shard);
         let machine = ReplicaMachine { replica: replica.clone() };
         let pace = Arc::new(SnapshotPace::default());
         let peers = Peers {
@@ -199,6 +203,8 @@ impl Group {
             transport,
             pace,
             incoming: Mutex::default(),
+            log,
+            changes: AtomicUsize::new(0),
             metrics: raft.metrics(),
         };
         let group = Group { raft, shared: Arc::new(shared) };
@@ -229,18 +235,20 @@ impl Group {
     /// Hands a payload over, to be appended after those handed over before, if this node still leads
     /// in `term` then. What becomes of it the replica learns when it is applied: in `term` or never. A
     /// leader whose lease has run out takes nothing, and may lead on afterwards: `rejected` is called
-    /// then. A group of one voter never rejects.
+    /// then. A group of one voter never rejects. One of several members always flushes.
     ///
     /// # Errors
     /// If the group has stopped; the payload is then not in the log.
     pub async fn propose(
         &self,
-        payload: Bytes,
+        mut payload: Payload,
+        durability: Durability,
         term: Term,
         rejected: impl FnOnce() + Send + 'static,
     ) -> Result<(), ProposeError> {
         let stopped = |fatal: openraft::errors::Fatal<TypeConfig>| ProposeError(fatal.to_string());
-        let request = self.raft.write(Payload(payload)).with_leader(leader_of_term(term));
+        payload.is_relaxed = durability == Durability::Relaxed && self.may_relax();
+        let request = self.raft.write(payload).with_leader(leader_of_term(term));
         if self.is_alone() {
             return request.await.map_err(stopped);
         }
@@ -264,6 +272,13 @@ impl Group {
     /// Whether this node is the only voter.
     fn is_alone(&self) -> bool {
         only_voter(&self.shared.metrics.borrow_watched()) == Some(self.shared.node.0)
+    }
+
+    /// Whether what is proposed need not be flushed before it is acknowledged: nobody else has it.
+    pub fn may_relax(&self) -> bool {
+        let metrics = self.shared.metrics.borrow_watched();
+        let is_only = metrics.membership_config.membership().nodes().nth(1).is_none();
+        is_only && self.shared.changes.load(Ordering::Acquire) == 0
     }
 
     /// Who leads, as far as this node knows.
@@ -413,8 +428,17 @@ impl Group {
     }
 
     async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), ChangeError> {
-        let changed = self.raft.change_membership(change, true).await;
-        changed.map(|_| ()).map_err(|error| ChangeError(error.to_string()))
+        // Whoever joins must not be told of what may yet be lost here.
+        self.shared.changes.fetch_add(1, Ordering::AcqRel);
+        let (sender, flushed) = oneshot::channel();
+        self.shared.log.flush(Box::new(move |result| drop(sender.send(result))));
+        let ended = || Err(io::Error::other("the log's writer has ended"));
+        let changed = match flushed.await.unwrap_or_else(|_| ended()) {
+            Ok(()) => self.raft.change_membership(change, true).await.map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        self.shared.changes.fetch_sub(1, Ordering::AcqRel);
+        changed.map(|_| ()).map_err(ChangeError)
     }
 
     /// Hands leadership over to a voter, and returns once somebody else leads.

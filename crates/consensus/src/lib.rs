@@ -18,6 +18,7 @@ mod runtime;
 mod transport;
 mod watch;
 
+pub use config::{PAYLOAD_ROOM_BYTES, Payload};
 pub use group::{
     ChangeError, Group, GroupOptions, GroupStatus, Leadership, Membership, ProposeError, Timing,
 };

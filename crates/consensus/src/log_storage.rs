@@ -4,11 +4,11 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 
-use openraft::RaftLogReader;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::type_config::alias::VoteOf;
+use openraft::{EntryPayload, RaftLogReader};
 use proteus_log::{Done, Log, LogEntry, MetaKey};
-use proteus_types::{LogIndex, ShardId};
+use proteus_types::{Durability, LogIndex, ShardId};
 use tokio::sync::oneshot;
 
 use crate::config::{
@@ -20,11 +20,34 @@ const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 #[derive(Clone)]
 pub(crate) struct LogStorage {
-    pub(crate) log: Log,
-    pub(crate) shard: ShardId,
+    log: Log,
+    shard: ShardId,
+    /// Whether a membership of several nodes was appended, and none of one since: the figures by which a
+    /// proposer thinks that it is the only one may be a little older.
+    is_accompanied: bool,
 }
 
 impl LogStorage {
+    pub(crate) fn new(log: Log, shard: ShardId) -> LogStorage {
+        LogStorage { log, shard, is_accompanied: false }
+    }
+
+    /// What entries need that follow on those before.
+    fn durability(&mut self, entries: &[Entry]) -> Durability {
+        let mut durability = Durability::Relaxed;
+        for entry in entries {
+            match &entry.payload {
+                EntryPayload::Normal(payload) if payload.is_relaxed && !self.is_accompanied => {}
+                EntryPayload::Membership(membership) => {
+                    self.is_accompanied = membership.nodes().nth(1).is_some();
+                    durability = Durability::Flushed;
+                }
+                EntryPayload::Normal(_) | EntryPayload::Blank => durability = Durability::Flushed,
+            }
+        }
+        durability
+    }
+
     async fn wait(&self, request: impl FnOnce(&Log, Done)) -> io::Result<()> {
         let (sender, receiver) = oneshot::channel();
         request(&self.log, Box::new(move |result| drop(sender.send(result))));
@@ -88,14 +111,14 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
-        let entries: io::Result<Vec<LogEntry>> = entries
-            .into_iter()
-            .map(|entry| {
-                Ok(LogEntry { id: entry_id(&entry.log_id), payload: encode_entry(&entry)? })
-            })
-            .collect();
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let durability = self.durability(&entries);
+        let encoded = entries.iter().map(|entry| {
+            Ok(LogEntry { id: entry_id(&entry.log_id), payload: encode_entry(entry)? })
+        });
+        let encoded: io::Result<Vec<LogEntry>> = encoded.collect();
         let done: Done = Box::new(move |result| callback.io_completed(result));
-        self.log.append(self.shard, entries?, done);
+        self.log.append(self.shard, encoded?, durability, done);
         Ok(())
     }
 

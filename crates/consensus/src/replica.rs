@@ -13,9 +13,7 @@ use openraft::{EntryPayload, RaftSnapshotBuilder, Snapshot};
 use proteus_env::task;
 use proteus_types::EntryId;
 
-use crate::config::{
-    LogId, Payload, StoredMembership, TypeConfig, entry_id, from_bytes, log_id, to_bytes,
-};
+use crate::config::{LogId, StoredMembership, TypeConfig, entry_id, from_bytes, log_id, to_bytes};
 
 /// Why a replica cannot go on: its disk failed, or its state is damaged.
 #[derive(Debug, thiserror::Error)]
@@ -24,13 +22,13 @@ pub struct ReplicaFault(pub String);
 
 /// One committed entry.
 #[derive(Debug)]
-pub struct Applied<'a> {
+pub struct Applied {
     /// Its name; to be stored with the state it leads to.
     pub id: EntryId,
     /// The group's membership from here on, if it changes; to be stored likewise.
     pub membership: Option<Bytes>,
     /// Minitransactions, unless the entry is consensus' own.
-    pub payload: Option<&'a Bytes>,
+    pub payload: Option<Bytes>,
 }
 
 /// What a consensus group drives: the kernel's side.
@@ -45,7 +43,7 @@ pub trait Replica: Send + Sync + 'static {
     ///
     /// # Errors
     /// If this replica cannot go on; the group then stops.
-    fn apply(&self, entry: Applied<'_>) -> Result<(), ReplicaFault>;
+    fn apply(&self, entry: Applied) -> Result<(), ReplicaFault>;
 
     /// Name of the last entry that the newest checkpoint on disk contains, and the membership there. `None`
     /// before the first.
@@ -183,8 +181,8 @@ impl RaftStateMachine<TypeConfig> for ReplicaMachine {
             let id = entry_id(&entry.log_id);
             let applied = match &entry.payload {
                 EntryPayload::Blank => Applied { id, membership: None, payload: None },
-                EntryPayload::Normal(Payload(payload)) => {
-                    Applied { id, membership: None, payload: Some(payload) }
+                EntryPayload::Normal(payload) => {
+                    Applied { id, membership: None, payload: Some(payload.content()) }
                 }
                 EntryPayload::Membership(membership) => {
                     let stored = StoredMembership::new(Some(entry.log_id), membership.clone());

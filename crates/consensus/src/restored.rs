@@ -26,7 +26,7 @@ pub async fn begin_after(
     node: NodeId,
     member: Member,
 ) -> io::Result<Bytes> {
-    let mut storage = LogStorage { log: log.clone(), shard };
+    let mut storage = LogStorage::new(log.clone(), shard);
     // Not before the term of what the state contains; the next election is in a later one.
     let leader = LeaderId { term: id.term.0, voted_for: node.0 };
     storage.save_vote(&Vote { leader_id: leader, committed: false }).await?;
@@ -42,7 +42,7 @@ pub async fn begin_after(
 /// # Errors
 /// If the log fails.
 pub async fn purge_to(log: &Log, shard: ShardId, id: EntryId) -> io::Result<()> {
-    LogStorage { log: log.clone(), shard }.purge(log_id(id)).await
+    LogStorage::new(log.clone(), shard).purge(log_id(id)).await
 }
 
 /// The members in a membership as it is stored with the state.

@@ -381,11 +381,13 @@ impl Evictor {
 
 #[cfg(test)]
 mod tests {
+    use proteus_kernel_api::Durability;
+
     use super::*;
 
     #[test]
     fn uses_are_remembered_by_key_and_database() {
-        let (uses, settings) = (Uses::new(), Settings::new());
+        let (uses, settings) = (Uses::new(), Settings::new(Durability::Flushed));
         assert_eq!(uses.of(0, b"k"), None);
         uses.note(0, b"k", 100, &settings);
         assert_eq!(uses.of(0, b"k").unwrap().idle_s(130), 30);

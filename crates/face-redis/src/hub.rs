@@ -13,7 +13,7 @@ use proteus_face::Accounts;
 use proteus_kernel_api::Change as AnyChange;
 use proteus_kernel_api::cache::commands::Keys;
 use proteus_kernel_api::cache::{Change, Class, Reply, matches};
-use proteus_kernel_api::{Commit, Listener};
+use proteus_kernel_api::{Commit, Durability, Listener};
 use tokio::sync::Notify;
 
 use crate::acl::{self, Users};
@@ -98,14 +98,14 @@ pub(crate) struct Hub {
 const ERROR_CODES_MAX: usize = 128;
 
 impl Hub {
-    pub(crate) fn new(accounts: &Accounts) -> Hub {
+    pub(crate) fn new(accounts: &Accounts, durability: Durability) -> Hub {
         Hub {
             clients: Mutex::default(),
             subscriptions: Mutex::default(),
             has_subscribers: AtomicBool::new(false),
             tracking: Mutex::default(),
             is_tracking: AtomicBool::new(false),
-            settings: Settings::new(),
+            settings: Settings::new(durability),
             users: Users::new(accounts),
             blocked: Blocked::default(),
             replication: Replication::default(),

@@ -78,7 +78,7 @@ impl RedisFace {
     ) -> RedisFace {
         let meters = table::in_order().map(|found| metrics.meter("redis", found.name())).collect();
         let batches = metrics.meter("redis", "(batch)");
-        let hub = Arc::new(Hub::new(&accounts));
+        let hub = Arc::new(Hub::new(&accounts, kernel.durability()));
         kernel.follow(hub.clone());
         // What the settings say is read when the first client comes.
         hub.settings.mark_stale();

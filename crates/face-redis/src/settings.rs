@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, O
 use bytes::Bytes;
 use parking_lot::RwLock;
 use proteus_kernel_api::cache::{matches, settings};
-use proteus_kernel_api::{Kernel, KernelError};
+use proteus_kernel_api::{Durability, Kernel, KernelError};
 
 use crate::events::{event_text, parse_events};
 use crate::evict::Policy;
@@ -45,6 +45,12 @@ const POLICIES: &[&str] = &[
     "noeviction",
 ];
 
+const FLUSHING: &str = "appendfsync";
+
+/// Its values; `no` is the second here.
+pub(crate) const ALWAYS: &str = "always";
+pub(crate) const EVERY_SECOND: &str = "everysec";
+
 const ANY: Kind = Kind::Integer(0, i64::MAX);
 const SMALL: Kind = Kind::Integer(0, i32::MAX as i64);
 
@@ -53,7 +59,7 @@ const PARAMETERS: &[(&str, &str, Kind)] = &[
     ("acllog-max-len", "128", Kind::Fixed),
     ("activedefrag", "no", Kind::Fixed),
     ("active-expire-effort", "1", Kind::Integer(1, 10)),
-    ("appendfsync", "always", Kind::Fixed),
+    (FLUSHING, ALWAYS, Kind::Word(&[ALWAYS, EVERY_SECOND, "no"])),
     ("appendonly", "yes", Kind::Fixed),
     ("bind", "", Kind::Fixed),
     ("busy-reply-threshold", "5000", ANY),
@@ -125,16 +131,32 @@ pub(crate) struct Settings {
     pub(crate) idle_s: AtomicU64,
     /// Which events are announced on channels.
     pub(crate) events: AtomicU32,
+    /// What the node was started with, and what was set: nothing, or one of these.
+    durability: Durability,
+    flushing: AtomicU8,
     is_stale: AtomicBool,
 }
 
+const FLUSHES: u8 = 1;
+const RELAXES: u8 = 2;
+
 impl Settings {
-    pub(crate) fn new() -> Settings {
-        let made = Settings::default();
+    /// `durability` is what the node was started with.
+    pub(crate) fn new(durability: Durability) -> Settings {
+        let made = Settings { durability, ..Settings::default() };
         for (name, value, _) in PARAMETERS {
             made.take_effect(name, value);
         }
         made
+    }
+
+    /// What holds for connections that do not choose.
+    pub(crate) fn durability(&self) -> Durability {
+        match self.flushing.load(Ordering::Relaxed) {
+            FLUSHES => Durability::Flushed,
+            RELAXES => Durability::Relaxed,
+            _ => self.durability,
+        }
     }
 
     pub(crate) fn policy(&self) -> Policy {
@@ -144,6 +166,9 @@ impl Settings {
     pub(crate) fn get(&self, name: &str) -> String {
         let values = self.values.read();
         let given = values.get(name).map(String::as_str);
+        if name == FLUSHING && given.is_none() && self.durability == Durability::Relaxed {
+            return EVERY_SECOND.to_owned();
+        }
         given.or(parameter(name).map(|(_, value, _)| *value)).unwrap_or_default().to_owned()
     }
 
@@ -189,10 +214,17 @@ impl Settings {
         let mut values = self.values.write();
         match value.map(|value| String::from_utf8_lossy(value).into_owned()) {
             Some(value) => {
+                if *known == FLUSHING {
+                    let chosen = if value == ALWAYS { FLUSHES } else { RELAXES };
+                    self.flushing.store(chosen, Ordering::Relaxed);
+                }
                 self.take_effect(known, &value);
                 values.insert(known, value);
             }
             None => {
+                if *known == FLUSHING {
+                    self.flushing.store(0, Ordering::Relaxed);
+                }
                 self.take_effect(known, default);
                 values.remove(known);
             }
@@ -301,7 +333,7 @@ mod tests {
 
     #[test]
     fn parameters_are_in_order_and_take_their_own_values() {
-        let settings = Settings::new();
+        let settings = Settings::new(Durability::Flushed);
         for (name, value, kind) in PARAMETERS {
             assert_eq!(set(&settings, name, value).as_deref(), Ok(*value), "{name} {kind:?}");
         }
@@ -309,7 +341,7 @@ mod tests {
 
     #[test]
     fn values_are_checked_and_shown_as_redis_shows_them() {
-        let settings = Settings::new();
+        let settings = Settings::new(Durability::Flushed);
         assert_eq!(set(&settings, "maxmemory", "100mb").as_deref(), Ok("104857600"));
         assert_eq!(settings.maxmemory.load(Ordering::Relaxed), 104_857_600);
         assert_eq!(set(&settings, "maxmemory-policy", "ALLKEYS-LRU").as_deref(), Ok("allkeys-lru"));

@@ -255,11 +255,13 @@ fn shown(arguments: &[Bytes]) -> Vec<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use proteus_kernel_api::Durability;
+
     use super::*;
 
     #[test]
     fn the_log_keeps_the_newest_and_shortens_what_is_long() {
-        let (slow, settings) = (Slow::new(1), Settings::new());
+        let (slow, settings) = (Slow::new(1), Settings::new(Durability::Flushed));
         let long = Bytes::from(vec![b'x'; 200]);
         let arguments = vec![long; 40];
         for at in 0..200 {

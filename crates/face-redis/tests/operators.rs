@@ -10,8 +10,8 @@ use proteus_env::SystemClock;
 use proteus_face::{Accounts, Metrics};
 use proteus_face_redis::RedisFace;
 use proteus_kernel_api::{
-    ClusterView, Feed, Kernel, KernelError, Listener, Minitransaction, Op, Outcome, Proposal,
-    Reply as AnyReply, View, cache, table, topic,
+    ClusterView, Durability, Feed, Kernel, KernelError, Listener, Minitransaction, Op, Outcome,
+    Proposal, Reply as AnyReply, View, cache, table, topic,
 };
 use proteus_testkit::{ServedFace, memory_kernel, serve_face};
 use wire::{Client, Reply};
@@ -155,7 +155,7 @@ struct Other {
 }
 
 impl Kernel for Other {
-    fn propose(&self, minitransactions: Vec<Minitransaction>) -> Proposal {
+    fn propose_at(&self, _: Durability, minitransactions: Vec<Minitransaction>) -> Proposal {
         let evicts = |op: &Op| matches!(op, Op::Cache(cache::Op::Evict { .. }));
         let count =
             minitransactions.iter().flat_map(|one| &one.ops).filter(|op| evicts(op)).count();

@@ -13,8 +13,8 @@ use proteus_env::task;
 use proteus_face_zookeeper::codec::{ConnectRequest, ReadKind, ReconfigRequest, Request};
 use proteus_face_zookeeper::{ReadLevel, ZookeeperOptions};
 use proteus_kernel_api::{
-    ClusterView, Feed, Kernel, KernelError, Listener, Member, MembersChange, MembersChanging,
-    Minitransaction, NodeId, Proposal, ReadBarrier, Term, View,
+    ClusterView, Durability, Feed, Kernel, KernelError, Listener, Member, MembersChange,
+    MembersChanging, Minitransaction, NodeId, Proposal, ReadBarrier, Term, View,
 };
 use proteus_testkit::memory_kernel;
 use served::{PATIENCE, Raw, create, fresh, get, serve_options, set};
@@ -55,7 +55,7 @@ impl ClusterKernel {
 }
 
 impl Kernel for ClusterKernel {
-    fn propose(&self, minitransactions: Vec<Minitransaction>) -> Proposal {
+    fn propose_at(&self, _: Durability, minitransactions: Vec<Minitransaction>) -> Proposal {
         if self.is_isolated.load(Ordering::SeqCst) {
             return Box::pin(std::future::pending());
         }

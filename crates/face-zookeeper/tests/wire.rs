@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use proteus_env::task;
 use proteus_face_zookeeper::codec::{MultiOp, ReadKind, ReconfigRequest, Request};
 use proteus_kernel_api::{
-    Feed, Kernel, KernelError, Listener, Minitransaction, Outcome, Proposal, View,
+    Durability, Feed, Kernel, KernelError, Listener, Minitransaction, Outcome, Proposal, View,
 };
 use proteus_testkit::memory_kernel;
 use served::{Raw, create, fresh, get, serve, serve_over, set};
@@ -40,7 +40,7 @@ impl LaterKernel {
 }
 
 impl Kernel for LaterKernel {
-    fn propose(&self, minitransactions: Vec<Minitransaction>) -> Proposal {
+    fn propose_at(&self, _: Durability, minitransactions: Vec<Minitransaction>) -> Proposal {
         let (sender, receiver) = oneshot::channel();
         self.queue.send((minitransactions, sender)).expect("the committing task");
         Box::pin(async move { receiver.await.expect("the committing task") })

@@ -29,7 +29,7 @@ pub use proteus_shard_machine::{
     Change, Check, Minitransaction, Op, Outcome, Refusal, Reply, cache, table, topic, tree,
 };
 pub use proteus_store::{Direction, Read, StoreError};
-pub use proteus_types::{CommitTs, Member, NodeId, SLOT_COUNT, ShardId, Slot, Term};
+pub use proteus_types::{CommitTs, Durability, Member, NodeId, SLOT_COUNT, ShardId, Slot, Term};
 
 /// One commit as followers of the feed see it.
 pub type Commit = Committed<Change>;
@@ -105,9 +105,24 @@ pub trait Kernel: Send + Sync + 'static {
     /// atomic by itself: one refused does not undo its neighbours. The proposal is handed over when
     /// this returns; awaiting the result is optional.
     ///
-    /// An outcome means: flushed to stable storage on a majority, applied, and visible to every
-    /// later [`Kernel::read`] on this node. An error means what it says about whether it happened.
-    fn propose(&self, minitransactions: Vec<Minitransaction>) -> Proposal;
+    /// An outcome means: as durable as [`Kernel::durability`], applied, and visible to every later
+    /// [`Kernel::read`] on this node. An error means what it says about whether it happened.
+    fn propose(&self, minitransactions: Vec<Minitransaction>) -> Proposal {
+        self.propose_at(self.durability(), minitransactions)
+    }
+
+    /// As [`Kernel::propose`], acknowledged as soon as `durability` asks for. Proposals of different
+    /// durability may overtake each other: who cares awaits the one before the other.
+    fn propose_at(
+        &self,
+        durability: Durability,
+        minitransactions: Vec<Minitransaction>,
+    ) -> Proposal;
+
+    /// What this node was started with, for those who do not choose.
+    fn durability(&self) -> Durability {
+        Durability::Flushed
+    }
 
     /// What to wait for so that the next [`Kernel::read`] sees every commit that was acknowledged, on
     /// any node, before this call; `None` if there is nothing to wait for, as on a leader most of the
@@ -212,7 +227,19 @@ impl dyn Kernel {
     /// # Errors
     /// As [`Kernel::propose`].
     pub async fn commit(&self, minitransaction: Minitransaction) -> Result<Outcome, KernelError> {
-        let outcomes = self.propose(vec![minitransaction]).await?;
+        self.commit_at(self.durability(), minitransaction).await
+    }
+
+    /// As [`Kernel::commit`](Self::commit), acknowledged as soon as `durability` asks for.
+    ///
+    /// # Errors
+    /// As [`Kernel::propose`].
+    pub async fn commit_at(
+        &self,
+        durability: Durability,
+        minitransaction: Minitransaction,
+    ) -> Result<Outcome, KernelError> {
+        let outcomes = self.propose_at(durability, vec![minitransaction]).await?;
         outcomes.into_iter().next().ok_or_else(|| {
             KernelError::Unavailable("the kernel answered without an outcome".to_owned())
         })

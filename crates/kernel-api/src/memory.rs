@@ -7,7 +7,7 @@ use proteus_env::Clock;
 use proteus_machine::{Position, ShardMachine};
 use proteus_shard_machine::{Change, Composed};
 use proteus_store::{LayeredStore, StoreError};
-use proteus_types::{CommitTs, LogIndex, Term};
+use proteus_types::{CommitTs, Durability, LogIndex, Term};
 
 use crate::{
     Commit, Feed, Kernel, KernelError, Listener, Minitransaction, Outcome, Proposal, View,
@@ -85,7 +85,7 @@ impl MemoryKernel {
 }
 
 impl Kernel for MemoryKernel {
-    fn propose(&self, minitransactions: Vec<Minitransaction>) -> Proposal {
+    fn propose_at(&self, _: Durability, minitransactions: Vec<Minitransaction>) -> Proposal {
         let result = self.apply(&minitransactions).map_err(KernelError::from);
         Box::pin(std::future::ready(result))
     }

@@ -11,6 +11,7 @@
 //! had come to when it proposed, for the others to compare theirs with.
 
 use bytes::Bytes;
+use proteus_consensus::{PAYLOAD_ROOM_BYTES, Payload};
 use proteus_store::StoreError;
 use proteus_types::{CommitTs, LogIndex, NodeId, ProposalId};
 
@@ -18,6 +19,9 @@ const FORMAT_VERSION: u8 = 3;
 
 /// Bytes before the first command.
 pub(crate) const ENVELOPE_BYTES: usize = 1 + 8 + 4 + 4 + 16;
+
+/// Bytes that a batch which is being gathered leaves free before its first command.
+pub(crate) const ROOM_BYTES: usize = PAYLOAD_ROOM_BYTES + ENVELOPE_BYTES;
 
 const ORIGIN_BYTES: usize = 8 + 8 + 4;
 
@@ -45,26 +49,27 @@ pub(crate) struct Envelope<'a> {
     pub(crate) origins: Vec<Origin>,
 }
 
-/// Makes a batch of commands behind [`ENVELOPE_BYTES`] of room.
+/// Makes a batch of commands behind [`ROOM_BYTES`] of room.
 pub(crate) fn seal(
     mut batch: Vec<u8>,
     first_ts: CommitTs,
     checked: Checked,
     origins: &[Origin],
-) -> Bytes {
-    let commands_bytes = (batch.len() - ENVELOPE_BYTES) as u32;
-    batch[0] = FORMAT_VERSION;
-    batch[1..9].copy_from_slice(&first_ts.0.to_le_bytes());
-    batch[9..13].copy_from_slice(&commands_bytes.to_le_bytes());
-    batch[13..17].copy_from_slice(&(origins.len() as u32).to_le_bytes());
-    batch[17..25].copy_from_slice(&checked.index.0.to_le_bytes());
-    batch[25..33].copy_from_slice(&checked.digest.to_le_bytes());
+) -> Payload {
+    let commands_bytes = (batch.len() - ROOM_BYTES) as u32;
+    let head = &mut batch[PAYLOAD_ROOM_BYTES..ROOM_BYTES];
+    head[0] = FORMAT_VERSION;
+    head[1..9].copy_from_slice(&first_ts.0.to_le_bytes());
+    head[9..13].copy_from_slice(&commands_bytes.to_le_bytes());
+    head[13..17].copy_from_slice(&(origins.len() as u32).to_le_bytes());
+    head[17..25].copy_from_slice(&checked.index.0.to_le_bytes());
+    head[25..33].copy_from_slice(&checked.digest.to_le_bytes());
     for origin in origins {
         batch.extend_from_slice(&origin.node.0.to_le_bytes());
         batch.extend_from_slice(&origin.proposal.0.to_le_bytes());
         batch.extend_from_slice(&origin.command_count.to_le_bytes());
     }
-    Bytes::from(batch)
+    Payload::behind_room(batch)
 }
 
 impl Envelope<'_> {
@@ -122,10 +127,10 @@ mod tests {
             Origin { node: NodeId(7), proposal: ProposalId(8), command_count: 10 },
             Origin { node: NodeId(2), proposal: ProposalId(1), command_count: 1 },
         ];
-        let mut batch = vec![0; ENVELOPE_BYTES];
+        let mut batch = vec![0; ROOM_BYTES];
         batch.extend_from_slice(&[42, 43]);
         let checked = Checked { index: LogIndex(5), digest: 6 };
-        let batch = seal(batch, CommitTs(9), checked, &origins);
+        let batch = seal(batch, CommitTs(9), checked, &origins).content();
         let envelope = Envelope::open(&batch).unwrap();
         assert_eq!(envelope.command_count(), 11);
         let expected = Envelope {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use proteus_machine::KernelError;
-use proteus_types::{ProposalId, Term};
+use proteus_types::{Durability, ProposalId, Term};
 use tokio::sync::{Notify, oneshot};
 
 /// Bytes of proposals that wait or are on their way; beyond it new ones are refused.
@@ -35,6 +35,7 @@ pub(crate) enum Kind {
 /// Encoded commands of one caller.
 pub(crate) struct Proposal<O> {
     pub(crate) kind: Kind,
+    pub(crate) durability: Durability,
     pub(crate) commands: Vec<u8>,
     pub(crate) command_count: u32,
     pub(crate) reply: Reply<O>,
@@ -302,6 +303,7 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         let caller = Proposal {
             kind: Kind::Plain,
+            durability: Durability::Flushed,
             commands: vec![7],
             command_count: 1,
             reply,

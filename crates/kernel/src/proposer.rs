@@ -6,6 +6,7 @@
 //!
 //! On the leader a batch becomes a log entry; on another node it is handed to the leader.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,10 @@ use proteus_consensus::{Group, Leadership};
 use proteus_env::{Clock, task};
 use proteus_log::Log;
 use proteus_machine::{KernelError, ShardMachine};
-use proteus_types::{CommitTs, NodeId, ProposalId, ShardId, Term};
+use proteus_types::{CommitTs, Durability, NodeId, ProposalId, ShardId, Term};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::envelope::{ENVELOPE_BYTES, Origin, seal};
+use crate::envelope::{Origin, ROOM_BYTES, seal};
 use crate::forward::{Forward, ForwardAnswer, first_proposal};
 use crate::links::{Links, Route, Service};
 use crate::pending::{Batch, Kind, Proposal};
@@ -94,18 +95,22 @@ enum Gate {
     Impatient,
 }
 
+/// Another node's batch, and its sender, who waits for it to be proposed.
+type Taking = (Forward, oneshot::Sender<Result<(), KernelError>>);
+
 /// What was gathered into one batch.
 struct Gathered<O> {
+    durability: Durability,
     /// Room for an envelope, then commands of this node's callers.
     commands: Vec<u8>,
     own: Vec<Proposal<O>>,
-    foreign: Vec<(Forward, oneshot::Sender<Result<(), KernelError>>)>,
+    foreign: Vec<Taking>,
 }
 
 impl<M: ShardMachine> Proposer<M> {
     /// Makes batches of what arrives until all senders are gone.
     pub(crate) async fn run(mut self) {
-        let mut held = None;
+        let mut held = VecDeque::new();
         loop {
             // A leader that hands leadership over takes nothing meanwhile, and would be asked at once.
             if self.state.pending.take_rejected() {
@@ -117,7 +122,8 @@ impl<M: ShardMachine> Proposer<M> {
                     "no majority of the shard's voters has answered; this was not sent to them";
                 let mut impatient = Gathered::default();
                 impatient.add(first);
-                self.refuse(impatient, &KernelError::Unavailable(error.to_owned()));
+                let error = KernelError::Unavailable(error.to_owned());
+                self.refuse(impatient.own, impatient.foreign, &error);
                 continue;
             }
             let gathered = self.gather(first, &mut held);
@@ -140,7 +146,8 @@ impl<M: ShardMachine> Proposer<M> {
                 None => break "the shard has no leader now",
             }
         };
-        self.refuse(gathered, &KernelError::Unavailable(refusal.to_owned()));
+        let error = KernelError::Unavailable(refusal.to_owned());
+        self.refuse(gathered.own, gathered.foreign, &error);
     }
 
     /// Waits, leading in `term`, until no part of a commit over several shards is tried and unfinished
@@ -178,7 +185,7 @@ impl<M: ShardMachine> Proposer<M> {
             return self.propose(gathered, leadership.term).await;
         }
         let error = KernelError::Unavailable("this node does not lead the shard".to_owned());
-        self.refuse(gathered, &error);
+        self.refuse(gathered.own, gathered.foreign, &error);
     }
 
     /// Since when the oldest of these waits, if somebody waits on this node.
@@ -204,13 +211,13 @@ impl<M: ShardMachine> Proposer<M> {
     /// The next that waits: what is to be proposed again before what has arrived since.
     async fn next(
         &mut self,
-        held: &mut Option<Arrival<Answered<M>>>,
+        held: &mut VecDeque<Arrival<Answered<M>>>,
     ) -> Option<Arrival<Answered<M>>> {
         loop {
             if let Some(lost) = self.state.pending.take_lost() {
                 return Some(Arrival::Own(lost));
             }
-            if let Some(held) = held.take() {
+            if let Some(held) = held.pop_front() {
                 return Some(held);
             }
             tokio::select! {
@@ -222,31 +229,36 @@ impl<M: ShardMachine> Proposer<M> {
         }
     }
 
-    /// One batch of `first` and whatever else waits, up to the bound; what would exceed it is held for
-    /// the next.
+    /// One batch of `first` and whatever else waits and need be as durable, up to the bound; what is not
+    /// taken is held for the next.
     fn gather(
         &mut self,
         first: Arrival<Answered<M>>,
-        held: &mut Option<Arrival<Answered<M>>>,
+        held: &mut VecDeque<Arrival<Answered<M>>>,
     ) -> Gathered<Answered<M>> {
-        let mut gathered = Gathered::default();
-        let mut bytes = 0;
-        let mut next = Some(first);
-        while let Some(arrival) = next {
-            bytes += arrival.bytes();
-            // What gates the shard stands in an entry by itself: nothing may follow it there.
-            let gates = arrival.gates();
-            if (gates || bytes > BATCH_BYTES_MAX) && !gathered.is_empty() {
-                *held = Some(arrival);
-                break;
-            }
-            gathered.add(arrival);
-            if gates {
-                break;
-            }
+        // Otherwise everything is flushed.
+        let parts = self.group.may_relax();
+        let durability = first.durability();
+        let (mut gathered, mut bytes, mut is_full) = (Gathered::default(), 0, first.gates());
+        gathered.durability = durability;
+        bytes += first.bytes();
+        gathered.add(first);
+        let mut others = VecDeque::new();
+        while !is_full {
             let lost = self.state.pending.take_lost().map(Arrival::Own);
-            next = lost.or_else(|| held.take()).or_else(|| self.arriving.try_recv().ok());
+            let next = lost.or_else(|| held.pop_front()).or_else(|| self.arriving.try_recv().ok());
+            let Some(arrival) = next else { break };
+            // What gates the shard stands in an entry by itself, and nothing overtakes it.
+            is_full = arrival.gates() || bytes + arrival.bytes() > BATCH_BYTES_MAX;
+            if is_full || (parts && arrival.durability() != durability) {
+                others.push_back(arrival);
+            } else {
+                bytes += arrival.bytes();
+                gathered.add(arrival);
+            }
         }
+        others.append(held);
+        *held = others;
         gathered
     }
 
@@ -296,9 +308,9 @@ impl<M: ShardMachine> Proposer<M> {
     }
 
     async fn propose(&mut self, gathered: Gathered<Answered<M>>, term: Term) {
-        let Gathered { mut commands, own, foreign } = gathered;
+        let Gathered { durability, mut commands, own, foreign } = gathered;
         if commands.is_empty() {
-            commands.resize(ENVELOPE_BYTES, 0);
+            commands.resize(ROOM_BYTES, 0);
         }
         let proposal = self.take_number();
         let mut origins = Vec::with_capacity(1 + foreign.len());
@@ -313,7 +325,7 @@ impl<M: ShardMachine> Proposer<M> {
             origins.push(Origin { node, proposal, command_count });
         }
         if let Err(error) = self.admit(commands.len()) {
-            return self.refuse(Gathered { commands, own, foreign }, &error);
+            return self.refuse(own, foreign, &error);
         }
         let command_count: u64 = origins.iter().map(|origin| u64::from(origin.command_count)).sum();
         let now = CommitTs::from_physical_ms(self.clock.wall_ms());
@@ -339,17 +351,17 @@ impl<M: ShardMachine> Proposer<M> {
                 state.intake.reject(term, origin.node, origin.proposal);
             }
         };
-        if let Err(stopped) = self.group.propose(entry, term, rejected).await {
+        if let Err(stopped) = self.group.propose(entry, durability, term, rejected).await {
             self.state.pending.fail(&KernelError::Stopped(stopped.to_string()));
         }
     }
 
     fn forward(&mut self, gathered: Gathered<Answered<M>>, leader: NodeId, term: Term) {
         let gates = gathered.gates();
-        let Gathered { commands, own, foreign } = gathered;
+        let Gathered { commands, own, foreign, .. } = gathered;
         let Some(member) = self.group.member(leader) else {
             let error = KernelError::Unavailable(format!("{leader} is not known here"));
-            return self.refuse(Gathered { commands, own, foreign }, &error);
+            return self.refuse(own, foreign, &error);
         };
         // They asked this node as leader, which it is no longer.
         drop(foreign);
@@ -366,7 +378,7 @@ impl<M: ShardMachine> Proposer<M> {
         let previous = if self.stream.0 == term { self.stream.1 } else { ProposalId(0) };
         self.stream = (term, proposal);
         let command_count = own.iter().map(|proposal| proposal.command_count).sum();
-        let commands = Bytes::from(commands).slice(ENVELOPE_BYTES..);
+        let commands = Bytes::from(commands).slice(ROOM_BYTES..);
         let newest = self.state.timestamps.newest();
         let node = self.node;
         let forward =
@@ -424,11 +436,11 @@ impl<M: ShardMachine> Proposer<M> {
         })
     }
 
-    fn refuse(&self, gathered: Gathered<Answered<M>>, error: &KernelError) {
-        for proposal in gathered.own {
+    fn refuse(&self, own: Vec<Proposal<Answered<M>>>, foreign: Vec<Taking>, error: &KernelError) {
+        for proposal in own {
             self.state.pending.answer(proposal, Err(error.clone()));
         }
-        for (_, taken) in gathered.foreign {
+        for (_, taken) in foreign {
             let _ = taken.send(Err(error.clone()));
         }
     }
@@ -439,6 +451,14 @@ impl<O> Arrival<O> {
         match self {
             Arrival::Own(proposal) => proposal.commands.len(),
             Arrival::Foreign { forward, .. } => forward.commands.len(),
+        }
+    }
+
+    /// Other nodes' need be flushed: there are several.
+    fn durability(&self) -> Durability {
+        match self {
+            Arrival::Own(proposal) => proposal.durability,
+            Arrival::Foreign { .. } => Durability::Flushed,
         }
     }
 
@@ -453,7 +473,12 @@ impl<O> Arrival<O> {
 
 impl<O> Default for Gathered<O> {
     fn default() -> Gathered<O> {
-        Gathered { commands: Vec::new(), own: Vec::new(), foreign: Vec::new() }
+        Gathered {
+            durability: Durability::Flushed,
+            commands: Vec::new(),
+            own: Vec::new(),
+            foreign: Vec::new(),
+        }
     }
 }
 
@@ -463,16 +488,12 @@ impl<O> Gathered<O> {
             || self.foreign.iter().any(|(forward, _)| forward.gates)
     }
 
-    fn is_empty(&self) -> bool {
-        self.own.is_empty() && self.foreign.is_empty()
-    }
-
     fn add(&mut self, arrival: Arrival<O>) {
         match arrival {
             Arrival::Own(proposal) => {
                 if self.commands.is_empty() {
-                    self.commands.reserve(ENVELOPE_BYTES + proposal.commands.len());
-                    self.commands.resize(ENVELOPE_BYTES, 0);
+                    self.commands.reserve(ROOM_BYTES + proposal.commands.len());
+                    self.commands.resize(ROOM_BYTES, 0);
                 }
                 self.commands.extend_from_slice(&proposal.commands);
                 self.own.push(proposal);

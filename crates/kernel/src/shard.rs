@@ -14,7 +14,7 @@ use proteus_consensus::{Group, GroupOptions, GroupStatus, Leadership, Timing};
 use proteus_env::{Clock, task};
 use proteus_log::Log;
 use proteus_machine::{Committed, KernelError, ShardMachine, View};
-use proteus_types::{CommitTs, LogIndex, Member, NodeId, ShardId};
+use proteus_types::{CommitTs, Durability, LogIndex, Member, NodeId, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
@@ -161,6 +161,7 @@ impl<M: ShardMachine> Shard<M> {
             clock.clone(),
             options.timestamps,
             sink,
+            log.clone(),
         )?;
         let group_options = GroupOptions {
             shard,
@@ -230,11 +231,20 @@ impl<M: ShardMachine> Shard<M> {
         &self,
         commands: &[M::Command],
     ) -> impl Future<Output = Result<Vec<M::Outcome>, KernelError>> + Send + use<M> {
+        self.propose_at(Durability::Flushed, commands)
+    }
+
+    /// As [`Shard::propose`], acknowledged as soon as `durability` asks for.
+    pub fn propose_at(
+        &self,
+        durability: Durability,
+        commands: &[M::Command],
+    ) -> impl Future<Output = Result<Vec<M::Outcome>, KernelError>> + Send + use<M> {
         let mut encoded = Vec::new();
         for command in commands {
             encode_command::<M>(command, &mut encoded);
         }
-        let submitted = self.submit(Kind::Plain, encoded, commands.len());
+        let submitted = self.submit(Kind::Plain, durability, encoded, commands.len());
         async move {
             let outcomes = answered(submitted).await?;
             Ok(outcomes.into_iter().filter_map(StepOutcome::into_command).collect())
@@ -244,6 +254,7 @@ impl<M: ShardMachine> Shard<M> {
     fn submit(
         &self,
         kind: Kind,
+        durability: Durability,
         encoded: Vec<u8>,
         command_count: usize,
     ) -> Result<Answer<StepOutcome<M::Outcome>>, KernelError> {
@@ -256,7 +267,8 @@ impl<M: ShardMachine> Shard<M> {
         let (reply, receiver) = oneshot::channel();
         let command_count = u32::try_from(command_count).unwrap_or(u32::MAX);
         let since = self.clock.elapsed();
-        let proposal = Proposal { kind, commands: encoded, command_count, reply, since };
+        let proposal =
+            Proposal { kind, durability, commands: encoded, command_count, reply, since };
         let sent = match kind {
             Kind::Finishes => self.finishing.send(proposal).is_ok(),
             Kind::Plain | Kind::Gates => self.proposals.send(Arrival::Own(proposal)).is_ok(),
@@ -272,7 +284,7 @@ impl<M: ShardMachine> Shard<M> {
     ) -> impl Future<Output = Result<StepOutcome<M::Outcome>, KernelError>> + Send + use<M> {
         let mut encoded = Vec::new();
         step.encode::<M>(&mut encoded);
-        let submitted = self.submit(kind, encoded, 1);
+        let submitted = self.submit(kind, Durability::Flushed, encoded, 1);
         async move { answered(submitted).await?.into_iter().next().ok_or_else(stopping) }
     }
 

@@ -1,6 +1,7 @@
 //! The state of a shard, and applying entries to it.
 
 use std::any::Any;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use proteus_consensus::{Applied, Image, ReceivedImage, Replica, ReplicaFault};
 use proteus_env::Clock;
+use proteus_log::Log;
 use proteus_machine::{Committed, KernelError, Position, ShardMachine, View};
 use proteus_store::{Checkpoint, DiskStore, IncomingStore, LayeredStore, Read, State, StoreError};
 use proteus_types::{CommitTs, EntryId, LogIndex, NodeId, ShardId, Term};
@@ -39,6 +41,7 @@ pub(crate) struct ShardState<M: ShardMachine> {
     store_directory: PathBuf,
     clock: Arc<dyn Clock>,
     sink: Arc<dyn CommitSink<M::Change>>,
+    log: Log,
     state: RwLock<Stored>,
     /// The newest checkpoint on disk.
     checkpointed: Mutex<Option<(EntryId, Option<Bytes>)>>,
@@ -82,6 +85,7 @@ impl<M: ShardMachine> ShardState<M> {
         clock: Arc<dyn Clock>,
         timestamps: Arc<Timestamps>,
         sink: Arc<dyn CommitSink<M::Change>>,
+        log: Log,
     ) -> Result<Arc<ShardState<M>>, StoreError> {
         let stored = Stored::over(DiskStore::open(store_directory)?)?;
         let checkpointed = stored.applied.map(|id| (id, stored.membership.clone()));
@@ -97,6 +101,7 @@ impl<M: ShardMachine> ShardState<M> {
             store_directory: store_directory.to_owned(),
             clock,
             sink,
+            log,
             state: RwLock::new(stored),
             checkpointed: Mutex::new(checkpointed),
             writing: Mutex::new(None),
@@ -242,6 +247,8 @@ impl<M: ShardMachine> ShardState<M> {
             }
         }
         let Some((checkpoint, id, membership)) = writing.as_ref() else { return Ok(()) };
+        // What it contains must not be missing from the log, which goes on behind it.
+        self.log.flush_now().map_err(log_fault)?;
         checkpoint.write()?;
         *self.checkpointed.lock() = Some((*id, membership.clone()));
         *writing = None;
@@ -404,10 +411,10 @@ impl<M: ShardMachine> Replica for ShardState<M> {
         Ok((stored.applied, stored.membership.clone()))
     }
 
-    fn apply(&self, entry: Applied<'_>) -> Result<(), ReplicaFault> {
+    fn apply(&self, entry: Applied) -> Result<(), ReplicaFault> {
         if let Some(batch) = entry.payload {
             // A broken invariant is a fault of this replica, no reason to take the process along.
-            let applied = catch_unwind(AssertUnwindSafe(|| self.apply_batch(entry.id, batch)));
+            let applied = catch_unwind(AssertUnwindSafe(|| self.apply_batch(entry.id, &batch)));
             let fault = match applied {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(fault)) => fault.to_string(),
@@ -487,6 +494,10 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 
 fn closed() -> StoreError {
     StoreError::Io { location: "(closed)".to_owned(), message: "the node is stopping".to_owned() }
+}
+
+fn log_fault(fault: io::Error) -> StoreError {
+    StoreError::Io { location: "(log)".to_owned(), message: fault.to_string() }
 }
 
 /// How far a state is.

@@ -30,7 +30,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use proteus_env::{Clock, task};
 use proteus_machine::{KernelError, ShardMachine};
-use proteus_types::{CommitTs, NodeId, ShardId};
+use proteus_types::{CommitTs, Durability, NodeId, ShardId};
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
@@ -112,12 +112,17 @@ impl<M: ShardMachine> Commits<M> {
 
     /// Commits commands in one shard: consecutive, each atomic by itself. They are on their way, or stand
     /// behind what this node proposed to the shard before, when this returns.
-    pub fn propose(&self, shard: ShardId, commands: Vec<M::Command>) -> Outcomes<M::Outcome> {
+    pub fn propose(
+        &self,
+        shard: ShardId,
+        durability: Durability,
+        commands: Vec<M::Command>,
+    ) -> Outcomes<M::Outcome> {
         let here = match self.here(shard) {
             Ok(here) => here,
             Err(error) => return Box::pin(std::future::ready(Err(error))),
         };
-        let hand_over = move || here.propose(&commands);
+        let hand_over = move || here.propose_at(durability, &commands);
         match self.lanes.pass(shard, hand_over) {
             Ok(Ok(proposal)) => Box::pin(proposal),
             Ok(Err((hand_over, mut turn))) => {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use proteus_env::disk::RealDisk;
+use proteus_env::disk::{Disk, RealDisk};
+use proteus_env::sim_disk::SimDisk;
 use proteus_env::{Clock, ManualClock};
 use proteus_kernel::{Alone, ChoreOptions, CommitSink, Shard, ShardOptions};
 use proteus_log::{Log, LogOptions};
 use proteus_machine::{Committed, Position, ShardMachine, View};
 use proteus_store::{DiskStore, LayeredStore, Read, State, StoreError};
-use proteus_types::{CommitTs, ShardId};
+use proteus_types::{CommitTs, Durability, ShardId};
 
 /// Adds numbers to one sum, and answers with it. A zero changes nothing.
 struct Adder;
@@ -79,6 +80,15 @@ impl CommitSink<u64> for Recorder {
 
 async fn open(directory: &Path, clock: Arc<dyn Clock>, sink: Arc<Recorder>) -> Arc<Shard<Adder>> {
     let disk = Arc::new(RealDisk::open(&directory.join("log")).unwrap());
+    open_on(disk, directory, clock, sink).await
+}
+
+async fn open_on(
+    disk: Arc<dyn Disk>,
+    directory: &Path,
+    clock: Arc<dyn Clock>,
+    sink: Arc<Recorder>,
+) -> Arc<Shard<Adder>> {
     let options = LogOptions { disk_reserve_bytes: 0, ..LogOptions::default() };
     let log = Log::open(disk, options).unwrap();
     let chores =
@@ -136,6 +146,45 @@ fn acknowledged_commits_survive_an_abrupt_end_exactly_once() {
         });
         // Every task is dropped where it stands, as at a crash.
         runtime.shutdown_background();
+    }
+}
+
+/// Of relaxed commits the newest may go with the power; no flushed one, nothing before one, and nothing that
+/// a checkpoint contains.
+#[test]
+fn relaxed_commits_are_lost_from_the_end_or_not_at_all() {
+    for seed in 1..=12u64 {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::at(1_000_000));
+        let disk = SimDisk::new(seed);
+        let (mut flushed, mut sent) = (0, 0);
+        for round in 0..4 {
+            let runtime = runtime();
+            runtime.block_on(async {
+                let sink = Arc::new(Recorder::default());
+                let disk = Arc::new(disk.clone());
+                let shard = open_on(disk, directory.path(), clock.clone(), sink).await;
+                let found = read_sum(&shard);
+                assert!((flushed..=sent).contains(&found), "seed {seed}: {found} of {sent}");
+                sent = found;
+                for commit in 0..15 {
+                    let is_flushed = (commit + round) % 4 == seed % 4;
+                    let durability =
+                        if is_flushed { Durability::Flushed } else { Durability::Relaxed };
+                    sent += 1;
+                    let outcomes = shard.propose_at(durability, &[1]).await.unwrap();
+                    assert_eq!(outcomes[0].0, sent);
+                    flushed = if is_flushed { sent } else { flushed };
+                }
+                if round % 2 == 0 {
+                    clock.advance(Duration::from_millis(100));
+                    task_pause().await;
+                }
+            });
+            disk.cut_power_after(0);
+            runtime.shutdown_background();
+            disk.crash();
+        }
     }
 }
 

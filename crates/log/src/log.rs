@@ -3,15 +3,15 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use proteus_env::disk::Disk;
 use proteus_env::task::{self, spawn_thread};
-use proteus_types::{EntryId, LogIndex, ShardId};
+use proteus_types::{Durability, EntryId, LogIndex, ShardId};
 
 use crate::index::{Index, Placed};
 use crate::writer::{Request, Writer};
@@ -63,9 +63,9 @@ pub struct LogOptions {
     pub reserve_bytes: u64,
     /// Space that writes leave free on the disk, so that checkpoints can still be written.
     pub disk_reserve_bytes: u64,
-    /// `None`: `done` waits for stable storage. `Some`: it waits for the operating system only, and
-    /// the flush follows within this time; a crash of the machine may lose that much.
-    pub flush_interval: Option<Duration>,
+    /// [`Durability::Relaxed`] entries are flushed within this time; a crash of the machine may lose that
+    /// much of them.
+    pub flush_interval: Duration,
     /// Payloads kept in memory for readers that follow closely, in bytes.
     pub cache_bytes_max: usize,
     /// Writes within each call instead of on a thread of the log's own. Slow; for simulations, whose
@@ -81,7 +81,7 @@ impl Default for LogOptions {
             segment_bytes: 32 * 1024 * 1024,
             reserve_bytes: 4 * 1024 * 1024,
             disk_reserve_bytes: 128 * 1024 * 1024,
-            flush_interval: None,
+            flush_interval: Duration::from_secs(1),
             cache_bytes_max: 8 * 1024 * 1024,
             is_inline: false,
             inline_pause_ms: Arc::default(),
@@ -89,7 +89,7 @@ impl Default for LogOptions {
     }
 }
 
-/// Called once when a request is durable, or has failed; after a failure the log accepts nothing.
+/// Called once when a request is as durable as was asked for, or has failed; after a failure the log accepts nothing.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// A node's log. Clones share it; when the last is dropped the writer flushes and ends.
@@ -179,11 +179,18 @@ impl Log {
         Ok(Log { shared, closer: Arc::new(closer) })
     }
 
-    /// Appends consecutive entries. They are readable when this returns.
+    /// Appends consecutive entries. They are readable when this returns. `done` waits for stable storage if
+    /// they are to be flushed, and else for the operating system.
     ///
     /// # Panics
     /// If the entries do not follow the last one: a hole in the log loses data, so nobody may go on.
-    pub fn append(&self, shard: ShardId, entries: Vec<LogEntry>, done: Done) {
+    pub fn append(
+        &self,
+        shard: ShardId,
+        entries: Vec<LogEntry>,
+        durability: Durability,
+        done: Done,
+    ) {
         let mut index = self.shared.index.lock();
         let shard_index = index.shards.entry(shard).or_default();
         let mut added_bytes = 0;
@@ -199,7 +206,7 @@ impl Log {
         }
         index.cached_bytes += added_bytes;
         // The queue is filled under the index's lock, so that both have one order.
-        self.submit(Request::Append { shard, entries, done });
+        self.submit(Request::Append { shard, entries, durability, done });
         drop(index);
         self.wake_writer();
     }
@@ -248,6 +255,28 @@ impl Log {
         self.submit(Request::Purge { shard, upto, done });
         drop(index);
         self.wake_writer();
+    }
+
+    /// Flushes what was appended before, also what need not be yet.
+    pub fn flush(&self, done: Done) {
+        self.submit(Request::Flush { done });
+        self.wake_writer();
+    }
+
+    /// As [`Log::flush`]; blocks until it is done.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn flush_now(&self) -> io::Result<()> {
+        let (sender, receiver) = mpsc::channel();
+        self.submit(Request::Flush { done: Box::new(move |result| drop(sender.send(result))) });
+        // A slow inline writer would wait for whoever blocks here.
+        if self.shared.options.is_inline {
+            self.closer.work_inline();
+        } else {
+            self.shared.arrived.notify_one();
+        }
+        receiver.recv().unwrap_or_else(|_| Err(io::Error::other("the log's writer has ended")))
     }
 
     /// The last purged and the last present entry; the latter equals the former when none is

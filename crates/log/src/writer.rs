@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proteus_env::{Clock, SystemClock};
-use proteus_types::{EntryId, LogIndex, ShardId};
+use proteus_types::{Durability, EntryId, LogIndex, ShardId};
 use tracing::{error, warn};
 
 use crate::index::{Index, Location, Segment};
@@ -23,10 +23,11 @@ const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 const BUFFER_KEPT_BYTES_MAX: usize = 1024 * 1024;
 
 pub(crate) enum Request {
-    Append { shard: ShardId, entries: Vec<LogEntry>, done: Done },
+    Append { shard: ShardId, entries: Vec<LogEntry>, durability: Durability, done: Done },
     Meta { shard: ShardId, key: MetaKey, value: Bytes, done: Done },
     Truncate { shard: ShardId, last: LogIndex, done: Done },
     Purge { shard: ShardId, upto: EntryId, done: Done },
+    Flush { done: Done },
 }
 
 impl Request {
@@ -36,8 +37,13 @@ impl Request {
                 entries.iter().map(|entry| entry.payload.len()).sum()
             }
             Request::Meta { value, .. } => value.len(),
-            Request::Truncate { .. } | Request::Purge { .. } => 0,
+            Request::Truncate { .. } | Request::Purge { .. } | Request::Flush { .. } => 0,
         }
+    }
+
+    /// Whether who asked waits for stable storage.
+    fn waits_for_flush(&self) -> bool {
+        !matches!(self, Request::Append { durability: Durability::Relaxed, .. })
     }
 }
 
@@ -61,6 +67,8 @@ pub(crate) struct Writer {
     buffer: Vec<u8>,
     clock: SystemClock,
     last_flush: Duration,
+    /// Whether something was written since that was not only a hint.
+    has_unflushed: bool,
     /// Why an inline writer does no more; one on a thread ends instead.
     failed: Option<io::Error>,
 }
@@ -91,6 +99,7 @@ impl Writer {
             buffer: Vec::new(),
             clock,
             last_flush,
+            has_unflushed: false,
             failed: None,
         };
         if !fresh {
@@ -160,13 +169,10 @@ impl Writer {
     fn wait(&self) -> (Vec<Request>, bool) {
         let mut queue = self.shared.queue.lock();
         while queue.requests.is_empty() && !queue.closing {
-            match self.shared.options.flush_interval {
-                Some(interval) if self.end_byte_offset > self.flushed_byte_offset => {
-                    if self.shared.arrived.wait_for(&mut queue, interval).timed_out() {
-                        break;
-                    }
-                }
-                _ => self.shared.arrived.wait(&mut queue),
+            if !self.has_unflushed {
+                self.shared.arrived.wait(&mut queue);
+            } else if self.shared.arrived.wait_for(&mut queue, self.until_flush()).timed_out() {
+                break;
             }
         }
         let mut requests = Vec::new();
@@ -191,25 +197,25 @@ impl Writer {
         let mut places = Vec::new();
         let mut dones = Vec::with_capacity(requests.len());
         let mut purges = false;
+        // What is done is told in order, since who waits takes it for what comes before as well.
+        let relaxed = requests.iter().position(Request::waits_for_flush).unwrap_or(requests.len());
         for request in requests {
             purges |= matches!(request, Request::Purge { .. });
             dones.push(self.encode(request, &mut places));
         }
-        let written = rolled.and_then(|()| self.write_buffer()).and_then(|()| {
-            match self.shared.options.flush_interval {
-                None => self.flush_data(),
-                Some(_) => Ok(()),
-            }
-        });
-        if let Err(failure) = written {
-            for done in dones {
-                done(Err(io::Error::new(failure.kind(), failure.to_string())));
-            }
-            return Err(failure);
+        let flushing = dones.split_off(relaxed);
+        let written = rolled.and_then(|()| self.write_buffer());
+        if written.is_err() {
+            tell(dones.into_iter().chain(flushing), &written);
+            return written;
         }
+        self.has_unflushed = true;
         self.enter(&places);
-        for done in dones {
-            done(Ok(()));
+        tell(dones, &Ok(()));
+        if !flushing.is_empty() {
+            let flushed = self.flush_data();
+            tell(flushing, &flushed);
+            flushed?;
         }
         if purges {
             self.remove_unneeded();
@@ -221,7 +227,7 @@ impl Writer {
 
     fn encode(&mut self, request: Request, places: &mut Vec<Place>) -> Done {
         match request {
-            Request::Append { shard, entries, done } => {
+            Request::Append { shard, entries, done, .. } => {
                 for entry in entries {
                     let start = self.end_byte_offset + self.buffer.len() as u64;
                     let byte_offset = start + (RECORD_HEADER_BYTES + ENTRY_HEADER_BYTES) as u64;
@@ -243,6 +249,7 @@ impl Writer {
                 Record::Purge { shard, upto }.encode(&mut self.buffer);
                 done
             }
+            Request::Flush { done } => done,
         }
     }
 
@@ -259,18 +266,18 @@ impl Writer {
     fn flush_data(&mut self) -> io::Result<()> {
         self.segment.file.flush()?;
         self.flushed_byte_offset = self.end_byte_offset;
+        self.has_unflushed = false;
         self.last_flush = self.clock.elapsed();
         Ok(())
     }
 
+    fn until_flush(&self) -> Duration {
+        let since = self.clock.elapsed().saturating_sub(self.last_flush);
+        self.shared.options.flush_interval.saturating_sub(since)
+    }
+
     fn flush_is_due(&self) -> bool {
-        match self.shared.options.flush_interval {
-            Some(interval) => {
-                self.end_byte_offset > self.flushed_byte_offset
-                    && self.clock.elapsed().saturating_sub(self.last_flush) >= interval
-            }
-            None => false,
-        }
+        self.has_unflushed && self.until_flush().is_zero()
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -397,12 +404,21 @@ impl Writer {
     }
 }
 
+/// Tells what became of their requests.
+fn tell(dones: impl IntoIterator<Item = Done>, result: &io::Result<()>) {
+    for done in dones {
+        let copied = |failure: &io::Error| io::Error::new(failure.kind(), failure.to_string());
+        done(result.as_ref().copied().map_err(copied));
+    }
+}
+
 fn refuse(requests: impl IntoIterator<Item = Request>, failure: &io::Error) {
     for request in requests {
         let (Request::Append { done, .. }
         | Request::Meta { done, .. }
         | Request::Truncate { done, .. }
-        | Request::Purge { done, .. }) = request;
+        | Request::Purge { done, .. }
+        | Request::Flush { done }) = request;
         done(Err(io::Error::new(failure.kind(), failure.to_string())));
     }
 }

@@ -42,7 +42,7 @@ use proteus_kernel_api::{
 use proteus_log::{Log, LogError, LogOptions};
 use proteus_peer::serve;
 use proteus_shard_machine::Composed;
-use proteus_types::{Member, ShardId, Slot, SlotRange, Term};
+use proteus_types::{Durability, Member, ShardId, Slot, SlotRange, Term};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -67,8 +67,8 @@ const FORMAT_VERSION: &str = "proteus data directory, version 1\n";
 pub struct NodeOptions {
     /// Where.
     pub data_directory: PathBuf,
-    /// `None`: acknowledged means on stable storage. `Some`: flushed within this time.
-    pub flush_interval: Option<Duration>,
+    /// What acknowledged means to those who do not say.
+    pub durability: Durability,
     /// Space that writes leave free on the disk, in bytes.
     pub disk_reserve_bytes: u64,
     /// How it meets other nodes; `None`: not at all.
@@ -181,6 +181,7 @@ struct NodeKernel {
     /// Who leads it leads the cluster.
     shard: Arc<Shard<Composed>>,
     router: Router,
+    durability: Durability,
     feed: Arc<Feed>,
     /// `None` for a node that meets no others.
     cluster: Option<Arc<Cluster>>,
@@ -201,11 +202,8 @@ impl Node {
         let at = |path: PathBuf| move |source| NodeError::Io { path, source };
         let log_directory = directory.join("log");
         let disk = RealDisk::open(&log_directory).map_err(at(log_directory))?;
-        let log_options = LogOptions {
-            flush_interval: options.flush_interval,
-            disk_reserve_bytes: options.disk_reserve_bytes,
-            ..LogOptions::default()
-        };
+        let log_options =
+            LogOptions { disk_reserve_bytes: options.disk_reserve_bytes, ..LogOptions::default() };
         let log = Log::open(Arc::new(disk), log_options)?;
         let (stop, stopping) = watch::channel(false);
         let member = member_of(options);
@@ -269,7 +267,9 @@ impl Node {
             placement.spread(options.shard_count).await.map_err(KernelError::Unavailable)?;
         }
         info!(directory = %directory.display(), node = %identity.node, index = %shard.status().applied_index, "data recovered");
-        let kernel = Arc::new(NodeKernel { identity, shard, router, feed, cluster: cluster_of });
+        let durability = options.durability;
+        let cluster = cluster_of;
+        let kernel = Arc::new(NodeKernel { identity, shard, router, durability, feed, cluster });
         let data_directory = directory.clone();
         Ok(Node { kernel, placement, stop, peer_address, data_directory, _lock: lock })
     }
@@ -332,8 +332,16 @@ impl Node {
 }
 
 impl Kernel for NodeKernel {
-    fn propose(&self, minitransactions: Vec<Minitransaction>) -> Proposal {
-        self.router.propose(minitransactions)
+    fn propose_at(
+        &self,
+        durability: Durability,
+        minitransactions: Vec<Minitransaction>,
+    ) -> Proposal {
+        self.router.propose(durability, minitransactions)
+    }
+
+    fn durability(&self) -> Durability {
+        self.durability
     }
 
     fn read_dyn(&self, reader: &mut dyn FnMut(View<'_>)) -> Result<(), KernelError> {
@@ -515,7 +523,7 @@ mod tests {
     fn options(directory: &Path) -> NodeOptions {
         NodeOptions {
             data_directory: directory.to_owned(),
-            flush_interval: None,
+            durability: Durability::Flushed,
             disk_reserve_bytes: 0,
             cluster: None,
             shard_count: 1,

@@ -13,7 +13,7 @@ use proteus_kernel_api::{
     KernelError, Minitransaction, Outcome, Proposal, ReadBarrier, Refusal, View, cache,
 };
 use proteus_shard_machine::{Composed, Plan, Split, SpreadState, split};
-use proteus_types::{ShardId, Slot};
+use proteus_types::{Durability, ShardId, Slot};
 use tokio::sync::oneshot;
 
 use crate::shards::NodeShards;
@@ -49,12 +49,16 @@ enum Part {
 }
 
 impl Router {
-    pub(crate) fn propose(&self, minitransactions: Vec<Minitransaction>) -> Proposal {
+    pub(crate) fn propose(
+        &self,
+        durability: Durability,
+        minitransactions: Vec<Minitransaction>,
+    ) -> Proposal {
         if self.shards.is_whole() {
-            return Box::pin(self.meta.propose(&minitransactions));
+            return Box::pin(self.meta.propose_at(durability, &minitransactions));
         }
         let all: Vec<usize> = (0..minitransactions.len()).collect();
-        let parts = self.hand_over(&all, &minitransactions);
+        let parts = self.hand_over(durability, &all, &minitransactions);
         let router = self.clone();
         Box::pin(async move {
             let mut outcomes = BTreeMap::new();
@@ -67,7 +71,8 @@ impl Router {
                     return Ok(outcomes.into_values().collect());
                 }
                 task::sleep(RETRY).await;
-                settle(router.hand_over(&moved, &minitransactions), &mut outcomes).await?;
+                settle(router.hand_over(durability, &moved, &minitransactions), &mut outcomes)
+                    .await?;
             }
             let reason = "keys are on their way to another shard";
             Err(KernelError::Overloaded(reason.to_owned()))
@@ -75,10 +80,17 @@ impl Router {
     }
 
     /// Hands over the minitransactions in these places, by the newest map. Those of one shard keep their
-    /// order.
-    fn hand_over(&self, places: &[usize], all: &[Minitransaction]) -> Vec<Part> {
+    /// order. What concerns several is flushed.
+    fn hand_over(
+        &self,
+        durability: Durability,
+        places: &[usize],
+        all: &[Minitransaction],
+    ) -> Vec<Part> {
         let map = self.shards.map();
-        let one = |(shard, (places, minis))| Part::One(places, self.commits.propose(shard, minis));
+        let one = |(shard, (places, minis))| {
+            Part::One(places, self.commits.propose(shard, durability, minis))
+        };
         let mut parts = Vec::new();
         let mut waiting: BTreeMap<ShardId, (Vec<usize>, Vec<Minitransaction>)> = BTreeMap::new();
         for (place, mini) in places.iter().filter_map(|place| Some((*place, all.get(*place)?))) {

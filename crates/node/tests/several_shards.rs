@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use proteus_env::SystemClock;
 use proteus_kernel_api::cache::{self, Call, Op, Reply, answer};
-use proteus_kernel_api::{Kernel, Minitransaction, Outcome, table};
+use proteus_kernel_api::{Durability, Kernel, Minitransaction, Outcome, table};
 use proteus_node::{Node, NodeOptions};
 
 async fn start(directory: &Path, shard_count: u32) -> Node {
     let options = NodeOptions {
         data_directory: directory.to_owned(),
-        flush_interval: None,
+        durability: Durability::Flushed,
         disk_reserve_bytes: 0,
         cluster: None,
         shard_count,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use proteus_face::{Accounts, ClientCertificate};
 use proteus_face_zookeeper::{ReadLevel, WordWhitelist};
+use proteus_kernel_api::Durability;
 
 /// One key.
 pub struct Key {
@@ -312,8 +313,8 @@ pub struct Config {
     pub port_offset: u16,
     /// Names of the faces to open; `None` for all.
     pub faces: Option<Vec<String>>,
-    /// `None`: acknowledged means on stable storage.
-    pub flush_interval: Option<Duration>,
+    /// What acknowledged means to clients that do not say.
+    pub durability: Durability,
     /// Disk space that writes leave free, in bytes.
     pub disk_reserve_bytes: u64,
     /// Shards that a new cluster spreads its slots over.
@@ -422,9 +423,9 @@ impl Config {
                 value.parse().ok().filter(|offset| *offset <= 50_000)
             })?,
             faces: reader.parse("faces", parse_faces)?,
-            flush_interval: reader.parse("durability", |value| match value {
-                "flushed" => Some(None),
-                "relaxed" => Some(Some(Duration::from_secs(1))),
+            durability: reader.parse("durability", |value| match value {
+                "flushed" => Some(Durability::Flushed),
+                "relaxed" => Some(Durability::Relaxed),
                 _ => None,
             })?,
             disk_reserve_bytes: reader.parse("disk_reserve_mib", |value| {

@@ -96,7 +96,7 @@ impl Server {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let options = NodeOptions {
             data_directory: config.data_directory.clone(),
-            flush_interval: config.flush_interval,
+            durability: config.durability,
             disk_reserve_bytes: config.disk_reserve_bytes,
             cluster: Some(cluster_options(config)?),
             shard_count: config.shard_count,

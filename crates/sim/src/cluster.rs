@@ -279,8 +279,8 @@ impl<M: Machine> World<M> {
             segment_bytes: 16 * 1024,
             reserve_bytes: 16 * 1024,
             disk_reserve_bytes: 64 * 1024,
-            flush_interval: None,
             cache_bytes_max: 4 * 1024,
+            flush_interval: Duration::from_secs(1),
             is_inline: true,
             inline_pause_ms: node.disk_pause_ms.clone(),
         };

@@ -200,7 +200,6 @@ impl World {
             segment_bytes: 16 * 1024,
             reserve_bytes: 16 * 1024,
             disk_reserve_bytes: 64 * 1024,
-            flush_interval: None,
             cache_bytes_max: 4 * 1024,
             ..LogOptions::default()
         };

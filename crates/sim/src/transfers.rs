@@ -21,7 +21,7 @@ use proteus_machine::{Committed, KernelError, View};
 use proteus_shard_machine::{
     Change, Composed, Minitransaction, Outcome, Reply, Split, SpreadState, cache, split,
 };
-use proteus_types::{CommitTs, Member, NodeId, ShardId, SlotMap};
+use proteus_types::{CommitTs, Durability, Member, NodeId, ShardId, SlotMap};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -506,7 +506,8 @@ impl Client {
         let committing = async {
             match split(mini, &self.map) {
                 Split::One(shard, mini) => {
-                    let outcomes = node.commits.propose(shard, vec![mini]).await?;
+                    let outcomes =
+                        node.commits.propose(shard, Durability::Flushed, vec![mini]).await?;
                     outcomes
                         .into_iter()
                         .next()

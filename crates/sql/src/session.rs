@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::{self, Statement};
+use proteus_kernel_api::Durability;
 use proteus_kernel_api::table::{ColumnType, Row, Value};
 
 use crate::ddl;
@@ -295,7 +296,15 @@ impl SqlSession {
         if result.is_err() {
             self.fail();
         }
+        if matches!(self.state, State::Idle) {
+            self.settings.end_local();
+        }
         result
+    }
+
+    /// How durable commits of this session are.
+    fn durability(&self) -> Durability {
+        self.settings.durability().unwrap_or(self.engine.kernel.durability())
     }
 
     /// Commits what statements sent together have done, if there is no transaction block.
@@ -304,7 +313,11 @@ impl SqlSession {
     /// As a COMMIT.
     pub async fn finish_implicit(&mut self) -> Result<(), SqlError> {
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Implicit(transaction) => transaction.commit(self.engine.kernel.as_ref()).await,
+            State::Implicit(transaction) => {
+                let durability = self.durability();
+                self.settings.end_local();
+                transaction.commit(self.engine.kernel.as_ref(), durability).await
+            }
             other => {
                 self.state = other;
                 Ok(())
@@ -354,7 +367,7 @@ impl SqlSession {
             let now_ms = self.engine.kernel.read(|view| Ok(view.now_ms))?;
             let mut context = self.context(&mut transaction, parameters, now_ms, true);
             let execution = run(&mut context, statement).await?;
-            match transaction.commit(self.engine.kernel.as_ref()).await {
+            match transaction.commit(self.engine.kernel.as_ref(), self.durability()).await {
                 Ok(()) => return Ok(execution),
                 Err(error)
                     if error.code == sqlstate::SERIALIZATION_FAILURE
@@ -410,7 +423,7 @@ impl SqlSession {
         let done = |tag: &str, notice| Execution::Done { tag: tag.to_owned(), notice };
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Explicit { transaction, .. } | State::Implicit(transaction) => {
-                transaction.commit(self.engine.kernel.as_ref()).await?;
+                transaction.commit(self.engine.kernel.as_ref(), self.durability()).await?;
                 Ok(done("COMMIT", None))
             }
             State::Failed { .. } => Ok(done("ROLLBACK", None)),
@@ -471,8 +484,11 @@ impl SqlSession {
         let done = |tag: &str| Ok(Execution::Done { tag: tag.to_owned(), notice: None });
         match statement {
             Statement::Set(set) => {
+                let is_local = settings::is_local(set);
                 for (name, value) in settings::assignments(set)? {
-                    if value.eq_ignore_ascii_case("default") {
+                    if is_local {
+                        self.settings.set_local(&name, &value)?;
+                    } else if value.eq_ignore_ascii_case("default") {
                         self.settings.reset(Some(&name));
                     } else {
                         self.settings.set(&name, &value)?;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use datafusion::sql::sqlparser::ast::{self, Expr};
 
+use proteus_kernel_api::Durability;
+
 use crate::error::{SqlError, sqlstate};
 use crate::names;
 use crate::system::functions::SERVER_VERSION;
@@ -13,6 +15,8 @@ use crate::system::functions::SERVER_VERSION;
 pub struct Settings {
     values: BTreeMap<String, String>,
     set: BTreeMap<String, String>,
+    /// Those of the transaction alone.
+    local: BTreeMap<String, String>,
 }
 
 /// Settings with their defaults. A client may set any; those of [`FIXED`] only to what they are.
@@ -39,10 +43,13 @@ const DEFAULTS: [(&str, &str); 25] = [
     ("server_version_num", "150000"),
     ("standard_conforming_strings", "on"),
     ("statement_timeout", "0"),
-    ("synchronous_commit", "on"),
+    (SYNCHRONOUS, "on"),
     ("timezone", "UTC"),
     ("transaction_isolation", "repeatable read"),
 ];
+
+/// Whether a commit is flushed before it is acknowledged.
+const SYNCHRONOUS: &str = "synchronous_commit";
 
 /// Settings that clients may not change.
 const READ_ONLY: [&str; 6] = [
@@ -72,7 +79,7 @@ pub const REPORTED: [(&str, &str); 11] = [
 impl Default for Settings {
     fn default() -> Settings {
         let values = DEFAULTS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Settings { values: values.collect(), set: BTreeMap::new() }
+        Settings { values: values.collect(), set: BTreeMap::new(), local: BTreeMap::new() }
     }
 }
 
@@ -80,7 +87,8 @@ impl Settings {
     /// A setting's value.
     pub fn get(&self, name: &str) -> Option<String> {
         let name = name.to_lowercase();
-        self.set.get(&name).or_else(|| self.values.get(&name)).cloned()
+        let set = self.local.get(&name).or_else(|| self.set.get(&name));
+        set.or_else(|| self.values.get(&name)).cloned()
     }
 
     /// All settings, by name.
@@ -94,6 +102,37 @@ impl Settings {
     /// # Errors
     /// 42704 if there is none of this name, 55P02 if it is fixed, 22023 if it cannot have the value.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), SqlError> {
+        let (name, value) = self.changed(name, value)?;
+        self.local.remove(&name);
+        self.set.insert(name, value);
+        Ok(())
+    }
+
+    /// Sets a setting until the transaction ends.
+    ///
+    /// # Errors
+    /// As [`Settings::set`].
+    pub fn set_local(&mut self, name: &str, value: &str) -> Result<(), SqlError> {
+        let default = self.values.get(&name.to_lowercase()).cloned();
+        let value = if value.eq_ignore_ascii_case("default") { default } else { None }
+            .unwrap_or_else(|| value.to_owned());
+        let (name, value) = self.changed(name, &value)?;
+        self.local.insert(name, value);
+        Ok(())
+    }
+
+    /// The transaction has ended, and with it what was set for it.
+    pub fn end_local(&mut self) {
+        self.local.clear();
+    }
+
+    /// What `synchronous_commit` says of how durable commits are, if the client has set it.
+    pub fn durability(&self) -> Option<Durability> {
+        let set = self.local.get(SYNCHRONOUS).or_else(|| self.set.get(SYNCHRONOUS))?;
+        Some(if set == "off" { Durability::Relaxed } else { Durability::Flushed })
+    }
+
+    fn changed(&self, name: &str, value: &str) -> Result<(String, String), SqlError> {
         let name = name.to_lowercase();
         let is_custom = name.contains('.');
         if !self.values.contains_key(&name) && !is_custom {
@@ -106,17 +145,21 @@ impl Settings {
             return Err(SqlError::new("55P02", message));
         }
         let value = checked(&name, value)?;
-        self.set.insert(name, value);
-        Ok(())
+        Ok((name, value))
     }
 
     /// Gives a setting, or all, its default again.
     pub fn reset(&mut self, name: Option<&str>) {
         match name {
             Some(name) => {
-                self.set.remove(&name.to_lowercase());
+                let name = name.to_lowercase();
+                self.local.remove(&name);
+                self.set.remove(&name);
             }
-            None => self.set.clear(),
+            None => {
+                self.local.clear();
+                self.set.clear();
+            }
         }
     }
 }
@@ -147,6 +190,15 @@ fn checked(name: &str, value: &str) -> Result<String, SqlError> {
         }
         "standard_conforming_strings" => ["on", "true", "1"].contains(&lower.as_str()),
         "bytea_output" => lower == "hex",
+        SYNCHRONOUS => {
+            return match lower.as_str() {
+                "on" | "true" | "yes" | "1" => Ok("on".to_owned()),
+                "off" | "false" | "no" | "0" => Ok("off".to_owned()),
+                // As on a single server.
+                "local" | "remote_write" | "remote_apply" => Ok(lower),
+                _ => Err(invalid(name, value)),
+            };
+        }
         "transaction_isolation" | "default_transaction_isolation" => {
             // All weaker levels are given as snapshot isolation, which is stronger.
             if lower == "serializable" {
@@ -159,8 +211,21 @@ fn checked(name: &str, value: &str) -> Result<String, SqlError> {
     if is_known {
         return Ok(value.to_owned());
     }
+    Err(invalid(name, value))
+}
+
+fn invalid(name: &str, value: &str) -> SqlError {
     let message = format!("invalid value for parameter \"{name}\": \"{value}\"");
-    Err(SqlError::new(sqlstate::INVALID_PARAMETER, message))
+    SqlError::new(sqlstate::INVALID_PARAMETER, message)
+}
+
+/// Whether a SET statement holds for the transaction alone.
+pub fn is_local(set: &ast::Set) -> bool {
+    let scope = match set {
+        ast::Set::SingleAssignment { scope, .. } => scope.as_ref(),
+        _ => None,
+    };
+    matches!(scope, Some(ast::ContextModifier::Local))
 }
 
 /// The text of a SET's value.
@@ -211,4 +276,26 @@ pub fn isolation_of(modes: &[ast::TransactionMode]) -> Result<Vec<(String, Strin
         }
     }
     Ok(Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_has_settings_of_its_own() {
+        let mut settings = Settings::default();
+        assert_eq!(settings.durability(), None);
+        settings.set("synchronous_commit", "off").unwrap();
+        assert_eq!(settings.durability(), Some(Durability::Relaxed));
+        settings.set_local("SYNCHRONOUS_COMMIT", "remote_apply").unwrap();
+        assert_eq!(settings.durability(), Some(Durability::Flushed));
+        assert_eq!(settings.get("synchronous_commit").unwrap(), "remote_apply");
+        settings.end_local();
+        assert_eq!(settings.get("synchronous_commit").unwrap(), "off");
+        settings.set_local("synchronous_commit", "on").unwrap();
+        settings.reset(Some("synchronous_commit"));
+        assert_eq!(settings.durability(), None);
+        assert_eq!(settings.set("synchronous_commit", "maybe").unwrap_err().code, "22023");
+    }
 }

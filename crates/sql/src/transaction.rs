@@ -6,7 +6,9 @@ use std::sync::Arc;
 use proteus_kernel_api::table::{
     self, Definition, PutMode, Refusal as TableRefusal, RowKey, TableId, TableInfo,
 };
-use proteus_kernel_api::{Check, CommitTs, Kernel, Minitransaction, Op, Outcome, Refusal};
+use proteus_kernel_api::{
+    Check, CommitTs, Durability, Kernel, Minitransaction, Op, Outcome, Refusal,
+};
 
 use crate::error::{SqlError, sqlstate};
 use crate::snapshot::{Snapshot, Write, Writes};
@@ -167,19 +169,19 @@ impl Transaction {
         self.writes.get(&table)?.get(key)
     }
 
-    /// Commits: checks and ops of everything written, in one minitransaction.
+    /// Commits, as durable as asked for: checks and ops of everything written, in one minitransaction.
     ///
     /// # Errors
     /// 40001 if another transaction changed a row that this one wrote, or a check does not hold;
     /// 23505 if another inserted a row under the same key.
-    pub async fn commit(self, kernel: &dyn Kernel) -> Result<(), SqlError> {
+    pub async fn commit(self, kernel: &dyn Kernel, durability: Durability) -> Result<(), SqlError> {
         if self.is_empty() {
             return Ok(());
         }
         let (mini, cross_face, names) = self.into_minitransaction();
         let (check_start, op_start) =
             (mini.checks.len() - cross_face.0.len(), mini.ops.len() - cross_face.1.len());
-        match kernel.commit(mini).await? {
+        match kernel.commit_at(durability, mini).await? {
             Outcome::Committed { .. } => Ok(()),
             Outcome::CheckFailed { check_index, refusal } => {
                 let what = check_index.checked_sub(check_start).and_then(|i| cross_face.0.get(i));

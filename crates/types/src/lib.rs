@@ -3,6 +3,7 @@
 //! This crate knows no I/O, no protocol and no data model. Conversions between two kinds of number
 //! have a name; none is a bare `as`. The words are those of `docs/glossary.md`.
 
+mod durability;
 mod ids;
 mod member;
 mod positions;
@@ -10,6 +11,7 @@ mod slot;
 mod slot_map;
 mod timestamp;
 
+pub use durability::Durability;
 pub use ids::{NodeId, ProposalId, ShardId};
 pub use member::Member;
 pub use positions::{EntryId, LogIndex, Term};

@@ -12,7 +12,7 @@ use proteus_face::ConnectionError;
 use proteus_kernel_api::topic::batch::{BatchHeader, split_batches, validate_records};
 use proteus_kernel_api::topic::read::ConfigReader;
 use proteus_kernel_api::topic::{self, Appended, TopicId};
-use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Proposal};
+use proteus_kernel_api::{Durability, KernelError, Minitransaction, Outcome, Proposal};
 use tracing::debug;
 
 use super::{partition_number, text, topics};
@@ -74,7 +74,10 @@ pub(crate) fn start(
         }
     }
     // Each is handed over when `propose` returns, so they commit in this order.
-    let proposals = chunks.chunks.into_iter().map(|chunk| session.shared.kernel.propose(chunk));
+    let kernel = &session.shared.kernel;
+    // Who does not ask for all replicas' acknowledgement is content with less than the disk's as well.
+    let durability = if acks == ACKS_ALL { kernel.durability() } else { Durability::Relaxed };
+    let proposals = chunks.chunks.into_iter().map(|chunk| kernel.propose_at(durability, chunk));
     let proposals: Vec<Proposal> = proposals.collect();
     let session = session.clone();
     Box::pin(async move {
@@ -90,6 +93,9 @@ pub(crate) fn start(
         Ok(Some(ResponseKind::Produce(response)))
     })
 }
+
+/// What `acks` is if all replicas shall have it.
+const ACKS_ALL: i16 = -1;
 
 /// Minitransactions in proposals of bounded size.
 #[derive(Default)]

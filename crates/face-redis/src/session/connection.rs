@@ -136,6 +136,7 @@ impl Session {
         self.reply_mode = ReplyMode::On;
         (self.user, self.is_admitted) = self.face.hub.users.unnamed();
         self.touches = true;
+        self.durability = None;
         let mut about = self.client.about.lock();
         *about = crate::client::About {
             user: self.user.name.clone(),

@@ -2,6 +2,7 @@
 
 mod clients;
 mod connection;
+mod durability;
 mod messages;
 mod replica;
 mod rights;
@@ -20,7 +21,7 @@ use proteus_face::{Connection, ConnectionError};
 use proteus_kernel_api::cache::acl::User;
 use proteus_kernel_api::cache::commands::{Flags, Group, Keys, unknown_command};
 use proteus_kernel_api::cache::{Call, Reply, answer_known};
-use proteus_kernel_api::{KernelError, Minitransaction, Outcome, View};
+use proteus_kernel_api::{Durability, KernelError, Minitransaction, Outcome, View};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::RedisFace;
@@ -100,6 +101,8 @@ struct Session {
     subscribed: Vec<(Subscription, Bytes)>,
     tracking: TrackingMode,
     reply_mode: ReplyMode,
+    /// What this client has chosen.
+    durability: Option<Durability>,
     batch: Batch,
     /// The command under way was answered with an error.
     has_failed: bool,
@@ -169,6 +172,7 @@ impl Session {
             subscribed: Vec::new(),
             tracking: TrackingMode::default(),
             reply_mode: ReplyMode::On,
+            durability: None,
             batch: Batch::default(),
             has_failed: false,
             last_read: Vec::new(),
@@ -485,7 +489,7 @@ impl Session {
         let result = if batch.minitransactions.is_empty() {
             Ok(Vec::new())
         } else {
-            self.face.kernel.propose(batch.minitransactions).await
+            self.face.kernel.propose_at(self.durability(), batch.minitransactions).await
         };
         let mut outcomes = match result {
             Ok(outcomes) => Ok(outcomes.into_iter()),

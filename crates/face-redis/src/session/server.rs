@@ -60,13 +60,13 @@ impl Session {
                 Reply::Integer(i64::try_from(self.face.clock.wall_ms() / 1000).unwrap_or(i64::MAX))
             }
             OwnCommand::Role => self.role(),
-            // Whatever was acknowledged is on disk, on all copies that there are.
-            OwnCommand::Save => Reply::OK,
+            // A snapshot would add nothing to that.
+            OwnCommand::Save => self.flush().await.err().unwrap_or(Reply::OK),
             OwnCommand::BgSave => Reply::status("Background saving started"),
             OwnCommand::BgRewriteAof => {
                 Reply::status("Background append only file rewriting started")
             }
-            OwnCommand::WaitAof => self.wait_aof(arguments),
+            OwnCommand::WaitAof => self.wait_aof(arguments).await,
             OwnCommand::Lolwut => Reply::Verbatim("txt", Bytes::from_static(b"Redis ver. 7.4.0\n")),
             OwnCommand::Memory => self.memory(arguments),
             OwnCommand::Slowlog => self.slowlog(arguments),
@@ -76,6 +76,7 @@ impl Session {
                 _ => unknown("module", arguments),
             },
             OwnCommand::Debug => self.debug(arguments).await,
+            OwnCommand::ProteusDurability => self.proteus_durability(arguments),
             OwnCommand::ProteusCache => self.proteus_cache(arguments).await,
             OwnCommand::ProteusEvents => self.proteus_events(arguments).await,
             OwnCommand::Cluster => self.cluster(arguments),

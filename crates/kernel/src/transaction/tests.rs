@@ -157,7 +157,7 @@ fn a_commit_over_several_shards_happens_everywhere_or_nowhere() {
     let directory = TempDir::new().unwrap();
     in_paused_time(async {
         let (bank, commits) = open(directory.path(), 1).await;
-        commits.propose(B, vec![100]).await.unwrap();
+        commits.propose(B, Durability::Flushed, vec![100]).await.unwrap();
         let spread = commits.propose_over(vec![(A, 10), (B, -30), (C, 20)]).await.unwrap();
         let Spread::Committed { commit_ts, outcomes } = spread else { panic!("{spread:?}") };
         let balance = Booked::Balance;
@@ -174,8 +174,8 @@ fn a_commit_over_several_shards_happens_everywhere_or_nowhere() {
             assert_eq!((shard, outcome), (by, Booked::Overdrawn));
         }
         // What comes behind sees none of it.
-        commits.propose(B, vec![1]).await.unwrap();
-        commits.propose(C, vec![1]).await.unwrap();
+        commits.propose(B, Durability::Flushed, vec![1]).await.unwrap();
+        commits.propose(C, Durability::Flushed, vec![1]).await.unwrap();
         assert_eq!(balances(&bank), [10, 71, 21]);
         let a = bank.shard(A).unwrap();
         while !a.decisions().unwrap().is_empty() {
@@ -190,11 +190,11 @@ fn proposals_of_a_node_keep_their_order_in_every_shard() {
     in_paused_time(async {
         let (bank, commits) = open(directory.path(), 1).await;
         // Each is possible only behind the one before.
-        let first = commits.propose(C, vec![5]);
+        let first = commits.propose(C, Durability::Flushed, vec![5]);
         let second = commits.propose_over(vec![(B, 5), (C, -5)]);
         let third = commits.propose_over(vec![(A, 5), (B, -5)]);
-        let fourth = commits.propose(B, vec![-1]);
-        let fifth = commits.propose(A, vec![-5]);
+        let fourth = commits.propose(B, Durability::Flushed, vec![-1]);
+        let fifth = commits.propose(A, Durability::Flushed, vec![-5]);
         assert_eq!(first.await.unwrap(), [Booked::Balance(5)]);
         assert!(matches!(second.await.unwrap(), Spread::Committed { .. }));
         assert!(matches!(third.await.unwrap(), Spread::Committed { .. }));
@@ -216,7 +216,7 @@ fn what_a_driver_leaves_behind_is_finished_as_the_coordinator_says() {
 
         // Tried and never decided.
         let (_, tried_ts) = c.prepare(abandoned(1), A, 7).await.unwrap();
-        let behind = commits.propose(C, vec![1]);
+        let behind = commits.propose(C, Durability::Flushed, vec![1]);
         assert!(c.read_barrier().is_some(), "readers wait");
         assert_eq!(behind.await.unwrap(), [Booked::Balance(1)]);
         let late = a.decide(abandoned(1), decidable_until(tried_ts), vec![C], 7).await.unwrap();
@@ -288,7 +288,7 @@ async fn entries_that_are_no_commands_open_no_gate() {
     });
     for _ in 0..200 {
         let spread = commits.propose_over(vec![(A, 1), (C, 1)]);
-        let behind = commits.propose(C, vec![1]);
+        let behind = commits.propose(C, Durability::Flushed, vec![1]);
         assert!(matches!(spread.await.unwrap(), Spread::Committed { .. }));
         behind.await.unwrap();
     }

@@ -26,8 +26,8 @@ use proteus_face::{
 use proteus_face_zookeeper::{ZookeeperFace, ZookeeperOptions};
 use proteus_kernel::{ChoreOptions, CommitSink, Shard, ShardOptions, Timing};
 use proteus_kernel_api::{
-    Change, ClusterView, Commit, Feed, Kernel, KernelError, Listener, Minitransaction, Proposal,
-    ReadBarrier, View,
+    Change, ClusterView, Commit, Durability, Feed, Kernel, KernelError, Listener, Minitransaction,
+    Proposal, ReadBarrier, View,
 };
 use proteus_log::{Log, LogOptions};
 use proteus_shard_machine::Composed;
@@ -93,7 +93,7 @@ impl CommitSink<Change> for FeedSink {
 }
 
 impl Kernel for SimKernel {
-    fn propose(&self, minitransactions: Vec<Minitransaction>) -> Proposal {
+    fn propose_at(&self, _: Durability, minitransactions: Vec<Minitransaction>) -> Proposal {
         Box::pin(self.shard.propose(&minitransactions))
     }
 
@@ -188,7 +188,6 @@ impl World {
             segment_bytes: 16 * 1024,
             reserve_bytes: 16 * 1024,
             disk_reserve_bytes: 64 * 1024,
-            flush_interval: None,
             cache_bytes_max: 4 * 1024,
             is_inline: true,
             ..LogOptions::default()

@@ -449,7 +449,7 @@ impl Session {
         Reply::count(count)
     }
 
-    pub(super) fn wait_aof(&self, arguments: &[Bytes]) -> Reply {
+    pub(super) async fn wait_aof(&self, arguments: &[Bytes]) -> Reply {
         let number = |at: usize| arguments.get(at).and_then(|text| parse_integer(text));
         let (Some(local), Some(_), Some(timeout)) = (number(1), number(2), number(3)) else {
             return NOT_AN_INTEGER;
@@ -460,7 +460,9 @@ impl Session {
         if !(0..=1).contains(&local) {
             return Reply::error("ERR value is out of range, must be between 0 and 1");
         }
-        // What this client was acknowledged is on stable storage.
+        if let Err(error) = self.flush().await {
+            return error;
+        }
         Reply::Array(vec![Reply::Integer(1), Reply::count(self.nodes().copies)])
     }
 }
