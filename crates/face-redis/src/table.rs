@@ -218,7 +218,7 @@ pub(crate) fn takes(arity: i32, count: usize) -> bool {
 }
 
 /// Longest name of the face's own commands.
-const NAME_BYTES_MAX: usize = 16;
+const NAME_BYTES_MAX: usize = 24;
 
 /// The command of that name, in any case, and its place among all.
 pub(crate) fn find(name: &[u8]) -> Option<Found> {

@@ -15,8 +15,10 @@ fn serve(accounts: Accounts) -> ServedFace {
 }
 
 async fn connect(served: &ServedFace, parameters: &str) -> redis::aio::MultiplexedConnection {
-    let url = format!("redis://{}/{parameters}", served.address);
-    redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
+    let client = redis::Client::open(format!("redis://{}/{parameters}", served.address)).unwrap();
+    // Its default is half a second, which says nothing of the server where others use the machine.
+    let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
 }
 
 #[tokio::test]
