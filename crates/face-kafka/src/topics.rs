@@ -157,6 +157,9 @@ impl Topics {
         for follower in of_topic.remove(&partition).unwrap_or_default() {
             follower.tell(Some((topic_id, partition)));
         }
+        if of_topic.is_empty() {
+            followers.remove(&topic_id);
+        }
     }
 
     fn forget_settings(&self, topic_id: TopicId) {
