@@ -17,6 +17,8 @@ use crate::session::Session;
 
 /// The only name of a cluster in rules.
 pub(crate) const CLUSTER_NAME: &str = "kafka-cluster";
+/// Where a protocol says that allowed operations are not told.
+const OPERATIONS_NOT_TOLD: i32 = i32::MIN;
 const ANY_NAME: &str = "*";
 const ANY_PRINCIPAL: &str = "User:*";
 /// Patterns of names.
@@ -45,11 +47,34 @@ pub(crate) enum Operation {
     Delete = 6,
     Alter = 7,
     Describe = 8,
+    ClusterAction = 9,
     DescribeConfigs = 10,
     AlterConfigs = 11,
+    IdempotentWrite = 12,
 }
 
 impl Resource {
+    /// What there is to be done with it.
+    fn operations(self) -> &'static [Operation] {
+        use Operation::*;
+        match self {
+            Resource::Topic => {
+                &[Read, Write, Create, Describe, Delete, Alter, DescribeConfigs, AlterConfigs]
+            }
+            Resource::Group => &[Read, Describe, Delete, DescribeConfigs, AlterConfigs],
+            Resource::Cluster => &[
+                Create,
+                ClusterAction,
+                DescribeConfigs,
+                AlterConfigs,
+                IdempotentWrite,
+                Alter,
+                Describe,
+            ],
+            Resource::TransactionalId => &[Describe, Write],
+        }
+    }
+
     fn refusal(self) -> ResponseError {
         match self {
             Resource::Topic => ResponseError::TopicAuthorizationFailed,
@@ -74,6 +99,11 @@ impl Authorizer {
         let authorizer = Arc::new(Authorizer::default());
         kernel.follow(authorizer.clone());
         authorizer
+    }
+
+    /// Grows when the rules change.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     fn rules(&self, kernel: &dyn Kernel) -> Result<Arc<Vec<Acl>>, KernelError> {
@@ -180,6 +210,16 @@ impl Session {
         }
         let message = format!("{} may not {operation:?} {resource:?} '{name}'", self.principal());
         Err(Failure::new(resource.refusal(), message))
+    }
+
+    /// What of all that there is for such a resource the client may do with this one, a bit each, if it
+    /// wants to know.
+    pub(crate) fn operations_told(&self, is_wanted: bool, resource: Resource, name: &str) -> i32 {
+        if !is_wanted {
+            return OPERATIONS_NOT_TOLD;
+        }
+        let allows = |one: &&Operation| self.allows(**one, resource, name).unwrap_or(false);
+        resource.operations().iter().filter(allows).fold(0, |bits, one| bits | 1 << (*one as i8))
     }
 
     /// [`Session::authorize`] for the cluster as a whole.

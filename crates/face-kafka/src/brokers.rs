@@ -31,7 +31,8 @@ pub(crate) struct Brokers {
 /// Says of a leader: there is none.
 const NO_LEADER: BrokerId = BrokerId(-1);
 
-fn broker_id(node: NodeId) -> BrokerId {
+/// A node's number as a broker.
+pub(crate) fn broker_id(node: NodeId) -> BrokerId {
     BrokerId(i32::try_from(node.0).unwrap_or(i32::MAX))
 }
 

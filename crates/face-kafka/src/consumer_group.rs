@@ -30,6 +30,8 @@ const LEAVING_FOR_A_WHILE: i32 = -2;
 /// A heartbeat; what is `None` has not changed.
 #[derive(Debug, Clone)]
 pub(crate) struct Heartbeat {
+    /// After how much silence the member is given up.
+    pub session_timeout_ms: u64,
     pub member_id: String,
     pub epoch: i32,
     pub instance_id: Option<String>,
@@ -258,7 +260,7 @@ impl ConsumerGroup {
         if beat.instance_id.is_some() && known_as.is_some_and(|id| *id != beat.member_id) {
             return Err(GroupError::FencedInstanceId);
         }
-        let timeout_ms = self.options.consumer_session_timeout_ms;
+        let timeout_ms = beat.session_timeout_ms;
         let member = self.members.get_mut(&beat.member_id).ok_or(GroupError::UnknownMemberId)?;
         if beat.epoch == LEAVING_FOR_A_WHILE && member.instance_id.is_some() {
             member.epoch = LEAVING_FOR_A_WHILE;
@@ -283,7 +285,7 @@ impl ConsumerGroup {
 
     /// Whether the member's subscription is another one.
     fn update(&mut self, now_ms: u64, member_id: &str, beat: Heartbeat) -> bool {
-        let timeout_ms = self.options.consumer_session_timeout_ms;
+        let timeout_ms = beat.session_timeout_ms;
         let Some(member) = self.members.get_mut(member_id) else {
             return false;
         };

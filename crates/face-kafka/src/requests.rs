@@ -9,6 +9,8 @@ mod configs;
 mod consumer_groups;
 mod fetch;
 mod fetch_session;
+mod followed;
+mod group_settings;
 mod groups;
 mod list_offsets;
 mod offsets;
@@ -31,6 +33,7 @@ use proteus_face::ConnectionError;
 use proteus_kernel_api::topic;
 
 pub(crate) use fetch_session::FetchSession;
+pub(crate) use followed::Followed;
 pub(crate) use share_sessions::ShareSessions;
 
 use crate::session::Session;
@@ -39,9 +42,6 @@ use crate::session::Session;
 pub(crate) fn leader_epoch(session: &Session) -> i32 {
     topic::read::leader_epoch(session.shared.kernel.term())
 }
-
-/// Where a protocol says that allowed operations are not told.
-const OPERATIONS_NOT_TOLD: i32 = i32::MIN;
 
 /// Answers a request at its turn; `None` if it has no answer.
 pub(crate) async fn answer(
@@ -77,7 +77,10 @@ pub(crate) async fn answer(
         Q::DescribeClientQuotas(body) => R::DescribeClientQuotas(quotas::describe(session, &body)),
         Q::AlterClientQuotas(body) => R::AlterClientQuotas(quotas::alter(session, body).await),
         Q::Metadata(body) => R::Metadata(cluster::metadata(session, version, body).await),
-        Q::DescribeCluster(_) => R::DescribeCluster(cluster::describe(session)),
+        Q::DescribeCluster(body) => R::DescribeCluster(cluster::describe(session, &body)),
+        Q::DescribeQuorum(body) => {
+            R::DescribeQuorum(cluster::describe_quorum(session, version, body))
+        }
         Q::FindCoordinator(body) => {
             R::FindCoordinator(cluster::find_coordinator(session, version, body))
         }
@@ -126,6 +129,9 @@ pub(crate) async fn answer(
             R::TxnOffsetCommit(transactions::commit_offsets(session, version, body).await)
         }
         Q::EndTxn(body) => R::EndTxn(transactions::end(session, version, body).await),
+        Q::WriteTxnMarkers(body) => {
+            R::WriteTxnMarkers(transactions::write_markers(session, body).await)
+        }
         Q::DescribeTransactions(body) => {
             R::DescribeTransactions(transactions::describe(session, body))
         }
@@ -161,7 +167,7 @@ pub(crate) async fn answer(
             R::DeleteShareGroupOffsets(share_groups::delete_offsets(session, body).await)
         }
         Q::ListGroups(body) => R::ListGroups(groups::list(session, &body)),
-        Q::DescribeGroups(body) => R::DescribeGroups(groups::describe(session, body)),
+        Q::DescribeGroups(body) => R::DescribeGroups(groups::describe(session, version, body)),
         Q::DeleteGroups(body) => R::DeleteGroups(groups::delete(session, body).await),
         Q::OffsetCommit(body) => R::OffsetCommit(offsets::commit(session, body).await),
         Q::OffsetFetch(body) => R::OffsetFetch(offsets::fetch(session, version, body)),

@@ -28,7 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::codec::{self, CodecError, FRAME_BYTES_MAX, Request, STRANGERS_FRAME_BYTES_MAX};
 use crate::requests::sasl::Authentication;
-use crate::requests::{FetchSession, ShareSessions};
+use crate::requests::{FetchSession, Followed, ShareSessions};
 use crate::{Shared, api, requests};
 
 /// Requests of one connection that wait for their answers.
@@ -65,6 +65,8 @@ pub(crate) struct Session {
     pub(crate) authentication: Mutex<Authentication>,
     /// What a consumer on this connection follows.
     pub(crate) fetch_session: Mutex<Option<FetchSession>>,
+    /// What is known of the partitions that it fetches.
+    pub(crate) followed: Mutex<Followed>,
     /// What members of share groups on this connection follow.
     pub(crate) share_sessions: Mutex<ShareSessions>,
     /// Requests that have not started before their turn, and whose answers are still to come.
@@ -125,6 +127,7 @@ pub(crate) async fn serve(
     connection: Connection,
 ) -> Result<(), ConnectionError> {
     let Connection { stream, peer, local, shutdown, .. } = connection;
+    let followed = Mutex::new(Followed::new(&shared.topics));
     let session = Arc::new(Session {
         is_authenticated: AtomicBool::new(shared.accounts.is_open()),
         shared,
@@ -134,6 +137,7 @@ pub(crate) async fn serve(
         user: Mutex::default(),
         authentication: Mutex::default(),
         fetch_session: Mutex::new(None),
+        followed,
         share_sessions: Mutex::default(),
         waiting: AtomicUsize::new(0),
     });

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use proteus_kernel_api::topic::{self, TopicId, read::TopicInfo};
 use proteus_kernel_api::{Change, Commit, Kernel, KernelError, Listener, Waiters};
+use tokio::sync::Notify;
 
 /// Names remembered at most; beyond that they are read each time.
 const NAMES_MAX: usize = 100_000;
@@ -22,6 +23,53 @@ pub(crate) struct Topics {
     /// Counts what made `settings` forget, so that nothing is put there that was read before.
     changes: AtomicU64,
     pub(crate) growing: Waiters<(TopicId, u32)>,
+    followers: Mutex<HashMap<TopicId, Followers>>,
+}
+
+/// Who follows a topic's partitions.
+type Followers = HashMap<u32, Vec<Arc<Follower>>>;
+
+/// Is told once of each partition that it follows and that changes; then it must follow it anew. So what it
+/// was told of is never more than what it followed.
+#[derive(Default)]
+pub(crate) struct Follower {
+    changed: Mutex<Changed>,
+    told: Notify,
+}
+
+/// What a [`Follower`] was told of.
+#[derive(Debug)]
+pub(crate) enum Changed {
+    Some(Vec<(TopicId, u32)>),
+    /// Anything may have.
+    All,
+}
+
+impl Default for Changed {
+    fn default() -> Changed {
+        Changed::Some(Vec::new())
+    }
+}
+
+impl Follower {
+    /// What has changed since this was asked last.
+    pub(crate) fn take(&self) -> Changed {
+        std::mem::take(&mut *self.changed.lock())
+    }
+
+    /// Waits for the next change, or for one that came after the last wait.
+    pub(crate) async fn told(&self) {
+        self.told.notified().await;
+    }
+
+    fn tell(&self, key: Option<(TopicId, u32)>) {
+        match (&mut *self.changed.lock(), key) {
+            (Changed::Some(keys), Some(key)) => keys.push(key),
+            (changed, None) => *changed = Changed::All,
+            (Changed::All, Some(_)) => {}
+        }
+        self.told.notify_one();
+    }
 }
 
 impl Topics {
@@ -73,6 +121,47 @@ impl Topics {
         Ok(found)
     }
 
+    /// Tells `follower` of the partition's next change.
+    pub(crate) fn follow(&self, (topic_id, partition): (TopicId, u32), follower: &Arc<Follower>) {
+        let mut followers = self.followers.lock();
+        let of_topic = followers.entry(topic_id).or_default();
+        of_topic.entry(partition).or_default().push(follower.clone());
+    }
+
+    /// Takes back [`Topics::follow`].
+    pub(crate) fn unfollow(&self, keys: &[(TopicId, u32)], follower: &Arc<Follower>) {
+        let mut followers = self.followers.lock();
+        for (topic_id, partition) in keys {
+            let Some(of_topic) = followers.get_mut(topic_id) else { continue };
+            let Some(of_partition) = of_topic.get_mut(partition) else { continue };
+            of_partition.retain(|one| !Arc::ptr_eq(one, follower));
+            if of_partition.is_empty() {
+                of_topic.remove(partition);
+            }
+            if of_topic.is_empty() {
+                followers.remove(topic_id);
+            }
+        }
+    }
+
+    /// The partition has changed, or with `None` all of the topic's.
+    fn tell(&self, topic_id: TopicId, partition: Option<u32>) {
+        let mut followers = self.followers.lock();
+        let Some(partition) = partition else {
+            for (partition, told) in followers.remove(&topic_id).unwrap_or_default() {
+                told.iter().for_each(|follower| follower.tell(Some((topic_id, partition))));
+            }
+            return;
+        };
+        let Some(of_topic) = followers.get_mut(&topic_id) else { return };
+        for follower in of_topic.remove(&partition).unwrap_or_default() {
+            follower.tell(Some((topic_id, partition)));
+        }
+        if of_topic.is_empty() {
+            followers.remove(&topic_id);
+        }
+    }
+
     fn forget_settings(&self, topic_id: TopicId) {
         let mut settings = self.settings.write();
         self.changes.fetch_add(1, Ordering::AcqRel);
@@ -100,9 +189,15 @@ impl Listener for Topics {
             match change {
                 Change::Topic(topic::Change::Appended { topic_id, partition, .. }) => {
                     self.growing.wake(&(*topic_id, *partition));
+                    self.tell(*topic_id, Some(*partition));
                 }
+                Change::Topic(
+                    topic::Change::LogStartMoved { topic_id, partition, .. }
+                    | topic::Change::MovedToObject { topic_id, partition, .. },
+                ) => self.tell(*topic_id, Some(*partition)),
                 Change::Topic(topic::Change::TopicChanged { topic_id }) => {
                     self.forget_settings(*topic_id);
+                    self.tell(*topic_id, None);
                 }
                 Change::Topic(
                     topic::Change::TopicDeleted { name, topic_id }
@@ -110,6 +205,7 @@ impl Listener for Topics {
                 ) => {
                     self.forget(name);
                     self.forget_settings(*topic_id);
+                    self.tell(*topic_id, None);
                 }
                 _ => {}
             }
@@ -123,5 +219,9 @@ impl Listener for Topics {
         settings.clear();
         drop(settings);
         self.growing.wake_all();
+        let followers = std::mem::take(&mut *self.followers.lock());
+        for follower in followers.into_values().flat_map(HashMap::into_values).flatten() {
+            follower.tell(None);
+        }
     }
 }

@@ -66,6 +66,8 @@ pub struct TableInfo {
     pub definition: Definition,
     /// Where changes of its rows are told, in the commit that makes them.
     pub feed: Option<FeedTarget>,
+    /// Whether rows that stood there when the feed began are still being told.
+    pub tells_rows: bool,
 }
 
 impl Definition {

@@ -9,6 +9,7 @@
 //! SPACE 06 commit_ts 00|01 row version's key        garbage: superseded (00), or a tombstone (01)
 //! SPACE 07                                          horizon: reads before it are refused
 //! SPACE 08 commit_ts table_id                       a dropped table, whose rows are to be collected
+//! SPACE 09 table_id                                 which rows a feed that began is still to be told
 //! ```
 //! Integers are big-endian. `!commit_ts` is inverted, so the newest version of a row comes first.
 //! Every value begins with the version of its format.
@@ -31,6 +32,7 @@ pub(crate) const KIND_NEXT_ROW: u8 = 5;
 pub(crate) const KIND_GARBAGE: u8 = 6;
 pub(crate) const KIND_HORIZON: u8 = 7;
 pub(crate) const KIND_DROPPED: u8 = 8;
+const KIND_UNTOLD: u8 = 9;
 
 /// First table id; PostgreSQL's tools take smaller object ids for the system's own.
 pub(crate) const TABLE_FIRST: TableId = TableId(16384);
@@ -66,6 +68,22 @@ pub(crate) fn horizon_key() -> Bytes {
 
 pub(crate) fn dropped_key(commit_ts: CommitTs, id: TableId) -> Bytes {
     KeyBuilder::new(SPACE, KIND_DROPPED).u64(commit_ts.0).u32(id.0).build()
+}
+
+/// What the keys of all tables with untold rows begin with.
+pub(crate) fn untold_prefix() -> Vec<u8> {
+    KeyBuilder::new(SPACE, KIND_UNTOLD).into_vec()
+}
+
+pub(crate) fn untold_key(id: TableId) -> Bytes {
+    KeyBuilder::new(SPACE, KIND_UNTOLD).u32(id.0).build()
+}
+
+/// The table of such a key.
+pub(crate) fn untold_table(key: &[u8]) -> Result<TableId, StoreError> {
+    let id = key.get(2..).and_then(|rest| rest.first_chunk());
+    let id = id.ok_or_else(|| StoreError::corrupt(key, "key of untold rows is too short"))?;
+    Ok(TableId(u32::from_be_bytes(*id)))
 }
 
 /// What all versions of all rows of a table begin with.

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 pub use catalog::{Column, Definition, Source, TableId, TableInfo};
 pub use collect::VERSION_RETENTION_MS;
-pub use feed::{FedRow, FeedTarget};
+pub use feed::{Beginning, FedRow, FeedTarget};
 pub use proteus_store::prefix_end;
 pub use rows::Chunk;
 pub use text::{format_numeric, format_value, scale_of};
@@ -133,6 +133,15 @@ pub enum Op {
         table: TableId,
         /// Where changes of its rows are told from now on.
         target: Option<FeedTarget>,
+        /// Whether the rows that are there are told first.
+        tells_rows: bool,
+    },
+    /// Tells the next rows of those that stood there when the feed began.
+    TellFeed {
+        /// The table.
+        table: TableId,
+        /// About how many.
+        rows_max: u32,
     },
     /// Collects versions that no reader at or after `horizon` can see.
     CollectVersions {
@@ -174,6 +183,8 @@ pub enum Reply {
     },
     /// Of `SetFeed`.
     FeedSet,
+    /// Of `TellFeed`: how many rows were told.
+    FeedTold(u32),
     /// Of `CollectVersions`: how many keys were removed.
     VersionsCollected(u32),
 }
@@ -233,7 +244,7 @@ pub enum Change {
         /// The row's encoded key.
         key: Vec<u8>,
     },
-    /// The same, of a table that has a feed. For the composition of machines; followers do not see it.
+    /// The same, of a table that has a feed; or a row that its feed is told of because it was there. For the composition of machines; followers do not see it.
     RowFed(Box<FedRow>),
 }
 
@@ -264,7 +275,10 @@ impl Machine for Table {
             Op::PutRow { table, key, row, mode } => write::put_row(ctx, *table, *key, row, *mode),
             Op::DeleteRow { table, key } => write::delete_row(ctx, *table, key),
             Op::TellRow { table, key } => write::tell_row(ctx, *table, key),
-            Op::SetFeed { table, target } => feed::set(ctx, *table, *target),
+            Op::SetFeed { table, target, tells_rows } => {
+                feed::set(ctx, *table, *target, *tells_rows)
+            }
+            Op::TellFeed { table, rows_max } => feed::tell_rows(ctx, *table, *rows_max),
             Op::CollectVersions { horizon, count_max } => {
                 collect::collect(ctx, *horizon, *count_max)
             }
@@ -272,6 +286,8 @@ impl Machine for Table {
     }
 
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Op>, StoreError> {
-        collect::due(view, count_max)
+        let mut ops = collect::due(view, count_max)?;
+        ops.extend(feed::due(view, count_max.saturating_sub(ops.len()))?);
+        Ok(ops)
     }
 }

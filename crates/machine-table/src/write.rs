@@ -4,7 +4,7 @@ use proteus_machine::{Abort, Ctx};
 use proteus_types::CommitTs;
 
 use crate::catalog::{self, Definition, TableId, TableInfo};
-use crate::feed::FedRow;
+use crate::feed;
 use crate::layout;
 use crate::rows;
 use crate::{Change, KEY_BYTES_MAX, PutMode, Refusal, Reply, Row, RowKey};
@@ -62,7 +62,7 @@ pub(crate) fn create_table(
         let message = format!("table id {} is not reserved", id.0);
         return Err(Abort::Refused(Refusal::DefinitionInvalid(message)));
     }
-    let table = TableInfo { id, definition: definition.clone(), feed: None };
+    let table = TableInfo { id, definition: definition.clone(), feed: None, tells_rows: false };
     ctx.put(layout::table_key(id), layout::encode(&table));
     ctx.put(layout::name_key(&definition.schema, &definition.name), layout::encode(&id));
     ctx.emit(Change::TableCreated(id));
@@ -74,6 +74,7 @@ pub(crate) fn drop_table(ctx: &mut Ctx<'_, Change>, table: TableId) -> Applied {
     ctx.delete(layout::table_key(table));
     ctx.delete(layout::name_key(&info.definition.schema, &info.definition.name));
     ctx.delete(layout::next_row_key(table));
+    ctx.delete(layout::untold_key(table));
     ctx.put(layout::dropped_key(ctx.commit_ts(), table), layout::encode(&()));
     ctx.emit(Change::TableDropped(table));
     Ok(Reply::TableDropped)
@@ -97,7 +98,7 @@ pub(crate) fn put_row(
     if replaced && mode == PutMode::InsertOnly {
         return Err(Abort::Refused(Refusal::DuplicateKey { table, key }));
     }
-    tell_feed(ctx, info, &key, Some(row))?;
+    feed::tell_change(ctx, info, &key, before, Some(row))?;
     put_version(ctx, table, &key, before, Some(row));
     ctx.emit(Change::RowChanged { table, key });
     Ok(Reply::RowPut { replaced })
@@ -108,7 +109,7 @@ pub(crate) fn delete_row(ctx: &mut Ctx<'_, Change>, table: TableId, key: &[u8]) 
     let before = rows::newest(ctx, table, key)?;
     let existed = matches!(before, Some((_, true)));
     if existed {
-        tell_feed(ctx, info, key, None)?;
+        feed::tell_change(ctx, info, key, before, None)?;
         put_version(ctx, table, key, before, None);
         ctx.emit(Change::RowChanged { table, key: key.to_vec() });
     }
@@ -122,21 +123,6 @@ pub(crate) fn tell_row(ctx: &mut Ctx<'_, Change>, table: TableId, key: &[u8]) ->
         ctx.emit(Change::RowChanged { table, key: key.to_vec() });
     }
     Ok(Reply::RowTold { existed })
-}
-
-/// Tells a table's feed, if it has one, what the row is to become; called before it does.
-fn tell_feed(
-    ctx: &mut Ctx<'_, Change>,
-    info: TableInfo,
-    key: &[u8],
-    after: Option<&Row>,
-) -> Applied<()> {
-    if let Some(target) = info.feed {
-        let before = rows::get(ctx, info.id, key, ctx.commit_ts())?;
-        let after = after.cloned();
-        ctx.emit(Change::RowFed(Box::new(FedRow { target, table: info, before, after })));
-    }
-    Ok(())
 }
 
 fn resolve_key(

@@ -1,7 +1,7 @@
 //! Whether a new version of a subject goes with those before.
 //!
-//! Of Avro it is known what readers of one schema make of what another wrote. Of JSON Schema and Protobuf
-//! only the text is kept, and nothing is checked but that the language stays.
+//! Of Avro it is known what readers of one schema make of what another wrote. JSON Schema and Protobuf are not
+//! judged: another text is a conflict that says so, rather than a promise that nobody has checked.
 
 use apache_avro::schema_compatibility::SchemaCompatibility;
 use serde::{Deserialize, Serialize};
@@ -90,6 +90,12 @@ pub fn conflicts(
             continue;
         }
         if new.kind != Kind::Avro {
+            if before.identity() != new.identity() {
+                conflicts.push(format!(
+                    "whether {:?} schemas go together is not judged here, and this is not the text of version {version}; set the compatibility of the subject to NONE to register it",
+                    new.kind
+                ));
+            }
             continue;
         }
         let parsed = |body: &Body| {
@@ -197,6 +203,14 @@ mod tests {
         let state = State::default();
         let json = Body { kind: Kind::Json, references: Vec::new(), text: "{}".to_owned() };
         assert_eq!(conflicts(&state, Level::Backward, &json, &[(1, &record(A))]).unwrap().len(), 1);
+        // What is not judged is not said to be well, unless nobody asks for that.
+        let goes = |level, text: &str| {
+            let new = Body { text: text.to_owned(), ..json.clone() };
+            conflicts(&state, level, &new, &[(1, &json)]).unwrap().is_empty()
+        };
+        assert!(goes(Level::Backward, " { } "), "the same but for white space");
+        assert!(!goes(Level::Backward, r#"{"type":"string"}"#));
+        assert!(goes(Level::None, r#"{"type":"string"}"#));
         let nonsense = Body { text: "{".to_owned(), ..json };
         assert!(check_schema(&state, &nonsense).is_err());
         assert!(check_schema(&state, &record(r#"{"name":"a"}"#)).is_err());

@@ -50,7 +50,7 @@ pub struct Body {
 
 impl Body {
     /// The same for schemas that differ in white space only.
-    fn identity(&self) -> Body {
+    pub(crate) fn identity(&self) -> Body {
         let text = match self.kind {
             Kind::Avro | Kind::Json => serde_json::from_str::<serde_json::Value>(&self.text)
                 .map_or_else(|_| self.text.clone(), |json| json.to_string()),

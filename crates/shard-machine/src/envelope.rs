@@ -4,7 +4,7 @@
 //!   key    {"id":1}
 //!   value  {"before":null,"after":{"id":1,…},"source":{…},"op":"c","ts_ms":…,"transaction":null}
 //! ```
-//! `op` is c (created), u (updated) or d (deleted); after a deletion comes a tombstone, so that the topic
+//! `op` is r (read: it was there when the feed began), c (created), u (updated) or d (deleted); after a deletion comes a tombstone, so that the topic
 //! may be compacted. A table without a primary key has null keys.
 //!
 //! Values are in Debezium's adaptive mode for times, with `decimal.handling.mode=string`,
@@ -18,7 +18,7 @@ use std::fmt::Write;
 use bytes::Bytes;
 use proteus_machine::Position;
 
-use crate::table::{Column, ColumnType, FedRow, Row, Value, civil_from_days};
+use crate::table::{Beginning, Column, ColumnType, FedRow, Row, Value, civil_from_days};
 use crate::text::{numeric_text, push_json_string};
 use crate::topic::batch::NewRecord;
 
@@ -30,10 +30,13 @@ const CONNECTOR: &str = "proteus";
 pub(crate) fn records(row: &FedRow, position: Position) -> Vec<NewRecord> {
     let definition = &row.table.definition;
     let op = match (&row.before, &row.after) {
+        _ if row.stood_at.is_some() => 'r',
         (None, _) => 'c',
         (Some(_), Some(_)) => 'u',
         (Some(_), None) => 'd',
     };
+    let now = Beginning { commit_ts: position.commit_ts, index: position.index };
+    let source = row.stood_at.unwrap_or(now);
     let named = row.after.as_ref().or(row.before.as_ref());
     let key = named.filter(|_| !definition.primary_key.is_empty()).map(|named| {
         let columns = definition.primary_key.iter().filter_map(|index| {
@@ -54,15 +57,17 @@ pub(crate) fn records(row: &FedRow, position: Position) -> Vec<NewRecord> {
     text.push_str(",\"connector\":");
     push_json_string(&mut text, CONNECTOR);
     text.push_str(",\"name\":\"proteus\",\"ts_ms\":");
-    put(&mut text, ts_ms);
-    text.push_str(",\"snapshot\":\"false\",\"db\":\"proteus\",\"sequence\":null,\"schema\":");
+    put(&mut text, source.commit_ts.physical_ms());
+    text.push_str(",\"snapshot\":");
+    push_json_string(&mut text, if op == 'r' { "true" } else { "false" });
+    text.push_str(",\"db\":\"proteus\",\"sequence\":null,\"schema\":");
     push_json_string(&mut text, &definition.schema);
     text.push_str(",\"table\":");
     push_json_string(&mut text, &definition.name);
     text.push_str(",\"txId\":");
-    put(&mut text, position.commit_ts.0);
+    put(&mut text, source.commit_ts.0);
     text.push_str(",\"lsn\":");
-    put(&mut text, position.index.0);
+    put(&mut text, source.index.0);
     text.push_str(",\"xmin\":null},\"transaction\":null,\"op\":\"");
     text.push(op);
     text.push_str("\",\"ts_ms\":");
@@ -203,7 +208,7 @@ mod tests {
             primary_key: vec![0],
             source: Source::Rows,
         };
-        TableInfo { id: TableId(1), definition, feed: None }
+        TableInfo { id: TableId(1), definition, feed: None, tells_rows: false }
     }
 
     fn row(text: &str) -> Row {
@@ -234,7 +239,8 @@ mod tests {
     fn every_type_is_as_debezium_writes_it() {
         let text = "a \"quote\", a \\ and\u{1}\n";
         let fed = |before: Option<Row>, after: Option<Row>| {
-            let fed = FedRow { target: FeedTarget([1; 16]), table: table(), before, after };
+            let (target, table) = (FeedTarget([1; 16]), table());
+            let fed = FedRow { target, table, before, after, stood_at: None };
             records(&fed, position())
         };
         let created = fed(None, Some(row(text)));

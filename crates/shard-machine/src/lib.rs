@@ -331,7 +331,7 @@ mod tests {
             panic!("{replies:?}")
         };
         let target = Some(table::FeedTarget(FEED.0));
-        let set = Minitransaction::of(table::Op::SetFeed { table: *id, target });
+        let set = Minitransaction::of(table::Op::SetFeed { table: *id, target, tells_rows: true });
         assert!(matches!(apply(&mut store, 2, &set).0, Outcome::Committed { .. }));
         (store, *id)
     }
@@ -344,6 +344,13 @@ mod tests {
 
     /// What each record of the feed says: the row's id, what happened, and its number before and after.
     fn fed(store: &proteus_store::LayeredStore) -> Vec<String> {
+        let mut fed = fed_in_order(store);
+        fed.sort();
+        fed
+    }
+
+    /// The same, partition by partition in the order of their offsets.
+    fn fed_in_order(store: &proteus_store::LayeredStore) -> Vec<String> {
         let mut fed = Vec::new();
         for partition in 0..2 {
             let limit = topic::read::ReadLimit::Bytes(usize::MAX);
@@ -363,7 +370,6 @@ mod tests {
                 }
             }
         }
-        fed.sort();
         fed
     }
 
@@ -401,6 +407,59 @@ mod tests {
         apply(&mut store, 6, &delete);
         let (outcome, _) = apply(&mut store, 7, &Minitransaction::of(put(table, 4, 1)));
         assert!(matches!(outcome, Outcome::Committed { .. }));
+    }
+
+    #[test]
+    fn a_feed_begins_with_the_rows_that_are_there_each_before_its_changes() {
+        let (mut store, table) = fed_table(1_000_000);
+        let end = table::Op::SetFeed { table, target: None, tells_rows: false };
+        apply(&mut store, 3, &Minitransaction::of(end));
+        for id in 1..=40 {
+            apply(&mut store, 3 + id, &Minitransaction::of(put(table, id as i64, 0)));
+        }
+        let target = Some(table::FeedTarget(FEED.0));
+        let begin = table::Op::SetFeed { table, target, tells_rows: true };
+        apply(&mut store, 50, &Minitransaction::of(begin));
+        let key = |id: i64| {
+            let mut key = Vec::new();
+            table::Value::Int(id).encode_key(&mut key);
+            key
+        };
+        let chunk = || Minitransaction::of(table::Op::TellFeed { table, rows_max: 16 });
+        let told = |outcome: Outcome| match outcome {
+            Outcome::Committed { replies, .. } => match replies.as_slice() {
+                [Reply::Table(table::Reply::FeedTold(told))] => *told,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told(apply(&mut store, 51, &chunk()).0), 16);
+        // Changes of rows before and after that place, of one twice, of one that is new.
+        let changes = Minitransaction::of(put(table, 1, 7))
+            .op(put(table, 30, 7))
+            .op(put(table, 30, 8))
+            .op(table::Op::DeleteRow { table, key: key(31) })
+            .op(put(table, 99, 7));
+        apply(&mut store, 52, &changes);
+        apply(&mut store, 53, &Minitransaction::of(put(table, 31, 9)));
+        let mut more = 0;
+        for at in 54..60 {
+            more += told(apply(&mut store, at, &chunk()).0);
+        }
+        assert_eq!(more, 40 - 16 - 2, "two were told with their changes");
+        let fed = fed(&store);
+        assert_eq!(fed.iter().filter(|line| line.contains("\"r\" null 0")).count(), 40);
+        let of = |id: i64| {
+            let of = fed_in_order(&store).into_iter();
+            of.filter(|line| line.starts_with(&format!("{id} "))).collect::<Vec<_>>()
+        };
+        assert_eq!(of(1), ["1 \"r\" null 0", "1 \"u\" 0 7"]);
+        assert_eq!(of(30), ["30 \"r\" null 0", "30 \"u\" 0 7", "30 \"u\" 7 8"]);
+        let again = ["31 \"r\" null 0", "31 \"d\" 0 null", "31 null null null", "31 \"c\" null 9"];
+        assert_eq!(of(31), again);
+        assert_eq!(of(99), ["99 \"c\" null 7"]);
+        let view = View { state: &store, now_ms: 0, applied_ts: CommitTs::ZERO };
+        assert!(Composed::due(view, 8).unwrap().is_empty(), "nothing is left to tell");
     }
 
     #[test]

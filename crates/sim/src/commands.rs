@@ -554,7 +554,7 @@ impl Generator {
             4 => {
                 let topic_id = self.topic_id();
                 let target = self.random.chance(80).then_some(table::FeedTarget(topic_id.0));
-                table::Op::SetFeed { table, target }
+                table::Op::SetFeed { table, target, tells_rows: self.random.chance(60) }
             }
             5..=13 => table::Op::PutRow {
                 table,
@@ -574,6 +574,9 @@ impl Generator {
                 mode: self.random.pick(&[table::PutMode::InsertOnly, table::PutMode::Upsert]),
             },
             14..=17 => table::Op::DeleteRow { table, key: self.row_key() },
+            18 if self.random.chance(50) => {
+                table::Op::TellFeed { table, rows_max: self.random.below(4) as u32 }
+            }
             18 => table::Op::TellRow { table, key: self.row_key() },
             _ => table::Op::CollectVersions {
                 horizon: CommitTs(self.random.below(1 << 20)),

@@ -261,8 +261,12 @@ impl fmt::Debug for TopicProvider {
 impl TopicProvider {
     /// The topic with the columns that every topic has.
     pub fn raw(reader: Arc<dyn TopicReader>, topic: &str) -> TopicProvider {
-        let table =
-            Arc::new(TableInfo { id: TableId(0), definition: raw_definition(topic), feed: None });
+        let table = Arc::new(TableInfo {
+            id: TableId(0),
+            definition: raw_definition(topic),
+            feed: None,
+            tells_rows: false,
+        });
         TopicProvider::over(reader, topic, table, false)
     }
 

@@ -113,7 +113,12 @@ impl Transaction {
 
     /// Remembers a table to be created under a reserved id.
     pub fn create_table(&mut self, id: TableId, definition: Definition) {
-        self.catalog.push(CatalogWrite::Create(Arc::new(TableInfo { id, definition, feed: None })));
+        self.catalog.push(CatalogWrite::Create(Arc::new(TableInfo {
+            id,
+            definition,
+            feed: None,
+            tells_rows: false,
+        })));
     }
 
     /// Remembers a table to be dropped.

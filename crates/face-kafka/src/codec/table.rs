@@ -41,6 +41,8 @@ pub(crate) fn shape_of(api_key: ApiKey) -> Option<&'static Shape> {
         ApiKey::AddPartitionsToTxn => &ADD_PARTITIONS_TO_TXN,
         ApiKey::AddOffsetsToTxn => &ADD_OFFSETS_TO_TXN,
         ApiKey::EndTxn => &END_TXN,
+        ApiKey::WriteTxnMarkers => &WRITE_TXN_MARKERS,
+        ApiKey::DescribeQuorum => &DESCRIBE_QUORUM,
         ApiKey::TxnOffsetCommit => &TXN_OFFSET_COMMIT,
         ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
         ApiKey::DescribeTransactions => &DESCRIBE_TRANSACTIONS,
@@ -73,6 +75,22 @@ pub(crate) fn shape_of(api_key: ApiKey) -> Option<&'static Shape> {
     };
     Some(shape)
 }
+
+const WRITE_TXN_MARKERS: Shape = Shape {
+    flexible_since: 1,
+    fields: &[always(Array(&[
+        always(Fixed(8)),
+        always(Fixed(2)),
+        always(Fixed(1)),
+        always(Array(&[always(Text), always(List(&Fixed(4)))])),
+        always(Fixed(4)),
+    ]))],
+};
+
+const DESCRIBE_QUORUM: Shape = Shape {
+    flexible_since: 0,
+    fields: &[always(Array(&[always(Text), always(Array(&[always(Fixed(4))]))]))],
+};
 
 const PRODUCE: Shape = Shape {
     flexible_since: 9,

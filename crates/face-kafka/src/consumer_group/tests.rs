@@ -16,6 +16,7 @@ fn world(partition_count: u32) -> World {
 
 fn join(member_id: &str) -> Heartbeat {
     Heartbeat {
+        session_timeout_ms: GroupOptions::default().consumer_session_timeout_ms,
         member_id: member_id.to_owned(),
         epoch: JOINING,
         instance_id: None,

@@ -5,7 +5,7 @@ use proteus_kernel_api::topic::{
     OFFSET_METADATA_BYTES_MAX, RETENTION_MS_DEFAULT, TIMESTAMP_AFTER_MAX_MS_DEFAULT,
 };
 
-use super::share_settings;
+use super::{group_settings, share_settings};
 use crate::KafkaOptions;
 use crate::codec::FRAME_BYTES_MAX;
 
@@ -28,12 +28,13 @@ pub(crate) struct Known {
     pub default: String,
     /// The values it can have; none: any of its type.
     pub values: &'static [&'static str],
-    /// The least number it can be.
+    /// The least number it can be, and the largest.
     pub least: Option<i64>,
+    pub largest: Option<i64>,
 }
 
 fn known(name: &'static str, kind: Kind, default: impl ToString) -> Known {
-    Known { name, kind, default: default.to_string(), values: &[], least: None }
+    Known { name, kind, default: default.to_string(), values: &[], least: None, largest: None }
 }
 
 fn one_of(
@@ -62,6 +63,11 @@ impl Known {
             && number < least
         {
             return Some(format!("{}: {number} is less than {least}", self.name));
+        }
+        if let (Some(largest), Ok(number)) = (self.largest, value.parse::<i64>())
+            && number > largest
+        {
+            return Some(format!("{}: {number} is more than {largest}", self.name));
         }
         let parts: Vec<&str> = match self.kind {
             Kind::List => value.split(',').map(str::trim).collect(),
@@ -156,21 +162,24 @@ pub(crate) fn of_broker(options: &KafkaOptions, node_id: i32) -> Vec<Known> {
     ]
 }
 
-/// The settings of a consumer group, with the values in force.
+/// The settings of a group, with what holds for one that sets none. A group has those of consumer groups
+/// and of share groups, because it may be either.
 pub(crate) fn of_groups(options: &KafkaOptions) -> Vec<Known> {
-    let group = &options.group;
-    vec![
-        known("consumer.heartbeat.interval.ms", Kind::Int, group.heartbeat_interval_ms),
-        known("consumer.session.timeout.ms", Kind::Int, group.consumer_session_timeout_ms),
-    ]
-}
-
-/// The settings of a share group, with what holds for one that sets none.
-pub(crate) fn of_share_groups(options: &KafkaOptions) -> Vec<Known> {
     use Kind::{Int, String};
     let group = &options.group;
     let levels = &["read_uncommitted", "read_committed"];
     vec![
+        // Bounds as of Kafka's `group.consumer.{min,max}.*`.
+        Known {
+            least: Some(5_000),
+            largest: Some(15_000),
+            ..known(group_settings::HEARTBEAT_INTERVAL_MS, Int, group.heartbeat_interval_ms)
+        },
+        Known {
+            least: Some(45_000),
+            largest: Some(60_000),
+            ..known(group_settings::SESSION_TIMEOUT_MS, Int, group.consumer_session_timeout_ms)
+        },
         one_of(share_settings::AUTO_OFFSET_RESET, String, "latest", &["latest", "earliest"]),
         Known {
             least: Some(1),

@@ -1,7 +1,7 @@
 //! DescribeConfigs, IncrementalAlterConfigs, AlterConfigs, ListConfigResources.
 //!
-//! Settings of topics and share groups are theirs to change. Those of the broker and of consumer groups are
-//! told, and changed in the node's configuration.
+//! Settings of topics and groups are theirs to change. Those of the broker are told, and changed in the node's
+//! configuration.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -147,12 +147,8 @@ fn describe_one(
             return Err(Failure::new(ResponseError::InvalidRequest, message));
         }
         RESOURCE_GROUP => {
-            let options = &session.shared.options;
             let own = session.shared.kernel.read(|view| groups::settings(view.state, name))?;
-            let mut entries = read_only(config_table::of_groups(options), SOURCE_DEFAULT);
-            let shares = config_table::of_share_groups(options);
-            entries.extend(effective_of(shares, &own, SOURCE_GROUP));
-            entries
+            effective_of(config_table::of_groups(&session.shared.options), &own, SOURCE_GROUP)
         }
         other => return Err(unsupported_resource(other)),
     };
@@ -243,7 +239,7 @@ fn alterable(session: &Session, resource_type: i8, name: &str) -> Result<Alterab
             Ok(Alterable {
                 subject: Subject::Group(name.to_owned()),
                 config: session.shared.kernel.read(|view| groups::settings(view.state, name))?,
-                known: config_table::of_share_groups(&session.shared.options),
+                known: config_table::of_groups(&session.shared.options),
             })
         }
         RESOURCE_BROKER => Err(Failure::new(

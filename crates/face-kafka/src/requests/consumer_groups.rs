@@ -16,8 +16,9 @@ use proteus_env::random;
 use proteus_kernel_api::topic::{TopicId, read};
 use uuid::Uuid;
 
+use super::group_settings::GroupSettings;
 use super::groups::error_of;
-use super::{OPERATIONS_NOT_TOLD, text, topics};
+use super::{text, topics};
 use crate::acl::{Operation, Resource};
 use crate::consumer_group::{Assignor, Beat, DescribedConsumer, Heartbeat, Partition, Topics};
 use crate::errors::Failure;
@@ -47,15 +48,16 @@ pub(crate) fn heartbeat(
     request: ConsumerGroupHeartbeatRequest,
 ) -> ConsumerGroupHeartbeatResponse {
     let group_id = request.group_id.to_string();
-    let interval_ms = session.shared.options.group.heartbeat_interval_ms;
-    let answer = beat_of(session, version, client_id, request).and_then(|beat| {
+    let answer = GroupSettings::of(session, &group_id).and_then(|settings| {
+        let beat = beat_of(session, version, client_id, request, settings.session_timeout_ms)?;
         let resolve =
             |names: &BTreeSet<String>, patterns: &[Pattern]| resolve(session, names, patterns);
-        session.shared.coordinator.heartbeat(&group_id, beat, resolve)
+        let beat = session.shared.coordinator.heartbeat(&group_id, beat, resolve)?;
+        Ok((beat, settings.heartbeat_interval_ms))
     });
     let response = ConsumerGroupHeartbeatResponse::default();
     match answer {
-        Ok(Beat { member_id, epoch, assignment }) => response
+        Ok((Beat { member_id, epoch, assignment }, interval_ms)) => response
             .with_member_id(Some(text(member_id)))
             .with_member_epoch(epoch)
             .with_heartbeat_interval_ms(i32::try_from(interval_ms).unwrap_or(i32::MAX))
@@ -79,6 +81,7 @@ fn beat_of(
     version: i16,
     client_id: &str,
     request: ConsumerGroupHeartbeatRequest,
+    session_timeout_ms: u64,
 ) -> Result<Heartbeat, Failure> {
     let joins = request.member_epoch == 0;
     let mut member_id = request.member_id.to_string();
@@ -135,6 +138,7 @@ fn beat_of(
         return Err(invalid("who joins owns nothing"));
     }
     Ok(Heartbeat {
+        session_timeout_ms,
         member_id,
         epoch: request.member_epoch,
         instance_id: request.instance_id.map(|id| id.to_string()),
@@ -190,14 +194,16 @@ pub(crate) fn describe(
     session: &Session,
     request: ConsumerGroupDescribeRequest,
 ) -> ConsumerGroupDescribeResponse {
-    let groups = request.group_ids.into_iter().map(|group_id| describe_one(session, group_id));
+    let is_told = request.include_authorized_operations;
+    let describe = |group_id| describe_one(session, group_id, is_told);
+    let groups = request.group_ids.into_iter().map(describe);
     ConsumerGroupDescribeResponse::default().with_groups(groups.collect())
 }
 
-fn describe_one(session: &Session, group_id: GroupId) -> DescribedGroup {
+fn describe_one(session: &Session, group_id: GroupId, is_told: bool) -> DescribedGroup {
     let described = DescribedGroup::default()
         .with_group_id(group_id.clone())
-        .with_authorized_operations(OPERATIONS_NOT_TOLD);
+        .with_authorized_operations(session.operations_told(is_told, Resource::Group, &group_id));
     let allowed = session.authorize(Operation::Describe, Resource::Group, group_id.as_str());
     if let Err(failure) = allowed {
         return described.with_error_code(failure.code());

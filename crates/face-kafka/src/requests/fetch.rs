@@ -14,7 +14,8 @@ use proteus_kernel_api::topic::TopicId;
 use proteus_kernel_api::topic::batch::put_batch;
 use proteus_kernel_api::topic::read::{self, PartitionInfo, ReadLimit, Stretch};
 
-use super::fetch_session::{self, Wanted};
+use super::fetch_session::{self, Context, FetchSession, Wanted};
+use super::followed::{Followed, Key};
 use super::list_offsets::{check_leader_epoch, unknown_partition};
 use super::{READ_COMMITTED, leader_epoch, partition_number, topics};
 use crate::acl::Operation;
@@ -22,6 +23,7 @@ use crate::errors::Failure;
 use crate::quota::CONSUMED;
 use crate::session::Session;
 use crate::tiering;
+use crate::topics::{Changed, Follower};
 
 /// Most bytes of records in one response, as Kafka's `fetch.max.bytes`.
 const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
@@ -38,6 +40,15 @@ struct Found {
     aborted: Option<Vec<read::AbortedTransaction>>,
 }
 
+/// How a request reads.
+#[derive(Clone, Copy)]
+struct Reading {
+    isolation: i8,
+    /// Of the partitions' leadership.
+    epoch: i32,
+    bytes_max: usize,
+}
+
 pub(crate) async fn answer(
     session: &Arc<Session>,
     version: i16,
@@ -48,26 +59,12 @@ pub(crate) async fn answer(
         Ok(context) => context,
         Err(error) => return FetchResponse::default().with_error_code(error.code()),
     };
-    let wanted = &context.wanted;
-    let topic_ids: Vec<Result<TopicId, Failure>> = resolve_all(session, version, wanted);
-    let isolation = request.isolation_level;
-    let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX);
-    let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
-    let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
-    let deadline = session.shared.clock.elapsed() + wait;
-    let current_epoch = leader_epoch(session);
-    let mut found = loop {
-        // Registered before the look, so that nothing falls between the two.
-        let growing = session.shared.topics.growing.wait(&growing_keys(wanted, &topic_ids));
-        let found = look(session, wanted, &topic_ids, (isolation, current_epoch), bytes_max);
-        let bytes: usize = found.iter().flatten().map(Found::bytes).sum();
-        let is_final = bytes >= bytes_min || found.iter().any(Result::is_err);
-        let left = deadline.saturating_sub(session.shared.clock.elapsed());
-        if is_final || left.is_zero() || task::timeout(left, growing).await.is_none() {
-            break found;
-        }
+    let (session_id, is_incremental) = match &context {
+        Context::Whole(_, session_id) => (*session_id, false),
+        Context::Incremental(session_id) => (*session_id, true),
     };
-    for (wanted, found) in wanted.iter().zip(&mut found) {
+    let Gathered { looked_at, mut found } = gather(session, version, &request, context).await;
+    for ((wanted, _), found) in looked_at.iter().zip(&mut found) {
         let offset = wanted.partition.fetch_offset;
         let whole = match found {
             Ok(found) => found.read_object(session, offset).await,
@@ -77,25 +74,94 @@ pub(crate) async fn answer(
             *found = Err(failure);
         }
     }
-    let answers: Vec<PartitionData> = wanted
+    let answers: Vec<PartitionData> = looked_at
         .iter()
         .zip(found)
-        .map(|(wanted, found)| respond_partition(session, version, wanted, found))
+        .map(|((wanted, _), found)| respond_partition(session, version, wanted, found))
         .collect();
     let mut is_left_out = Vec::new();
     if let Some(own) = &mut *session.fetch_session.lock()
-        && own.id() == context.session_id
+        && own.id() == session_id
     {
-        is_left_out = own.note(&answers);
+        is_left_out = own.note(request.isolation_level, &looked_at, &answers);
     }
-    if !context.is_incremental {
+    if !is_incremental {
         is_left_out.clear();
     }
     let records = answers.iter().filter_map(|data| data.records.as_ref());
     let throttle_ms = session.throttle(client_id, CONSUMED, records.map(bytes::Bytes::len).sum());
-    respond(&context.wanted, answers, &is_left_out)
-        .with_session_id(context.session_id)
+    respond(looked_at, answers, &is_left_out)
+        .with_session_id(session_id)
         .with_throttle_time_ms(throttle_ms)
+}
+
+/// What was looked at, and what each look gave.
+struct Gathered {
+    looked_at: Vec<(Wanted, Option<Key>)>,
+    found: Vec<Result<Found, Failure>>,
+}
+
+/// Looks, and looks again when something has changed, until there is enough or time is up.
+async fn gather(
+    session: &Session,
+    version: i16,
+    request: &FetchRequest,
+    context: Context,
+) -> Gathered {
+    let (mut wanted, is_incremental) = match context {
+        Context::Whole(wanted, _) => (wanted, false),
+        Context::Incremental(_) => (Vec::new(), true),
+    };
+    let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX);
+    let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
+    let reading =
+        Reading { isolation: request.isolation_level, epoch: leader_epoch(session), bytes_max };
+    let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
+    let deadline = session.shared.clock.elapsed() + wait;
+    let circumstances = (reading.epoch, session.shared.authorizer.changes());
+    let follower = begin(session, &wanted, is_incremental);
+    let mut topic_ids: Vec<Result<TopicId, Failure>> = Vec::new();
+    let found = loop {
+        // Asked before the look, so that nothing falls between the two.
+        let changed = session.followed.lock().take_changed();
+        if let Some(own) = &mut *session.fetch_session.lock() {
+            own.mark(&changed);
+            if is_incremental {
+                wanted = own.due(circumstances);
+            }
+        }
+        if is_incremental || topic_ids.is_empty() {
+            topic_ids = resolve_all(session, version, &wanted);
+        }
+        let found = look(session, &wanted, &topic_ids, reading);
+        let bytes: usize = found.iter().flatten().map(Found::bytes).sum();
+        let is_final = bytes >= bytes_min || found.iter().any(Result::is_err);
+        let left = deadline.saturating_sub(session.shared.clock.elapsed());
+        if is_final || left.is_zero() || task::timeout(left, follower.told()).await.is_none() {
+            break found;
+        }
+    };
+    let keyed = |(wanted, topic_id): (Wanted, &Result<TopicId, Failure>)| {
+        let key = key_of(&wanted, topic_id);
+        (wanted, key)
+    };
+    Gathered { looked_at: wanted.into_iter().zip(&topic_ids).map(keyed).collect(), found }
+}
+
+/// Sees to it that the connection follows what it needs to, and no more.
+fn begin(session: &Session, wanted: &[Wanted], is_incremental: bool) -> Arc<Follower> {
+    let mut own = session.fetch_session.lock();
+    let mut followed = session.followed.lock();
+    if is_incremental {
+        let forgotten = own.as_mut().map(FetchSession::take_forgotten).unwrap_or_default();
+        followed.unfollow(&forgotten);
+    } else if followed.begin(wanted.len())
+        && let Some(own) = &mut *own
+    {
+        // What was given up may be of the session, which must look at it again.
+        own.mark(&Changed::All);
+    }
+    followed.follower()
 }
 
 /// Topics in a row of partitions, of which neighbours mostly have the same.
@@ -129,12 +195,8 @@ fn resolve(session: &Session, version: i16, topic: &Wanted) -> Result<TopicId, F
     session.shared.topics.id_of(&*session.shared.kernel, name)?.ok_or_else(unknown_partition)
 }
 
-fn growing_keys(wanted: &[Wanted], topic_ids: &[Result<TopicId, Failure>]) -> Vec<(TopicId, u32)> {
-    let key = |(wanted, topic_id): (&Wanted, &Result<TopicId, Failure>)| {
-        let topic_id = topic_id.as_ref().ok()?;
-        Some((*topic_id, partition_number(wanted.partition.partition)?))
-    };
-    wanted.iter().zip(topic_ids).filter_map(key).collect()
+fn key_of(wanted: &Wanted, topic_id: &Result<TopicId, Failure>) -> Option<Key> {
+    Some((*topic_id.as_ref().ok()?, partition_number(wanted.partition.partition)?))
 }
 
 /// Looks at each partition in turn. Batches are shared with the state, so the lock is held briefly.
@@ -142,10 +204,10 @@ fn look(
     session: &Session,
     wanted: &[Wanted],
     topic_ids: &[Result<TopicId, Failure>],
-    reading: (i8, i32),
-    bytes_max: usize,
+    reading: Reading,
 ) -> Vec<Result<Found, Failure>> {
-    let mut bytes_left = bytes_max;
+    let mut followed = session.followed.lock();
+    let mut bytes_left = reading.bytes_max;
     let mut is_empty = true;
     wanted
         .iter()
@@ -160,7 +222,8 @@ fn look(
             } else {
                 ReadLimit::Bytes(bytes_max)
             };
-            let found = look_at(session, wanted, topic_id.clone()?, reading, limit)?;
+            let place = (topic_id.clone()?, wanted, limit);
+            let found = look_at(session, &mut followed, place, reading)?;
             is_empty &= found.bytes() == 0;
             bytes_left = bytes_left.saturating_sub(found.bytes());
             Ok(found)
@@ -170,41 +233,53 @@ fn look(
 
 fn look_at(
     session: &Session,
-    wanted: &Wanted,
-    topic_id: TopicId,
-    (isolation, current_epoch): (i8, i32),
-    limit: ReadLimit,
+    followed: &mut Followed,
+    (topic_id, wanted, limit): (TopicId, &Wanted, ReadLimit),
+    reading: Reading,
 ) -> Result<Found, Failure> {
     let partition = partition_number(wanted.partition.partition).ok_or_else(unknown_partition)?;
-    check_leader_epoch(wanted.partition.current_leader_epoch, current_epoch)?;
+    check_leader_epoch(wanted.partition.current_leader_epoch, reading.epoch)?;
     let offset = wanted.partition.fetch_offset;
-    let found = session.shared.kernel.read(|view| {
-        let Some(info) = read::partition(view.state, topic_id, partition)? else {
-            return Ok(None);
-        };
-        let is_committed_only = isolation == READ_COMMITTED;
+    let is_committed_only = reading.isolation == READ_COMMITTED;
+    let readable = |info: &PartitionInfo| {
         let end_offset =
             if is_committed_only { info.last_stable_offset } else { info.high_watermark };
-        let is_readable = (info.log_start_offset..end_offset).contains(&offset);
-        let stretch = if is_readable {
-            read::read_batches(view.state, topic_id, partition, offset, end_offset, limit)?
-        } else {
-            Stretch::Here(Vec::new())
-        };
-        let aborted = match &stretch {
-            Stretch::Here(batches) if is_committed_only => match batches.last() {
-                Some(last) => {
-                    let (state, end_offset) = (view.state, last.end_offset());
-                    read::aborted_transactions(state, topic_id, partition, offset, end_offset)?
-                }
-                None => Vec::new(),
-            },
-            _ => Vec::new(),
-        };
-        let aborted = is_committed_only.then_some(aborted);
-        Ok(Some(Found { topic_id, partition, info, stretch, aborted }))
-    })?;
+        info.log_start_offset..end_offset
+    };
+    let known = followed.known((topic_id, partition));
+    let found = match known.filter(|info| !readable(info).contains(&offset)) {
+        Some(info) => {
+            let stretch = Stretch::Here(Vec::new());
+            let aborted = is_committed_only.then(Vec::new);
+            Some(Found { topic_id, partition, info, stretch, aborted })
+        }
+        None => session.shared.kernel.read(|view| {
+            let Some(info) = read::partition(view.state, topic_id, partition)? else {
+                return Ok(None);
+            };
+            let readable = readable(&info);
+            let stretch = if readable.contains(&offset) {
+                let end_offset = readable.end;
+                read::read_batches(view.state, topic_id, partition, offset, end_offset, limit)?
+            } else {
+                Stretch::Here(Vec::new())
+            };
+            let aborted = match &stretch {
+                Stretch::Here(batches) if is_committed_only => match batches.last() {
+                    Some(last) => {
+                        let (state, end_offset) = (view.state, last.end_offset());
+                        read::aborted_transactions(state, topic_id, partition, offset, end_offset)?
+                    }
+                    None => Vec::new(),
+                },
+                _ => Vec::new(),
+            };
+            let aborted = is_committed_only.then_some(aborted);
+            Ok(Some(Found { topic_id, partition, info, stretch, aborted }))
+        })?,
+    };
     let found = found.ok_or_else(unknown_partition)?;
+    followed.note((topic_id, partition), found.info);
     if offset < found.info.log_start_offset || offset > found.info.high_watermark {
         let message = format!(
             "offset {offset} is outside {}..={}",
@@ -245,9 +320,13 @@ impl Found {
 }
 
 /// Partitions of one topic that follow one another make one entry.
-fn respond(wanted: &[Wanted], answers: Vec<PartitionData>, is_left_out: &[bool]) -> FetchResponse {
+fn respond(
+    looked_at: Vec<(Wanted, Option<Key>)>,
+    answers: Vec<PartitionData>,
+    is_left_out: &[bool],
+) -> FetchResponse {
     let mut topics: Vec<FetchableTopicResponse> = Vec::new();
-    for (index, (wanted, data)) in wanted.iter().zip(answers).enumerate() {
+    for (index, ((wanted, _), data)) in looked_at.into_iter().zip(answers).enumerate() {
         if is_left_out.get(index).copied().unwrap_or(false) {
             continue;
         }
@@ -258,7 +337,7 @@ fn respond(wanted: &[Wanted], answers: Vec<PartitionData>, is_left_out: &[bool])
             Some(topic) => topic.partitions.push(data),
             None => topics.push(
                 FetchableTopicResponse::default()
-                    .with_topic(wanted.topic.clone())
+                    .with_topic(wanted.topic)
                     .with_topic_id(wanted.topic_id)
                     .with_partitions(vec![data]),
             ),

@@ -22,7 +22,7 @@ use proteus_kernel_api::topic::{self, read, shares};
 use proteus_kernel_api::{Read, StoreError};
 use tokio::sync::oneshot;
 
-use super::{OPERATIONS_NOT_TOLD, text, topics};
+use super::{text, topics};
 use crate::acl::{Operation, Resource};
 use crate::errors::Failure;
 use crate::group::{Answer, Event, GroupError, Identity, Join, Sync};
@@ -30,6 +30,10 @@ use crate::session::Session;
 
 /// Groups that one look at the state collects, so that commits do not wait for a long list.
 const GROUPS_PER_READ_MAX: usize = 500;
+/// First version of DescribeGroups in which a group that is not there is an error (KIP-1043); before, it is
+/// one in this state.
+const MISSING_IS_AN_ERROR_SINCE: i16 = 6;
+const DEAD: &str = "Dead";
 /// Most groups listed.
 const GROUPS_LISTED_MAX: usize = 100_000;
 /// Types of groups, by their protocol.
@@ -296,16 +300,28 @@ fn all_groups(session: &Session, groups_after: GroupsAfter) -> Result<Vec<String
 
 pub(crate) fn describe(
     session: &Session,
+    version: i16,
     request: DescribeGroupsRequest,
 ) -> DescribeGroupsResponse {
-    let groups = request.groups.into_iter().map(|group_id| describe_one(session, group_id));
+    let is_told = request.include_authorized_operations;
+    let says_missing = version >= MISSING_IS_AN_ERROR_SINCE;
+    let groups = request.groups.into_iter().map(|group| {
+        let described = describe_one(session, group, is_told);
+        if !says_missing || &*described.group_state != DEAD {
+            return described;
+        }
+        let message = format!("Group {} not found.", described.group_id.as_str());
+        described
+            .with_error_code(ResponseError::GroupIdNotFound.code())
+            .with_error_message(Some(text(message)))
+    });
     DescribeGroupsResponse::default().with_groups(groups.collect())
 }
 
-fn describe_one(session: &Session, group_id: GroupId) -> DescribedGroup {
+fn describe_one(session: &Session, group_id: GroupId, is_told: bool) -> DescribedGroup {
     let described = DescribedGroup::default()
         .with_group_id(group_id.clone())
-        .with_authorized_operations(OPERATIONS_NOT_TOLD);
+        .with_authorized_operations(session.operations_told(is_told, Resource::Group, &group_id));
     let allowed = session.authorize(Operation::Describe, Resource::Group, group_id.as_str());
     if let Err(failure) = allowed {
         return described.with_error_code(failure.code());
@@ -328,7 +344,7 @@ fn describe_one(session: &Session, group_id: GroupId) -> DescribedGroup {
     }
     let kernel = &session.shared.kernel;
     match kernel.read(|view| read::committed_partitions(view.state, group_id.as_str())) {
-        Ok(partitions) if partitions.is_empty() => described.with_group_state(text("Dead")),
+        Ok(partitions) if partitions.is_empty() => described.with_group_state(text(DEAD)),
         Ok(_) => described.with_group_state(text("Empty")).with_protocol_type(text("consumer")),
         Err(error) => described.with_error_code(Failure::from(error).of_coordinator().code()),
     }

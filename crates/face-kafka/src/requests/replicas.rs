@@ -28,8 +28,8 @@ use kafka_protocol::messages::{
 use proteus_kernel_api::topic::read::{self, TopicInfo};
 use uuid::Uuid;
 
-use super::{OPERATIONS_NOT_TOLD, partition_number, text, topics};
-use crate::acl::Operation;
+use super::{partition_number, text, topics};
+use crate::acl::{Operation, Resource};
 use crate::brokers::Brokers;
 use crate::errors::Failure;
 use crate::session::Session;
@@ -254,7 +254,11 @@ pub(crate) fn describe_topic_partitions(
                     DescribeTopicPartitionsResponseTopic::default()
                         .with_name(Some(TopicName(text(name))))
                         .with_error_code(failure.code())
-                        .with_topic_authorized_operations(OPERATIONS_NOT_TOLD),
+                        .with_topic_authorized_operations(session.operations_told(
+                            false,
+                            Resource::Topic,
+                            "",
+                        )),
                 );
                 continue;
             }
@@ -263,7 +267,7 @@ pub(crate) fn describe_topic_partitions(
         let taken = count.min(left);
         left -= taken;
         let end = first + u32::try_from(taken).unwrap_or(0);
-        described.push(describe_partitions(&Brokers::of(session), &info, first..end));
+        described.push(describe_partitions(session, &info, first..end));
         if taken < count {
             next_cursor = Some(cursor_at(&info.name, end));
             break;
@@ -279,10 +283,12 @@ fn cursor_at(name: &str, partition: u32) -> Cursor {
 }
 
 fn describe_partitions(
-    brokers: &Brokers,
+    session: &Session,
     info: &TopicInfo,
     partitions: std::ops::Range<u32>,
 ) -> DescribeTopicPartitionsResponseTopic {
+    let brokers = Brokers::of(session);
+    let operations = session.operations_told(true, Resource::Topic, &info.name);
     let partitions = partitions.map(|number| {
         DescribeTopicPartitionsResponsePartition::default()
             .with_partition_index(i32::try_from(number).unwrap_or(i32::MAX))
@@ -297,5 +303,5 @@ fn describe_partitions(
         .with_name(Some(TopicName(text(info.name.clone()))))
         .with_topic_id(Uuid::from_bytes(info.topic_id.0))
         .with_partitions(partitions.collect())
-        .with_topic_authorized_operations(OPERATIONS_NOT_TOLD)
+        .with_topic_authorized_operations(operations)
 }

@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use super::consumer_groups::{by_topic, resolve};
 use super::share_settings::ShareSettings;
-use super::{OPERATIONS_NOT_TOLD, partition_number, text, topics};
+use super::{partition_number, text, topics};
 use crate::acl::{Operation, Resource};
 use crate::errors::Failure;
 use crate::session::Session;
@@ -104,15 +104,17 @@ pub(crate) fn describe(
     session: &Session,
     request: ShareGroupDescribeRequest,
 ) -> ShareGroupDescribeResponse {
-    let groups = request.group_ids.into_iter().map(|group_id| describe_one(session, group_id));
+    let is_told = request.include_authorized_operations;
+    let describe = |group_id| describe_one(session, group_id, is_told);
+    let groups = request.group_ids.into_iter().map(describe);
     ShareGroupDescribeResponse::default().with_groups(groups.collect())
 }
 
-fn describe_one(session: &Session, group_id: GroupId) -> described::DescribedGroup {
+fn describe_one(session: &Session, group_id: GroupId, is_told: bool) -> described::DescribedGroup {
     let answer = described::DescribedGroup::default()
         .with_group_id(group_id.clone())
         .with_assignor_name(text("simple"))
-        .with_authorized_operations(OPERATIONS_NOT_TOLD);
+        .with_authorized_operations(session.operations_told(is_told, Resource::Group, &group_id));
     let group = group_id.as_str();
     if let Err(failure) = session.authorize(Operation::Describe, Resource::Group, group) {
         return answer.with_error_code(failure.code());

@@ -59,6 +59,6 @@ impl ShareSettings {
     }
 }
 
-fn number(settings: &BTreeMap<String, String>, name: &str) -> Option<u64> {
+pub(super) fn number(settings: &BTreeMap<String, String>, name: &str) -> Option<u64> {
     settings.get(name)?.parse().ok()
 }

@@ -21,13 +21,17 @@ use kafka_protocol::messages::list_transactions_response::TransactionState as Li
 use kafka_protocol::messages::txn_offset_commit_response::{
     TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic,
 };
+use kafka_protocol::messages::write_txn_markers_request::WritableTxnMarker;
+use kafka_protocol::messages::write_txn_markers_response::{
+    WritableTxnMarkerPartitionResult, WritableTxnMarkerResult, WritableTxnMarkerTopicResult,
+};
 use kafka_protocol::messages::{
     AddOffsetsToTxnRequest, AddOffsetsToTxnResponse, AddPartitionsToTxnRequest,
     AddPartitionsToTxnResponse, DescribeProducersRequest, DescribeProducersResponse,
     DescribeTransactionsRequest, DescribeTransactionsResponse, EndTxnRequest, EndTxnResponse,
     InitProducerIdRequest, InitProducerIdResponse, ListTransactionsRequest,
     ListTransactionsResponse, ProducerId, TopicName, TransactionalId, TxnOffsetCommitRequest,
-    TxnOffsetCommitResponse,
+    TxnOffsetCommitResponse, WriteTxnMarkersRequest, WriteTxnMarkersResponse,
 };
 use proteus_kernel_api::topic::read::{self, TransactionInfo};
 use proteus_kernel_api::topic::{
@@ -362,6 +366,60 @@ pub(crate) async fn commit_offsets(
             .with_partitions(partitions)
     });
     TxnOffsetCommitResponse::default().with_topics(topics.collect())
+}
+
+/// What an administrator sends to abort a transaction that hangs (`kafka-transactions abort`). It is aborted in
+/// all its partitions: here it cannot end in one alone.
+pub(crate) async fn write_markers(
+    session: &Arc<Session>,
+    request: WriteTxnMarkersRequest,
+) -> WriteTxnMarkersResponse {
+    let mut results = Vec::with_capacity(request.markers.len());
+    for marker in request.markers {
+        let error = abort_by_marker(session, &marker).await.err();
+        let code = error.map_or(0, |failure| failure.code());
+        let topics = marker.topics.into_iter().map(|topic| {
+            let partitions = topic.partition_indexes.into_iter().map(|index| {
+                WritableTxnMarkerPartitionResult::default()
+                    .with_partition_index(index)
+                    .with_error_code(code)
+            });
+            let partitions = partitions.collect();
+            WritableTxnMarkerTopicResult::default()
+                .with_name(topic.name)
+                .with_partitions(partitions)
+        });
+        results.push(
+            WritableTxnMarkerResult::default()
+                .with_producer_id(marker.producer_id)
+                .with_topics(topics.collect()),
+        );
+    }
+    WriteTxnMarkersResponse::default().with_markers(results)
+}
+
+async fn abort_by_marker(session: &Session, marker: &WritableTxnMarker) -> Result<(), Failure> {
+    session.authorize_cluster(Operation::Alter)?;
+    if marker.transaction_result {
+        let message = "only its producer commits a transaction";
+        return Err(Failure::new(ResponseError::InvalidRequest, message));
+    }
+    let found = all(session)?.into_iter().find(|info| info.producer_id == marker.producer_id.0);
+    let found = found.filter(|info| info.state == TransactionState::Ongoing).ok_or_else(|| {
+        let message = format!("producer {} has no open transaction", marker.producer_id.0);
+        Failure::new(ResponseError::InvalidTxnState, message)
+    })?;
+    let op = topic::Op::EndTransaction {
+        producer: TransactionalProducer {
+            transactional_id: found.transactional_id,
+            producer_id: found.producer_id,
+            epoch: marker.producer_epoch,
+        },
+        commits: false,
+        // Its producer must find out.
+        bumps_epoch: true,
+    };
+    topics::commit(session, op).await.map(|_| ()).map_err(|failure| fenced_as(failure, false))
 }
 
 /// The protocol's word.

@@ -268,6 +268,7 @@ default_requests! {
     DescribeCluster => DescribeClusterRequest,
     DescribeLogDirs => DescribeLogDirsRequest,
     DescribeProducers => DescribeProducersRequest,
+    DescribeQuorum => DescribeQuorumRequest,
     DescribeShareGroupOffsets => DescribeShareGroupOffsetsRequest,
     DescribeTopicPartitions => DescribeTopicPartitionsRequest,
     DescribeTransactions => DescribeTransactionsRequest,
@@ -291,6 +292,7 @@ default_requests! {
     ShareGroupHeartbeat => ShareGroupHeartbeatRequest,
     SyncGroup => SyncGroupRequest,
     TxnOffsetCommit => TxnOffsetCommitRequest,
+    WriteTxnMarkers => WriteTxnMarkersRequest,
 }
 
 #[tokio::test]
@@ -424,10 +426,14 @@ async fn a_fetch_session_says_only_what_changes() {
     let back = call!(client, Fetch, 12, asks(id, 4, vec![of(2, 0)]));
     assert_eq!(by_partition(&back), [(2, vec!["y".to_owned()])]);
     // An error is told every time.
+    let error_of_0 = |response: &FetchResponse| {
+        let mut partitions = response.responses.iter().flat_map(|topic| &topic.partitions);
+        partitions.find(|data| data.partition_index == 0).map(|data| data.error_code)
+    };
     let beyond = call!(client, Fetch, 12, asks(id, 5, vec![of(0, 9)]));
-    assert_eq!(beyond.responses[0].partitions[0].error_code, OFFSET_OUT_OF_RANGE);
+    assert_eq!(error_of_0(&beyond), Some(OFFSET_OUT_OF_RANGE));
     let beyond = call!(client, Fetch, 12, asks(id, 6, vec![]));
-    assert_eq!(beyond.responses[0].partitions[0].error_code, OFFSET_OUT_OF_RANGE);
+    assert_eq!(error_of_0(&beyond), Some(OFFSET_OUT_OF_RANGE));
     // Epochs and ids must fit; a session ends with its connection, or when its client says so.
     let skipped = call!(client, Fetch, 12, asks(id, 9, vec![]));
     assert_eq!(skipped.error_code, INVALID_FETCH_SESSION_EPOCH);
@@ -438,6 +444,59 @@ async fn a_fetch_session_says_only_what_changes() {
     assert_eq!((last.session_id, by_partition(&last).len()), (0, 1));
     let gone = call!(client, Fetch, 12, asks(id, 7, vec![]));
     assert_eq!(gone.error_code, FETCH_SESSION_ID_NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_fetch_session_learns_of_every_change_whatever_is_fetched_between() {
+    let face = served();
+    let mut client = Client::connect(face.address).await;
+    ensure_topic(&mut client, "t").await;
+    let next = |id: i32, epoch: i32| {
+        fetch("t", 0).with_topics(Vec::new()).with_session_id(id).with_session_epoch(epoch)
+    };
+    let first = call!(client, Fetch, 12, fetch("t", 0).with_session_id(0).with_session_epoch(0));
+    let id = first.session_id;
+    assert!(id != 0 && by_partition(&first) == [(0, Vec::new())]);
+    assert!(call!(client, Fetch, 12, next(id, 1)).responses.is_empty());
+    // A fetch without the session sees the record first; the session has it all the same, and again
+    // as long as its client does not go on.
+    let mut other = Client::connect(face.address).await;
+    call!(other, Produce, 9, produce("t", 0, -1, batch("a")));
+    assert_eq!(values(&call!(client, Fetch, 12, fetch("t", 0))), ["a"]);
+    for epoch in 2..4 {
+        assert_eq!(
+            by_partition(&call!(client, Fetch, 12, next(id, epoch))),
+            [(0, vec!["a".to_owned()])]
+        );
+    }
+    // A waiting request wakes for what another connection writes.
+    let moved = fetch("t", 1).with_session_id(id).with_session_epoch(4).with_max_wait_ms(60_000);
+    let waiting = client.send(ApiKey::Fetch, 12, RequestKind::Fetch(moved.with_min_bytes(1))).await;
+    call!(other, Produce, 9, produce("t", 0, -1, batch("b")));
+    let ResponseKind::Fetch(woken) = client.receive(ApiKey::Fetch, 12, waiting).await else {
+        panic!("a fetch is answered by a fetch");
+    };
+    assert_eq!(by_partition(&woken), [(0, vec!["b".to_owned()])]);
+    let moved = fetch("t", 2).with_session_id(id).with_session_epoch(5);
+    assert!(call!(client, Fetch, 12, moved).responses.is_empty());
+    // That the start moved is news, and that the topic is gone.
+    let partition = delete_records_request::DeleteRecordsPartition::default().with_offset(1);
+    let topic = delete_records_request::DeleteRecordsTopic::default()
+        .with_name(TopicName(text("t")))
+        .with_partitions(vec![partition]);
+    call!(other, DeleteRecords, 1, DeleteRecordsRequest::default().with_topics(vec![topic]));
+    let started = call!(client, Fetch, 12, next(id, 6));
+    assert_eq!(started.responses[0].partitions[0].log_start_offset, 1);
+    assert!(call!(client, Fetch, 12, next(id, 7)).responses.is_empty());
+    let request = DeleteTopicsRequest::default().with_topic_names(vec![TopicName(text("t"))]);
+    call!(other, DeleteTopics, 4, request);
+    let gone = call!(client, Fetch, 12, next(id, 8));
+    assert_eq!(gone.responses[0].partitions[0].error_code, UNKNOWN_TOPIC_OR_PARTITION);
+    // By name it is there again when another has that name.
+    ensure_topic(&mut other, "t").await;
+    call!(other, Produce, 9, produce("t", 0, -1, batch("c")));
+    let begun = fetch("t", 0).with_session_id(id).with_session_epoch(9);
+    assert_eq!(by_partition(&call!(client, Fetch, 12, begun)), [(0, vec!["c".to_owned()])]);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use crate::error::{SqlError, sqlstate};
 use crate::names::PUBLIC;
 
 pub(super) fn procedures() -> Vec<Box<dyn Procedure>> {
+    const FEED: &str = "table, topic[, 'initial' or 'no_data']";
     let offset = "group, topic, partition, offset";
     let all = [
         Function { name: "kafka.produce", parameters: "topic, key, value", body: produce },
@@ -23,7 +24,7 @@ pub(super) fn procedures() -> Vec<Box<dyn Procedure>> {
             parameters: "group, topic, partition, expected_offset (null: none committed)",
             body: check_offset,
         },
-        Function { name: "kafka.feed_table", parameters: "table, topic", body: feed_table },
+        Function { name: "kafka.feed_table", parameters: FEED, body: feed_table },
         Function { name: "kafka.end_feed", parameters: "table", body: end_feed },
     ];
     all.into_iter().map(|function| -> Box<dyn Procedure> { Box::new(function) }).collect()
@@ -105,10 +106,19 @@ fn table(arguments: &mut Arguments<'_>, calls: &Calls<'_>) -> Result<TableInfo, 
     }
 }
 
-/// From the commit on, each change of a row is a record of the topic, which is made if it is not there.
+/// From the commit on, each change of a row is a record of the topic, which is made if it is not there. The rows
+/// that there are come first, as with Debezium's `snapshot.mode`, unless that is `no_data`.
 fn feed_table(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlError> {
     let info = table(arguments, calls)?;
     let name = arguments.text()?;
+    let tells_rows = match arguments.is_empty() {
+        true => true,
+        false => match arguments.text()?.as_str() {
+            "initial" => true,
+            "no_data" => false,
+            _ => return Err(arguments.mismatch("rows are told ('initial') or not ('no_data')")),
+        },
+    };
     let what = format!("kafka.feed_table('{}', '{name}')", info.definition.name);
     let found = calls.kernel.read(|view| read::topic_by_name(view.state, &name))?;
     let topic_id = match found {
@@ -125,7 +135,7 @@ fn feed_table(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<()
         }
     };
     let target = Some(FeedTarget(topic_id.0));
-    calls.cross_face.op(table::Op::SetFeed { table: info.id, target }, what);
+    calls.cross_face.op(table::Op::SetFeed { table: info.id, target, tells_rows }, what);
     Ok(())
 }
 
@@ -133,6 +143,7 @@ fn feed_table(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<()
 fn end_feed(arguments: &mut Arguments<'_>, calls: &mut Calls<'_>) -> Result<(), SqlError> {
     let info = table(arguments, calls)?;
     let what = format!("kafka.end_feed('{}')", info.definition.name);
-    calls.cross_face.op(table::Op::SetFeed { table: info.id, target: None }, what);
+    let end = table::Op::SetFeed { table: info.id, target: None, tells_rows: false };
+    calls.cross_face.op(end, what);
     Ok(())
 }
