@@ -2,7 +2,8 @@
 //!
 //! Every node has all keys. The one that leads a shard is the master of its slots, the others are its
 //! replicas; for what is not about slots the one that leads the cluster is the master. Each serves every key,
-//! reads as well as writes, so no client is ever redirected; one that knows slots asks who leads them.
+//! reads as well as writes; a client that knows slots asks who leads them, and may have itself redirected
+//! (`session/redirect`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proteus_env::task;
 use proteus_kernel_api::cache::{self, Reply, hash_slot, parse_integer};
-use proteus_kernel_api::{ClusterView, NodeId, ShardId, SlotsLed};
+use proteus_kernel_api::{ClusterView, NodeId, ShardId, Slot, SlotsLed};
 
 use super::{help, word};
 use crate::errors::{NOT_AN_INTEGER, of_kernel, unknown_subcommand, wrong_arity};
@@ -131,6 +132,15 @@ impl Session {
         all.sort_by_key(|node| !node.leads);
         let has_leader = all.iter().any(|node| node.leads);
         Nodes { all, term: term.0, has_leader, copies: voters.len() / 2 }
+    }
+
+    /// Where the node listens that leads a slot; `None` if nobody is known to, or this one does.
+    pub(in crate::session) fn leader_of(&self, slot: Slot) -> Option<(String, u16)> {
+        let led = self.face.kernel.slots_led();
+        let led = led.iter().find(|led| (led.first..=led.last).contains(&slot.number()))?;
+        let nodes = self.nodes();
+        let leader = nodes.all.into_iter().find(|node| led.leader == Some(node.number))?;
+        (!leader.is_own).then_some((leader.host, leader.port))
     }
 
     /// Where this node's state stands: its last commit timestamp.
