@@ -114,6 +114,14 @@ async fn a_client_that_wants_it_is_told_who_leads_and_any_other_is_served() {
     let cross = "CROSSSLOT Keys in request don't hash to the same slot";
     assert_eq!(text(&mut asking, "MSET a 1 b 2"), cross);
     assert_eq!(text(&mut asking, "DEL b {b}2"), "1");
+    // Clients take a node for a master or a replica; these are both.
+    let Reply::Array(rows) = ask(&mut plain, "CLUSTER SLOTS") else { panic!("no slots") };
+    assert_eq!(rows.len(), 2);
+    for row in &rows {
+        let Reply::Array(row) = row else { panic!("no row") };
+        assert_eq!(row.len(), 3, "{row:?}");
+    }
+    assert_eq!(text(&mut plain, "CLUSTER NODES").matches("master").count(), 2);
     // What names no key is for whoever is asked.
     assert_eq!(text(&mut asking, "PING"), "PONG");
     assert_eq!(text(&mut asking, "PUBLISH a message"), "0");
