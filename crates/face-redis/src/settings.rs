@@ -64,7 +64,7 @@ const PARAMETERS: &[(&str, &str, Kind)] = &[
     ("bind", "", Kind::Fixed),
     ("busy-reply-threshold", "5000", ANY),
     ("client-output-buffer-limit", "normal 0 0 0 slave 0 0 0 pubsub 33554432 0 0", Kind::Fixed),
-    ("cluster-enabled", "no", Kind::Fixed),
+    ("cluster-enabled", "no", Kind::Flag),
     ("databases", "16", Kind::Fixed),
     ("dbfilename", "dump.rdb", Kind::Fixed),
     ("dir", "", Kind::Fixed),
@@ -129,6 +129,8 @@ pub(crate) struct Settings {
     pub(crate) slowlog_max: AtomicU32,
     pub(crate) latency_ms: AtomicU64,
     pub(crate) idle_s: AtomicU64,
+    /// Clients that have not said otherwise are told which node leads the slots of their keys.
+    pub(crate) redirects: AtomicBool,
     /// Which events are announced on channels.
     pub(crate) events: AtomicU32,
     /// What the node was started with, and what was set: nothing, or one of these.
@@ -266,6 +268,7 @@ impl Settings {
             }
             "slowlog-max-len" => self.slowlog_max.store(small(), Ordering::Relaxed),
             "latency-monitor-threshold" => self.latency_ms.store(number(), Ordering::Relaxed),
+            "cluster-enabled" => self.redirects.store(value == "yes", Ordering::Relaxed),
             "timeout" => self.idle_s.store(number(), Ordering::Relaxed),
             "notify-keyspace-events" => {
                 self.events.store(parse_events(value).unwrap_or(0), Ordering::Relaxed);

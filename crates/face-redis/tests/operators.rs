@@ -1,11 +1,14 @@
 //! What operators do: users and their rights, memory, parameters, slow commands, the cluster.
 
+#[path = "support/lines.rs"]
+mod lines;
 #[path = "support/wire.rs"]
 mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lines::{ask, text};
 use proteus_env::SystemClock;
 use proteus_face::{Accounts, Metrics};
 use proteus_face_redis::RedisFace;
@@ -24,21 +27,6 @@ fn serve_over(kernel: Arc<dyn Kernel>) -> ServedFace {
 
 fn serve() -> ServedFace {
     serve_over(memory_kernel())
-}
-
-fn ask(client: &mut Client, line: &str) -> Reply {
-    let words: Vec<Vec<u8>> = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
-    client.ask(&words)
-}
-
-fn text(client: &mut Client, line: &str) -> String {
-    match ask(client, line) {
-        Reply::Status(text) | Reply::Error(text) => text,
-        Reply::Integer(number) => number.to_string(),
-        Reply::Bulk(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Reply::Nil | Reply::NilArray => "(nil)".to_owned(),
-        Reply::Array(items) => format!("{items:?}"),
-    }
 }
 
 /// A test whose client blocks its thread, so the server has others.

@@ -147,6 +147,12 @@ pub trait Kernel: Send + Sync + 'static {
         self.cluster().leads()
     }
 
+    /// Whether this node leads the shard that has this slot; asked for at every request.
+    fn leads_slot(&self, slot: Slot) -> bool {
+        let _ = slot;
+        self.leads()
+    }
+
     /// Changes the cluster's members, through whichever node leads. Safe to repeat.
     fn change_members(&self, change: MembersChange) -> MembersChanging {
         let _ = change;

@@ -393,6 +393,12 @@ impl Kernel for NodeKernel {
         self.shard.group().leadership().leader == Some(self.identity.node)
     }
 
+    fn leads_slot(&self, slot: Slot) -> bool {
+        let shards = &self.router.shards;
+        let open = shards.shard(shards.map().shard_of(slot));
+        open.is_some_and(|open| open.group().leadership().leader == Some(self.identity.node))
+    }
+
     fn term(&self) -> Term {
         self.shard.group().leadership().term
     }

@@ -35,6 +35,9 @@ impl Session {
         match arguments.get(1).and_then(|text| parse_integer(text)) {
             None => NOT_AN_INTEGER,
             Some(number) => match u8::try_from(number) {
+                Ok(1..) if self.redirects() => {
+                    Reply::error("ERR SELECT is not allowed in cluster mode")
+                }
                 Ok(db) if db < DATABASE_COUNT => {
                     self.db = db;
                     self.client.about.lock().db = db;
@@ -116,7 +119,7 @@ impl Session {
             (text("version"), text(REDIS_VERSION)),
             (text("proto"), Reply::Integer(if is_resp3 { 3 } else { 2 })),
             (text("id"), self.client_id()),
-            (text("mode"), text("standalone")),
+            (text("mode"), text(self.mode())),
             (text("role"), text("master")),
             (text("modules"), Reply::Array(Vec::new())),
         ]))
@@ -137,6 +140,7 @@ impl Session {
         (self.user, self.is_admitted) = self.face.hub.users.unnamed();
         self.touches = true;
         self.durability = None;
+        self.redirecting = super::redirect::Redirecting::default();
         let mut about = self.client.about.lock();
         *about = crate::client::About {
             user: self.user.name.clone(),

@@ -4,6 +4,7 @@ mod clients;
 mod connection;
 mod durability;
 mod messages;
+mod redirect;
 mod replica;
 mod rights;
 mod server;
@@ -114,6 +115,7 @@ struct Session {
     wanted: Option<replica::Wanted>,
     /// A read may follow: this node has what was acknowledged anywhere before the last receipt.
     is_current: bool,
+    redirecting: redirect::Redirecting,
 }
 
 /// Commands waiting for one proposal, and replies waiting behind them.
@@ -180,6 +182,7 @@ impl Session {
             replica: replica::About::default(),
             wanted: None,
             is_current: false,
+            redirecting: redirect::Redirecting::default(),
         }
     }
 
@@ -347,6 +350,14 @@ impl Session {
             self.answer(Some(found), denied);
             return Some(found);
         }
+        if self.redirects()
+            && let Some(redirected) = self.redirected(found, &arguments)
+        {
+            self.spoil();
+            self.face.slow.reject(found.index());
+            self.answer(Some(found), redirected);
+            return Some(found);
+        }
         if self.resp == Resp::Two
             && !self.subscribed.is_empty()
             && !may_come_while_subscribed(found)
@@ -399,6 +410,11 @@ impl Session {
                 self.settle().await;
                 let reply = self.blocking(command, arguments, input).await;
                 self.answer(Some(found), reply);
+            }
+            Found::Data(command) if redirect::is_of_node(command) && self.redirects() => {
+                self.settle().await;
+                let reply = self.of_own_slots(command, self.call(command.flags, arguments));
+                self.answer(Some(found), reply.unwrap_or_else(|error| of_kernel(&error)));
             }
             Found::Data(command) => {
                 let call = self.call(command.flags, arguments);

@@ -30,7 +30,7 @@ pub(super) fn ping(arguments: &[Bytes]) -> Reply {
 }
 
 /// Lines of help.
-pub(super) fn help(lines: &'static [&'static str]) -> Reply {
+pub(in crate::session) fn help(lines: &'static [&'static str]) -> Reply {
     Reply::Array(lines.iter().map(|line| Reply::status(line)).collect())
 }
 
@@ -80,8 +80,10 @@ impl Session {
             OwnCommand::ProteusCache => self.proteus_cache(arguments).await,
             OwnCommand::ProteusEvents => self.proteus_events(arguments).await,
             OwnCommand::Cluster => self.cluster(arguments),
-            // Every node serves every key, reads and writes.
-            OwnCommand::Asking | OwnCommand::ReadOnly | OwnCommand::ReadWrite => Reply::OK,
+            OwnCommand::Asking
+            | OwnCommand::ReadOnly
+            | OwnCommand::ReadWrite
+            | OwnCommand::ProteusRedirect => self.about_redirecting(own, arguments),
             // The others are carried out elsewhere.
             _ => SYNTAX,
         }

@@ -52,6 +52,12 @@ pub(super) enum Element {
     Ready(Reply),
 }
 
+impl Queue {
+    pub(super) fn requests(&self) -> &[(Found, Vec<Bytes>)] {
+        &self.requests
+    }
+}
+
 impl Session {
     pub(super) fn spoil(&mut self) {
         if let Some(queue) = &mut self.transaction {

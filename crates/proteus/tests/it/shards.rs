@@ -1,9 +1,12 @@
 //! Three nodes with several shards: money goes from account to account over the shards, slots move, nodes
 //! are killed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use redis::AsyncConnectionConfig;
 
 use crate::cluster::{Cluster, SECRET, connect, wait_for};
 use crate::node::{NodeProcess, PATIENCE, command, runtime};
@@ -77,6 +80,20 @@ async fn audit(urls: Vec<String>, stop: Arc<AtomicBool>) -> u64 {
     audits
 }
 
+/// Waits until all nodes vote in so many shards.
+fn await_shards(cluster: &Cluster, count: usize) {
+    let started = Instant::now();
+    let all_vote = |status: &serde_json::Value| {
+        let shards = status["shards"].as_array().cloned().unwrap_or_default();
+        shards.len() == count
+            && shards.iter().all(|s| s["voters"].as_array().is_some_and(|v| v.len() == 3))
+    };
+    while !cluster.status().is_some_and(|status| all_vote(&status)) {
+        assert!(started.elapsed() < PATIENCE, "the shards do not spread: {:?}", cluster.status());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// Gives an order until it is carried out: leaders change meanwhile, and who asks is told to ask again.
 fn order(node: &NodeProcess, arguments: &[&str]) {
     let started = Instant::now();
@@ -113,16 +130,7 @@ fn transactions_over_shards_are_whole_while_slots_move_and_nodes_are_killed() {
 fn transact_over_shards(kills: usize) {
     let directory = tempfile::tempdir().unwrap();
     let mut cluster = Cluster::start_with(directory.path(), &["--shards", "3"]);
-    let started = Instant::now();
-    let all_vote = |status: &serde_json::Value| {
-        let shards = status["shards"].as_array().cloned().unwrap_or_default();
-        shards.len() == 3
-            && shards.iter().all(|s| s["voters"].as_array().is_some_and(|v| v.len() == 3))
-    };
-    while !cluster.status().is_some_and(|status| all_vote(&status)) {
-        assert!(started.elapsed() < PATIENCE, "the shards do not spread: {:?}", cluster.status());
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    await_shards(&cluster, 3);
     let runtime = runtime();
     let urls: Vec<String> = cluster.nodes.iter().map(NodeProcess::redis_url).collect();
     let stop = Arc::new(AtomicBool::new(false));
@@ -162,4 +170,78 @@ fn transact_over_shards(kills: usize) {
             assert!((told..=told + unanswered).contains(&found), "{told} {unanswered} {found}");
         }
     }
+}
+
+/// Counts up keys of all shards as clients of Redis Cluster do, who go where they are told; tells how often
+/// all were counted.
+async fn count_up(urls: Vec<String>, stop: Arc<AtomicBool>, progress: Arc<AtomicU64>) -> i64 {
+    let mut connections = BTreeMap::new();
+    let mut places = vec![urls[0].clone(); 100];
+    let mut counted = 0;
+    while !stop.load(Ordering::Relaxed) {
+        for (number, place) in places.iter_mut().enumerate() {
+            let started = Instant::now();
+            let found: i64 = loop {
+                assert!(started.elapsed() < PATIENCE, "n:{number} is sent from node to node");
+                if !connections.contains_key(place) {
+                    let client = redis::Client::open(place.as_str()).unwrap();
+                    // A request waits for a slot on its way, and a shard without a leader.
+                    let patient = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+                    let connection = client.get_multiplexed_async_connection_with_config(&patient);
+                    connections.insert(place.clone(), connection.await.unwrap());
+                }
+                let connection = connections.get_mut(place).unwrap();
+                match redis::cmd("INCR").arg(format!("n:{number}")).query_async(connection).await {
+                    Ok(found) => break found,
+                    Err(error) => {
+                        let (address, _) =
+                            error.redirect_node().unwrap_or_else(|| panic!("{error}"));
+                        *place = format!("redis://{address}/");
+                    }
+                }
+            };
+            assert_eq!(found, counted + 1, "n:{number}");
+        }
+        counted += 1;
+        progress.fetch_add(1, Ordering::Relaxed);
+    }
+    counted
+}
+
+#[test]
+fn a_client_of_redis_cluster_follows_slots_and_leaders_as_they_move() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start_with(directory.path(), &["--shards", "3"]);
+    await_shards(&cluster, 3);
+    order(&cluster.nodes[0], &["lead", "2", "--shard", "1"]);
+    order(&cluster.nodes[1], &["lead", "3", "--shard", "2"]);
+    let runtime = runtime();
+    let urls: Vec<String> = cluster.nodes.iter().map(NodeProcess::redis_url).collect();
+    let ask = |node: usize, words: &[&str]| {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        runtime.block_on(async {
+            let mut connection = connect(&urls[node]).await.unwrap();
+            command.query_async::<redis::Value>(&mut connection).await
+        })
+    };
+    ask(0, &["CONFIG", "SET", "cluster-enabled", "yes"]).unwrap();
+    let (stop, progress) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let counting = runtime.spawn(count_up(urls.clone(), stop.clone(), progress.clone()));
+    let advance = |by| wait_for(by, &progress, "the client does not find its keys");
+    advance(3);
+    order(&cluster.nodes[0], &["move", "0-9000", "--to", "2"]);
+    advance(3);
+    order(&cluster.nodes[2], &["lead", "1", "--shard", "2"]);
+    advance(3);
+    // All slots of one shard, which one node leads: the others say so of every key.
+    order(&cluster.nodes[1], &["move", "all", "--to", "1"]);
+    advance(3);
+    stop.store(true, Ordering::Relaxed);
+    let counted = runtime.block_on(counting).unwrap();
+    println!("counted to {counted}");
+    let moved = ask(2, &["GET", "n:0"]).unwrap_err();
+    assert_eq!(moved.kind(), redis::ErrorKind::Server(redis::ServerErrorKind::Moved), "{moved}");
+    let (address, _) = moved.redirect_node().unwrap();
+    assert_eq!(address, cluster.nodes[1].address(6379).to_string());
 }

@@ -2,7 +2,8 @@
 //!
 //! Every node has all keys. The one that leads a shard is the master of its slots, the others are its
 //! replicas; for what is not about slots the one that leads the cluster is the master. Each serves every key,
-//! reads as well as writes, so no client is ever redirected; one that knows slots asks who leads them.
+//! reads as well as writes; a client that knows slots asks who leads them, and may have itself redirected
+//! (`session/redirect`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proteus_env::task;
 use proteus_kernel_api::cache::{self, Reply, hash_slot, parse_integer};
-use proteus_kernel_api::{ClusterView, NodeId, ShardId, SlotsLed};
+use proteus_kernel_api::{ClusterView, NodeId, ShardId, Slot, SlotsLed};
 
 use super::{help, word};
 use crate::errors::{NOT_AN_INTEGER, of_kernel, unknown_subcommand, wrong_arity};
@@ -88,6 +89,12 @@ impl Nodes {
         led.leader == Some(node.number) || (self.all.len() == 1 && node.leads)
     }
 
+    /// Whether a node leads neither the cluster nor any slot. Clients take a node for one or the other, so
+    /// no leader is shown as a replica of other slots, which it is as well.
+    fn only_follows(&self, led: &[SlotsLed], node: &Node) -> bool {
+        !node.leads && !led.iter().any(|led| self.lead(led, node))
+    }
+
     fn own_leads(&self) -> bool {
         self.all.iter().any(|node| node.is_own && node.leads)
     }
@@ -133,6 +140,15 @@ impl Session {
         Nodes { all, term: term.0, has_leader, copies: voters.len() / 2 }
     }
 
+    /// Where the node listens that leads a slot; `None` if nobody is known to, or this one does.
+    pub(in crate::session) fn leader_of(&self, slot: Slot) -> Option<(String, u16)> {
+        let led = self.face.kernel.slots_led();
+        let led = led.iter().find(|led| (led.first..=led.last).contains(&slot.number()))?;
+        let nodes = self.nodes();
+        let leader = nodes.all.into_iter().find(|node| led.leader == Some(node.number))?;
+        (!leader.is_own).then_some((leader.host, leader.port))
+    }
+
     /// Where this node's state stands: its last commit timestamp.
     fn replication_offset(&self) -> u64 {
         let stream = self.face.hub.replication.offset();
@@ -155,7 +171,7 @@ impl Session {
             (b"MYID", 2) => text(own_id()),
             (b"MYSHARDID", 2) => text(format!("{:040x}", 0)),
             (b"INFO", 2) => self.cluster_info(),
-            (b"NODES", 2) => Reply::Verbatim("txt", Bytes::from(self.node_lines(|_| true))),
+            (b"NODES", 2) => Reply::Verbatim("txt", Bytes::from(self.node_lines(true))),
             (b"REPLICAS" | b"SLAVES", 3) => self.replicas_of(&arguments[2]),
             (b"SLOTS", 2) => self.slots(),
             (b"SHARDS", 2) => self.shards(),
@@ -219,12 +235,14 @@ impl Session {
         )
     }
 
-    fn node_lines(&self, is_wanted: impl Fn(&Node) -> bool) -> String {
+    /// The lines of all nodes, or of those that only follow.
+    fn node_lines(&self, all: bool) -> String {
         let nodes = self.nodes();
         let master = nodes.master().map_or("-", |node| &node.id);
         let led = self.face.kernel.slots_led();
+        let is_wanted = |node: &&Node| all || nodes.only_follows(&led, node);
         let mut out = String::new();
-        for node in nodes.all.iter().filter(|node| is_wanted(node)) {
+        for node in nodes.all.iter().filter(is_wanted) {
             let myself = if node.is_own { "myself," } else { "" };
             let mut slots = String::new();
             for SlotsLed { first, last, .. } in led.iter().filter(|led| nodes.lead(led, node)) {
@@ -234,8 +252,10 @@ impl Session {
                     false => write!(slots, " {first}-{last}"),
                 };
             }
-            let is_master = node.leads || !slots.is_empty();
-            let (role, of) = if is_master { ("master", "-") } else { ("slave", master) };
+            let (role, of) = match nodes.only_follows(&led, node) {
+                true => ("slave", master),
+                false => ("master", "-"),
+            };
             // Writing to a string cannot fail.
             let _ = writeln!(
                 out,
@@ -252,13 +272,16 @@ impl Session {
 
     fn replicas_of(&self, id: &[u8]) -> Reply {
         let id = String::from_utf8_lossy(id).to_lowercase();
-        match self.nodes().all.iter().find(|node| node.id == id) {
+        let (nodes, led) = (self.nodes(), self.face.kernel.slots_led());
+        match nodes.all.iter().find(|node| node.id == id) {
             None => {
                 Reply::Error(format!("ERR Unknown node {}", id.replace(['\r', '\n'], " ")).into())
             }
-            Some(node) if !node.leads => Reply::error("ERR The specified node is not a master"),
+            Some(node) if nodes.only_follows(&led, node) => {
+                Reply::error("ERR The specified node is not a master")
+            }
             Some(_) => {
-                let lines = self.node_lines(|node| !node.leads);
+                let lines = self.node_lines(false);
                 Reply::Array(lines.lines().map(text).collect())
             }
         }
@@ -270,18 +293,19 @@ impl Session {
         if !nodes.has_leader {
             return Reply::Array(Vec::new());
         }
+        let all_led = self.face.kernel.slots_led();
         let about = |node: &Node| {
             let (host, port) = (text(node.host.clone()), Reply::Integer(node.port.into()));
             Reply::Array(vec![host, port, text(node.id.clone()), Reply::Array(Vec::new())])
         };
         let row = |led: &SlotsLed| {
-            let (leading, others): (Vec<&Node>, Vec<&Node>) =
-                nodes.all.iter().partition(|node| nodes.lead(led, node));
+            let leading = nodes.all.iter().filter(|node| nodes.lead(led, node));
+            let others = nodes.all.iter().filter(|node| nodes.only_follows(&all_led, node));
             let mut row = vec![Reply::Integer(led.first.into()), Reply::Integer(led.last.into())];
-            row.extend(leading.into_iter().chain(others).map(about));
+            row.extend(leading.chain(others).map(about));
             Reply::Array(row)
         };
-        Reply::Array(self.face.kernel.slots_led().iter().map(row).collect())
+        Reply::Array(all_led.iter().map(row).collect())
     }
 
     fn shards(&self) -> Reply {
@@ -300,12 +324,15 @@ impl Session {
             ])
         };
         let mut shards: BTreeMap<ShardId, Vec<SlotsLed>> = BTreeMap::new();
-        for led in self.face.kernel.slots_led() {
+        let all_led = self.face.kernel.slots_led();
+        for led in all_led.iter().copied() {
             shards.entry(led.shard).or_default().push(led);
         }
         let shard = |own: Vec<SlotsLed>| {
             let leads = |node: &Node| own.first().is_some_and(|led| nodes.lead(led, node));
-            let rows = nodes.all.iter().map(|node| about(node, leads(node))).collect();
+            let is_of = |node: &&Node| leads(node) || nodes.only_follows(&all_led, node);
+            let rows = nodes.all.iter().filter(is_of);
+            let rows = rows.map(|node| about(node, leads(node))).collect();
             let bounds = own.iter().flat_map(|led| [led.first, led.last]);
             let slots = bounds.map(|slot| Reply::Integer(slot.into())).collect();
             Reply::Map(vec![

@@ -74,7 +74,7 @@ impl Session {
             ("redis_git_sha1", text("00000000")),
             ("redis_git_dirty", text("0")),
             ("redis_build_id", text("0")),
-            ("redis_mode", text("standalone")),
+            ("redis_mode", text(self.mode())),
             ("proteus_version", text(env!("CARGO_PKG_VERSION"))),
             ("os", text(std::env::consts::OS)),
             ("arch_bits", text(usize::BITS)),
@@ -298,6 +298,6 @@ const SECTIONS: &[(&str, Section)] = &[
     ("Commandstats", Session::info_commands),
     ("Errorstats", Session::info_errors),
     ("Latencystats", Session::info_latencies),
-    ("Cluster", |_| "cluster_enabled:0\r\n".to_owned()),
+    ("Cluster", |session| lines([("cluster_enabled", text(u8::from(session.redirects())))])),
     ("Keyspace", Session::info_keyspace),
 ];
