@@ -3,31 +3,31 @@
 //! ```text
 //! place/
 //! ├── pieces/3f/3fa9…      a piece of a state, compressed, named by the SHA-256 of what it holds
-//! └── backups/000065….json  one backup: where in time, and its pieces in their order
+//! └── backups/000065….json  one backup: where in time, and of each shard its pieces in their order
 //! ```
 //! A piece that several backups share is kept once, so each backup after the first costs what has
 //! changed, and every one of them is whole by itself. A backup's own file is written last: what is
 //! interrupted leaves pieces that the next backup finds, and nothing that looks like a backup.
 //!
-//! The crate knows pieces and timestamps; what is in a piece is the store's affair.
+//! The crate knows shards, pieces and timestamps; what is in a piece is the store's affair.
 //!
 //! Reading order: [`Backup`], [`Repository`].
 
 mod repository;
 
 use proteus_objects::ObjectsError;
-use proteus_types::CommitTs;
+use proteus_types::{CommitTs, ShardId};
 use serde::{Deserialize, Serialize};
 
 pub use repository::{Added, Pruned, Repository};
 
 /// Version of the format of a backup's own file.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// Largest piece, in bytes: a piece ends with a value, which may be as large as an entry of the log.
 const PIECE_BYTES_MAX: usize = 160 * 1024 * 1024;
 
-/// A whole state at one commit.
+/// The states of all shards at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
     /// Version of this format.
@@ -36,7 +36,16 @@ pub struct Backup {
     pub commit_ts: CommitTs,
     /// When it was taken, in milliseconds of Unix time.
     pub taken_at_ms: u64,
-    /// Term of the last entry of the log that it contains.
+    /// The shards, ascending.
+    pub shards: Vec<ShardBackup>,
+}
+
+/// The state of one shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardBackup {
+    /// Its number.
+    pub shard: ShardId,
+    /// Term of the last entry of its log that it contains.
     pub term: u64,
     /// Index of that entry.
     pub index: u64,
@@ -46,13 +55,18 @@ pub struct Backup {
 
 impl Backup {
     /// A backup of which nothing has been kept yet.
-    pub fn new(commit_ts: CommitTs, taken_at_ms: u64, term: u64, index: u64) -> Backup {
-        Backup { format: FORMAT_VERSION, commit_ts, taken_at_ms, term, index, pieces: Vec::new() }
+    pub fn new(commit_ts: CommitTs, taken_at_ms: u64) -> Backup {
+        Backup { format: FORMAT_VERSION, commit_ts, taken_at_ms, shards: Vec::new() }
     }
 
-    /// Bytes of the state, uncompressed.
+    /// The pieces of all shards.
+    pub fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        self.shards.iter().flat_map(|shard| &shard.pieces)
+    }
+
+    /// Bytes of the states, uncompressed.
     pub fn bytes(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.bytes).sum()
+        self.pieces().map(|piece| piece.bytes).sum()
     }
 }
 

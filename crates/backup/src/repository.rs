@@ -148,7 +148,7 @@ impl Repository {
             self.objects.delete(&backup_path(backup.commit_ts)).await?;
         }
         let needed: BTreeSet<&String> =
-            kept.iter().flat_map(|backup| &backup.pieces).map(|piece| &piece.sha256).collect();
+            kept.iter().flat_map(Backup::pieces).map(|piece| &piece.sha256).collect();
         let unneeded: Vec<String> =
             self.pieces.iter().filter(|name| !needed.contains(name)).cloned().collect();
         for name in &unneeded {
@@ -198,19 +198,24 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proteus_types::ShardId;
+
     use super::*;
+    use crate::ShardBackup;
 
     async fn repository(directory: &std::path::Path) -> Repository {
         Repository::open(directory.to_str().unwrap()).await.unwrap()
     }
 
     async fn back_up(repository: &mut Repository, ts: u64, pieces: &[&[u8]]) -> (Backup, usize) {
-        let mut backup = Backup::new(CommitTs(ts), 1, 2, 3);
+        let mut backup = Backup::new(CommitTs(ts), 1);
         let mut written = 0;
-        for piece in pieces {
+        // A shard for each piece.
+        for (number, piece) in (0..).zip(pieces) {
             let added = repository.add_piece(piece).await.unwrap();
             written += usize::from(added.written_bytes > 0);
-            backup.pieces.push(added.piece);
+            let (shard, pieces) = (ShardId(number), vec![added.piece]);
+            backup.shards.push(ShardBackup { shard, term: 2, index: 3, pieces });
         }
         repository.add_backup(&backup).await.unwrap();
         (backup, written)
@@ -231,10 +236,10 @@ mod tests {
         assert!(matches!(read.newest(CommitTs(9)).await, Err(BackupError::Missing(_))));
         assert_eq!(read.prune(1).await.unwrap(), Pruned { backups: 1, pieces: 1 });
         assert_eq!(read.prune(1).await.unwrap(), Pruned::default());
-        for (piece, content) in second.pieces.iter().zip([&b"one"[..], b"three"]) {
+        for (piece, content) in second.pieces().zip([&b"one"[..], b"three"]) {
             assert_eq!(read.piece(piece).await.unwrap(), content);
         }
-        assert!(read.piece(&first.pieces[1]).await.is_err());
+        assert!(read.piece(&first.shards[1].pieces[0]).await.is_err());
     }
 
     #[tokio::test]
@@ -242,7 +247,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut written = repository(directory.path()).await;
         let (backup, _) = back_up(&mut written, 10, &[&[7; 10_000]]).await;
-        for relative in [piece_path(&backup.pieces[0].sha256), backup_path(CommitTs(10))] {
+        for relative in [piece_path(&backup.shards[0].pieces[0].sha256), backup_path(CommitTs(10))]
+        {
             let path = directory.path().join(&relative);
             let whole = proteus_env::disk::read(&path).unwrap();
             for place in 0..whole.len() {
@@ -250,7 +256,7 @@ mod tests {
                 damaged[place] ^= 1;
                 written.objects.put(&relative, vec![damaged.into()]).await.unwrap();
                 let found = match written.backups().await {
-                    Ok(backups) => written.piece(&backups[0].pieces[0]).await.map(drop),
+                    Ok(backups) => written.piece(&backups[0].shards[0].pieces[0]).await.map(drop),
                     Err(error) => Err(error),
                 };
                 assert!(

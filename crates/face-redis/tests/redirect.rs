@@ -13,8 +13,8 @@ use proteus_env::SystemClock;
 use proteus_face::{Accounts, Metrics};
 use proteus_face_redis::RedisFace;
 use proteus_kernel_api::{
-    ClusterView, Feed, Kernel, KernelError, Listener, Member, Minitransaction, NodeId, Proposal,
-    ShardId, Slot, SlotsLed, View,
+    ClusterView, Durability, Feed, Kernel, KernelError, Listener, Member, Minitransaction, NodeId,
+    Proposal, ShardId, Slot, SlotsLed, View,
 };
 use proteus_testkit::{ServedFace, memory_kernel, serve_face};
 use redis::AsyncCommands;
@@ -31,7 +31,7 @@ struct Half {
 }
 
 impl Kernel for Half {
-    fn propose(&self, minitransactions: Vec<Minitransaction>) -> Proposal {
+    fn propose_at(&self, _: Durability, minitransactions: Vec<Minitransaction>) -> Proposal {
         self.kernel.propose(minitransactions)
     }
 

@@ -131,6 +131,34 @@ pub trait Kernel: Send + Sync + 'static {
         None
     }
 
+    /// Whether the cache's keys are in several shards, so that [`read_slots`](Self::read_slots_dyn) has to wait
+    /// for less than [`Kernel::read_barrier`].
+    fn is_spread(&self) -> bool {
+        false
+    }
+
+    /// As [`Kernel::read_barrier`], for reads of nothing but the cache's keys in these slots, with the shards
+    /// that it makes sure of.
+    fn slots_barrier(&self, slots: &[Slot]) -> (BTreeSet<ShardId>, Option<ReadBarrier>) {
+        let _ = slots;
+        (BTreeSet::from([ShardId::META]), self.read_barrier())
+    }
+
+    /// As [`Kernel::read_dyn`], of nothing but the cache's keys in `slots`, if they are all in `shards`; says
+    /// whether they are. Otherwise `reader` is not called: they have moved.
+    ///
+    /// # Errors
+    /// As [`Kernel::read_dyn`].
+    fn read_slots_dyn(
+        &self,
+        slots: &[Slot],
+        shards: &BTreeSet<ShardId>,
+        reader: &mut dyn FnMut(View<'_>),
+    ) -> Result<bool, KernelError> {
+        let _ = (slots, shards);
+        self.read_dyn(reader).map(|()| true)
+    }
+
     /// The cluster as this node sees it.
     fn cluster(&self) -> ClusterView {
         ClusterView { node: NodeId(1), leader: Some(NodeId(1)), ..ClusterView::default() }
@@ -217,6 +245,33 @@ impl dyn Kernel {
         once(reader, |reader| self.read_slot_dyn(&|| Slot::of_key(key), reader))
     }
 
+    /// Reads the cache's keys in `slots` and nothing else, as they are after every commit that was acknowledged
+    /// before this call. It waits for their shards only.
+    ///
+    /// # Errors
+    /// As [`Kernel::read`](Self::read), or if this node cannot tell whether it is up to date.
+    pub async fn read_slots<T: Send>(
+        &self,
+        slots: &[Slot],
+        reader: impl FnOnce(View<'_>) -> Result<T, StoreError> + Send,
+    ) -> Result<T, KernelError> {
+        let (shards, barrier) = self.slots_barrier(slots);
+        if let Some(barrier) = barrier {
+            barrier.await?;
+        }
+        let (mut reader, mut result) = (Some(reader), None);
+        let mut read = |view: View<'_>| {
+            if let Some(reader) = reader.take() {
+                result = Some(reader(view));
+            }
+        };
+        if !self.read_slots_dyn(slots, &shards, &mut read)? {
+            self.pass_read_barrier().await?;
+            self.read_dyn(&mut read)?;
+        }
+        read_once(result)
+    }
+
     /// Waits until the next [`Kernel::read`] sees every commit acknowledged before this call.
     ///
     /// # Errors
@@ -264,6 +319,10 @@ fn once<T>(
             result = Some(reader(view));
         }
     })?;
+    read_once(result)
+}
+
+fn read_once<T>(result: Option<Result<T, StoreError>>) -> Result<T, KernelError> {
     match result {
         Some(result) => Ok(result?),
         None => Err(KernelError::Unavailable("the read was not carried out".to_owned())),

@@ -13,6 +13,7 @@ use proteus_types::{CommitTs, EntryId, Member, NodeId, ShardId};
 
 use crate::digests::{Vouched, clear_difference};
 use crate::state::{APPLIED_KEY, AppliedPosition, MEMBERSHIP_KEY, decode_applied};
+use crate::undecided::UNDECIDED_KEY;
 
 /// The state at one commit, whatever is committed later.
 pub struct StateImage {
@@ -169,6 +170,10 @@ impl RestoredState {
         let failed = |error: std::io::Error| KernelError::Stopped(error.to_string());
         let membership = begin_after(log, shard, id, node, member).await.map_err(failed)?;
         self.store.replace(Bytes::from_static(MEMBERSHIP_KEY), membership)?;
+        if self.store.get(UNDECIDED_KEY)?.is_some() {
+            // The part that held the shard still while the image was taken.
+            self.store.replace(Bytes::from_static(UNDECIDED_KEY), Bytes::new())?;
+        }
         self.store.install()?;
         Ok((id, commit_ts))
     }

@@ -18,7 +18,8 @@
 //! - A proposal is answered once it is applied both here and on the leader; or it is proposed again
 //!   under a later leader, if it cannot be in the log.
 //!
-//! Reading order: [`Shard`], `envelope`, `proposer`, `pending`, `forward`, `state`, `reads`, `image`, `digests`, `chores`.
+//! Reading order: [`Shard`], `envelope`, `proposer`, `pending`, `forward`, `state`, `reads`, `image`, `digests`, `chores`; for several shards
+//! `transaction`, `undecided`, `whole`, `whole_image`, `leaders`.
 
 mod chores;
 mod digests;
@@ -26,6 +27,7 @@ mod envelope;
 mod forward;
 mod image;
 mod lanes;
+mod leaders;
 mod links;
 mod pending;
 mod proposer;
@@ -37,10 +39,12 @@ mod timestamps;
 mod transaction;
 mod undecided;
 mod whole;
+mod whole_image;
 
 pub use chores::ChoreOptions;
 pub use digests::differs;
 pub use image::{RestoredState, StateImage, StoreReport, examine_store, stored_members};
+pub use leaders::{ChosenLeaders, spread_leaders};
 pub use links::{Alone, Links, Route, Service};
 pub use proteus_consensus::{
     Call, ChangeError, GroupStatus, Leadership, Membership, Timing, TransportError,
@@ -50,6 +54,7 @@ pub use step::TransactionId;
 pub use timestamps::Timestamps;
 pub use transaction::{Commits, Shards, Spread, Spreading};
 pub use whole::read_whole;
+pub use whole_image::image_whole;
 
 /// Largest minitransaction with its parameters, in bytes. A log entry holds one or more.
 pub const PROPOSAL_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -14,7 +14,7 @@ use proteus_consensus::{Group, GroupOptions, GroupStatus, Leadership, Timing};
 use proteus_env::{Clock, task};
 use proteus_log::Log;
 use proteus_machine::{Committed, KernelError, ShardMachine, View};
-use proteus_types::{CommitTs, Durability, LogIndex, Member, NodeId, ShardId};
+use proteus_types::{CommitTs, Durability, EntryId, LogIndex, Member, NodeId, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
@@ -28,7 +28,9 @@ use crate::pending::{Kind, Proposal};
 use crate::proposer::{Arrival, LEADER_PATIENCE, Proposer};
 use crate::reads::{Readers, ask_for_readers};
 use crate::state::ShardState;
-use crate::step::{FinishMessage, Knowledge, Step, StepOutcome, TransactionId, encode_command};
+use crate::step::{
+    FinishMessage, Finished, Knowledge, Step, StepOutcome, TransactionId, encode_command,
+};
 use crate::timestamps::Timestamps;
 use crate::undecided::{Decision, Standing, Undecided};
 
@@ -345,32 +347,34 @@ impl<M: ShardMachine> Shard<M> {
     }
 
     /// Carries out what was tried here, or lets go of it, through whichever node leads; returns once this
-    /// node has applied that. Safe to repeat.
+    /// node has applied that, with whether it had not been finished before. Safe to repeat.
     pub(crate) async fn finish(
         &self,
         transaction: TransactionId,
         commit_ts: Option<CommitTs>,
-    ) -> Result<(), KernelError> {
+    ) -> Result<bool, KernelError> {
         let leadership = self.group.leadership();
         let Some(leader) = leadership.leader else {
             return Err(KernelError::Unavailable("the shard has no leader now".to_owned()));
         };
         if leader == self.node {
-            return self.finish_here(transaction, commit_ts).await.map(drop);
+            return Ok(self.finish_here(transaction, commit_ts).await?.was_tried);
         }
         let unknown = || KernelError::Unavailable(format!("{leader} is not known here"));
         let member = self.group.member(leader).ok_or_else(unknown)?;
         let route = Route { shard: self.shard, service: Service::Commits };
-        let message = FinishMessage { transaction, commit_ts }.encode();
+        let newest = self.state.timestamps.newest();
+        let message = FinishMessage { transaction, commit_ts, newest }.encode();
         let call = self.links.call(leader, &member, route, message);
         let failed = |reason: String| KernelError::Unavailable(reason);
         let answer = task::timeout(APPLY_PATIENCE, call).await;
         let answer = answer.ok_or_else(|| failed(format!("{leader} did not answer in time")))?;
         let answer = answer.map_err(|error| failed(error.to_string()))?;
-        let index = answer.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-        let index = index.ok_or_else(|| failed("an answer to another question".to_owned()))?;
-        match task::timeout(APPLY_PATIENCE, self.state.wait_applied(LogIndex(index))).await {
-            Some(()) => Ok(()),
+        let finished = Finished::decode(&answer);
+        let finished =
+            finished.ok_or_else(|| failed("an answer to another question".to_owned()))?;
+        match task::timeout(APPLY_PATIENCE, self.state.wait_applied(finished.index)).await {
+            Some(()) => Ok(finished.was_tried),
             None => Err(failed("this node is behind the shard's leader".to_owned())),
         }
     }
@@ -380,11 +384,12 @@ impl<M: ShardMachine> Shard<M> {
         &self,
         transaction: TransactionId,
         commit_ts: Option<CommitTs>,
-    ) -> Result<LogIndex, KernelError> {
+    ) -> Result<Finished, KernelError> {
         // What follows has later timestamps than what was decided.
         self.state.timestamps.observe(commit_ts.unwrap_or_default());
-        self.step(Kind::Finishes, &Step::Finish { transaction, commit_ts }).await?;
-        Ok(self.state.applied_index())
+        let done = self.step(Kind::Finishes, &Step::Finish { transaction, commit_ts }).await?;
+        let was_tried = matches!(done, StepOutcome::Finished(true));
+        Ok(Finished { index: self.state.applied_index(), was_tried })
     }
 
     /// The part of a commit over several shards that was tried here and is not finished.
@@ -446,12 +451,12 @@ impl<M: ShardMachine> Shard<M> {
                 Box::pin(async move { group.answer(&message).await.map_err(|e| e.to_string()) })
             }
             Service::Commits => match FinishMessage::decode(&message) {
-                Some(FinishMessage { transaction, commit_ts }) => {
+                Some(FinishMessage { transaction, commit_ts, newest }) => {
                     let shard = self.clone();
+                    self.state.timestamps.observe(newest);
                     Box::pin(async move {
                         let done = shard.finish_here(transaction, commit_ts).await;
-                        let index = done.map_err(|error| error.to_string())?;
-                        Ok(Bytes::copy_from_slice(&index.0.to_le_bytes()))
+                        done.map(Finished::encode).map_err(|error| error.to_string())
                     })
                 }
                 None => Box::pin(std::future::ready(Err("not a question known here".to_owned()))),
@@ -550,12 +555,42 @@ impl<M: ShardMachine> Shard<M> {
                 return Ok(image);
             }
             if self.clock.elapsed() > give_up_at {
-                return Err(KernelError::Unavailable(
-                    "too few replicas can tell whether this one's state is right".to_owned(),
-                ));
+                return Err(nobody_can_tell());
             }
             task::sleep(IMAGE_RETRY).await;
         }
+    }
+
+    /// Makes durable what the state has come to, so that little is left to be written.
+    pub(crate) async fn checkpoint(&self) -> Result<(), KernelError> {
+        let state = self.state.clone();
+        Ok(task::spawn_blocking(move || state.checkpoint()).await.map_err(|_| stopping())??)
+    }
+
+    /// Sets the state aside as it is now, for [`Shard::image_set_aside`].
+    pub(crate) async fn set_aside(&self) -> Result<EntryId, KernelError> {
+        let state = self.state.clone();
+        Ok(task::spawn_blocking(move || state.set_aside()).await.map_err(|_| stopping())??)
+    }
+
+    /// As [`Shard::image`], of the state that was set aside last.
+    ///
+    /// # Errors
+    /// As [`Shard::image`], or if another checkpoint was taken since.
+    pub(crate) async fn image_set_aside(&self, id: EntryId) -> Result<StateImage, KernelError> {
+        let state = self.state.clone();
+        let image = task::spawn_blocking(move || state.image_set_aside(id)).await;
+        let another = || KernelError::Unavailable("another checkpoint was taken since".to_owned());
+        let image = image.map_err(|_| stopping())??.ok_or_else(another)?;
+        let give_up_at = self.clock.elapsed() + IMAGE_PATIENCE;
+        while self.voters.vouch(&self.state.digests, id.index, 0).await != Testimony::Vouched {
+            self.serving()?;
+            if self.clock.elapsed() > give_up_at {
+                return Err(nobody_can_tell());
+            }
+            task::sleep(IMAGE_RETRY).await;
+        }
+        Ok(image)
     }
 
     pub(crate) fn state(&self) -> &Arc<ShardState<M>> {
@@ -660,6 +695,12 @@ impl<M: ShardMachine> Shard<M> {
 
 async fn answered<O>(submitted: Result<Answer<O>, KernelError>) -> Result<Vec<O>, KernelError> {
     submitted?.await.unwrap_or_else(|_| Err(stopping()))
+}
+
+fn nobody_can_tell() -> KernelError {
+    KernelError::Unavailable(
+        "too few replicas can tell whether this one's state is right".to_owned(),
+    )
 }
 
 fn stopping() -> KernelError {

@@ -46,7 +46,7 @@ pub(crate) struct ShardState<M: ShardMachine> {
     /// The newest checkpoint on disk.
     checkpointed: Mutex<Option<(EntryId, Option<Bytes>)>>,
     /// Changes frozen for a checkpoint that has not succeeded yet.
-    writing: Mutex<Option<(Checkpoint, EntryId, Option<Bytes>)>>,
+    writing: Mutex<Option<Frozen>>,
     /// The newest that the node has seen.
     pub(crate) timestamps: Arc<Timestamps>,
     pub(crate) pending: Pending<StepOutcome<M::Outcome>>,
@@ -66,6 +66,9 @@ pub(crate) struct ShardState<M: ShardMachine> {
     /// Commands applied since start, for operators.
     pub(crate) applied_count: AtomicU64,
 }
+
+/// Changes that are frozen, with the last entry and the membership among them.
+type Frozen = (Checkpoint, EntryId, Option<Bytes>);
 
 struct Stored {
     store: LayeredStore,
@@ -237,6 +240,12 @@ impl<M: ShardMachine> ShardState<M> {
     /// Makes the state durable as it is now. Blocks on the disk; commits go on meanwhile.
     pub(crate) fn checkpoint(&self) -> Result<(), StoreError> {
         let mut writing = self.writing.lock();
+        self.freeze(&mut writing);
+        self.write_frozen(&mut writing)
+    }
+
+    /// Freezes the state as it is now, unless what was frozen before has not been written yet.
+    fn freeze(&self, writing: &mut Option<Frozen>) {
         if writing.is_none() {
             let mut stored = self.state.write();
             // Half an entry must not become durable: the next start applies the whole of it.
@@ -246,6 +255,9 @@ impl<M: ShardMachine> ShardState<M> {
                 *writing = Some((checkpoint, id, stored.membership.clone()));
             }
         }
+    }
+
+    fn write_frozen(&self, writing: &mut Option<Frozen>) -> Result<(), StoreError> {
         let Some((checkpoint, id, membership)) = writing.as_ref() else { return Ok(()) };
         // What it contains must not be missing from the log, which goes on behind it.
         self.log.flush_now().map_err(log_fault)?;
@@ -256,6 +268,25 @@ impl<M: ShardMachine> ShardState<M> {
         // Freed here, after the lock: a large table takes its time.
         drop(frozen);
         Ok(())
+    }
+
+    /// Sets the state aside as it is now, for [`ShardState::image_set_aside`]. Waits for a checkpoint that is
+    /// being written, and writes nothing itself unless the last one failed.
+    pub(crate) fn set_aside(&self) -> Result<EntryId, StoreError> {
+        let mut writing = self.writing.lock();
+        self.write_frozen(&mut writing)?;
+        self.freeze(&mut writing);
+        let frozen = writing.as_ref().map(|(_, id, _)| *id);
+        let newest = || self.checkpointed.lock().as_ref().map(|(id, _)| *id);
+        frozen.or_else(newest).ok_or_else(closed)
+    }
+
+    /// The state that was set aside, unless another checkpoint was taken since. Blocks on the disk.
+    pub(crate) fn image_set_aside(&self, id: EntryId) -> Result<Option<StateImage>, StoreError> {
+        let mut writing = self.writing.lock();
+        self.write_frozen(&mut writing)?;
+        let image = self.newest_image()?;
+        Ok((image.id == id).then_some(image))
     }
 
     /// The state as it is now, and makes it durable for that. Blocks on the disk; commits go on

@@ -14,7 +14,7 @@
 use bytes::Bytes;
 use proteus_machine::ShardMachine;
 use proteus_store::StoreError;
-use proteus_types::{CommitTs, NodeId, ShardId};
+use proteus_types::{CommitTs, LogIndex, NodeId, ShardId};
 
 /// Shards that one commit may concern, at most.
 pub(crate) const PARTICIPANTS_MAX: usize = 4_096;
@@ -57,6 +57,8 @@ pub(crate) enum StepOutcome<O> {
     Decided(Option<(O, CommitTs)>),
     /// What is known.
     Known(Knowledge),
+    /// Of finishing: whether the part was still tried, and not finished before.
+    Finished(bool),
     /// Of a step that answers nothing.
     Done,
 }
@@ -146,12 +148,14 @@ impl<C> Step<C> {
 /// What is asked of a shard's leader: to finish what was tried.
 ///
 /// ```text
-/// ver u8 │ node u64 │ number u64 │ commit timestamp u64, 0 if it is aborted
+/// ver u8 │ node u64 │ number u64 │ commit timestamp u64, 0 if it is aborted │ newest timestamp seen u64
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FinishMessage {
     pub(crate) transaction: TransactionId,
     pub(crate) commit_ts: Option<CommitTs>,
+    /// What follows is later than this.
+    pub(crate) newest: CommitTs,
 }
 
 impl FinishMessage {
@@ -160,7 +164,7 @@ impl FinishMessage {
     pub(crate) fn encode(self) -> Bytes {
         let mut bytes = vec![FinishMessage::VERSION];
         let TransactionId { node, number } = self.transaction;
-        for number in [node.0, number, self.commit_ts.map_or(0, |ts| ts.0)] {
+        for number in [node.0, number, self.commit_ts.map_or(0, |ts| ts.0), self.newest.0] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
         Bytes::from(bytes)
@@ -168,13 +172,40 @@ impl FinishMessage {
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<FinishMessage> {
         let (version, rest) = bytes.split_first()?;
-        let ([node, number, ts], []) = rest.as_chunks::<8>() else { return None };
+        let ([node, number, ts, newest], []) = rest.as_chunks::<8>() else { return None };
         let number_of = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
         let transaction =
             TransactionId { node: NodeId(number_of(node)), number: number_of(number) };
         let ts = number_of(ts);
         let commit_ts = (ts != 0).then_some(CommitTs(ts));
-        (*version == FinishMessage::VERSION).then_some(FinishMessage { transaction, commit_ts })
+        let newest = CommitTs(number_of(newest));
+        let message = FinishMessage { transaction, commit_ts, newest };
+        (*version == FinishMessage::VERSION).then_some(message)
+    }
+}
+
+/// The answer: an index at which it has been done, and whether it had not been before.
+///
+/// ```text
+/// index u64 │ was tried u8
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Finished {
+    pub(crate) index: LogIndex,
+    pub(crate) was_tried: bool,
+}
+
+impl Finished {
+    pub(crate) fn encode(self) -> Bytes {
+        let mut bytes = self.index.0.to_le_bytes().to_vec();
+        bytes.push(u8::from(self.was_tried));
+        Bytes::from(bytes)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Finished> {
+        let (index, [was_tried]) = bytes.split_first_chunk()? else { return None };
+        let index = LogIndex(u64::from_le_bytes(*index));
+        Some(Finished { index, was_tried: *was_tried != 0 })
     }
 }
 

@@ -243,6 +243,62 @@ impl<M: ShardMachine> Commits<M> {
         }
     }
 
+    /// Awaits `look` while nothing happens in any of `shards`: each tries a part that does nothing and of
+    /// which nothing comes, as if it were to decide that itself. Returns the last timestamp before which
+    /// everything is there, and after which nothing is, while `look` is awaited.
+    ///
+    /// # Errors
+    /// If a shard cannot be held, or was let go before `look` had ended; or what `look` says.
+    pub(crate) async fn hold_still<T: Send + 'static>(
+        self: &Arc<Self>,
+        mut shards: Vec<ShardId>,
+        nothing: fn() -> M::Command,
+        look: impl Future<Output = Result<T, KernelError>> + Send + 'static,
+    ) -> Result<(CommitTs, T), KernelError> {
+        shards.sort_by_key(|shard| std::cmp::Reverse(*shard));
+        let mut turn = self.lanes.enter(shards.clone())?;
+        let commits = self.clone();
+        let (sender, receiver) = oneshot::channel();
+        task::spawn(async move {
+            turn.come().await;
+            let number = commits.next_number.fetch_add(1, Ordering::Relaxed);
+            let transaction = TransactionId { node: commits.node, number };
+            let looked = async {
+                let mut last_ts = CommitTs::ZERO;
+                for shard in &shards {
+                    let prepared = commits.here(*shard)?.prepare(transaction, *shard, nothing());
+                    turn.leave(*shard);
+                    last_ts = last_ts.max(prepared.await?.1);
+                }
+                look.await.map(|found| (last_ts, found))
+            };
+            let looked = looked.await;
+            let letting_go = shards.iter().map(|shard| commits.let_go_of(*shard, transaction));
+            let were_held = join_all(letting_go).await.into_iter().all(|was_held| was_held);
+            // Who stopped waiting needs no answer.
+            let _ = sender.send(looked.and_then(|found| {
+                let moved_on = "a shard could not be held still for long enough; try again";
+                let moved_on = || KernelError::Unavailable(moved_on.to_owned());
+                if were_held { Ok(found) } else { Err(moved_on()) }
+            }));
+        });
+        receiver.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Lets a shard go that was held still, and says whether it was until now.
+    async fn let_go_of(&self, shard: ShardId, transaction: TransactionId) -> bool {
+        match self.here(shard) {
+            Ok(here) => match here.finish(transaction, None).await {
+                Ok(was_tried) => was_tried,
+                Err(_) => {
+                    self.tell(shard, transaction, None).await;
+                    false
+                }
+            },
+            Err(_) => false,
+        }
+    }
+
     /// Lets participants go on without what they tried.
     fn let_go(self: &Arc<Self>, transaction: TransactionId, tried: Vec<ShardId>) {
         let commits = self.clone();
@@ -293,7 +349,7 @@ impl<M: ShardMachine> Commits<M> {
                 Err(error) => Err(error),
             };
             match told {
-                Ok(()) => return true,
+                Ok(_) => return true,
                 Err(KernelError::Stopped(_)) => return false,
                 Err(_) if self.clock.elapsed() > give_up_at => return false,
                 Err(_) => task::sleep(RETRY).await,
@@ -343,6 +399,13 @@ impl<M: ShardMachine> Commits<M> {
             return;
         }
         let Undecided { transaction, coordinator, tried_ts } = undecided;
+        if coordinator == id {
+            // It only held the shard still, and nothing was to come of it.
+            if let Err(error) = shard.finish(transaction, None).await {
+                info!(%error, "a shard that is held still is let go later");
+            }
+            return;
+        }
         let Ok(here) = self.here(coordinator) else { return };
         let answer = match here.ask(transaction, decidable_until(tried_ts)).await {
             Ok(Knowledge::Committed(commit_ts)) => Some(commit_ts),

@@ -18,7 +18,7 @@ use crate::step::{
 };
 
 /// Keys of the kernel's own facts, in space 0.
-const UNDECIDED_KEY: &[u8] = &[0, 3];
+pub(crate) const UNDECIDED_KEY: &[u8] = &[0, 3];
 const DECISION_PREFIX: &[u8] = &[0, 4];
 /// Commits that somebody was told will not be decided, with the log time from which on they could not be
 /// anyway.
@@ -122,7 +122,7 @@ pub(crate) fn apply_step<M: ShardMachine>(
         }
         Step::Finish { transaction, commit_ts: decided } => {
             if undecided.is_none_or(|tried| tried.transaction != *transaction) {
-                return Ok(StepOutcome::Done);
+                return Ok(StepOutcome::Finished(false));
             }
             let stored = store.get(UNDECIDED_KEY)?;
             let stored = stored.ok_or_else(|| StoreError::corrupt(UNDECIDED_KEY, "missing"))?;
@@ -140,7 +140,7 @@ pub(crate) fn apply_step<M: ShardMachine>(
                 store.savepoint();
             }
             store.delete(Bytes::from_static(UNDECIDED_KEY));
-            Ok(StepOutcome::Done)
+            Ok(StepOutcome::Finished(true))
         }
         Step::Ask { transaction, until_ms } => {
             store.savepoint();
@@ -166,7 +166,8 @@ pub(crate) fn apply_step<M: ShardMachine>(
 impl Standing {
     /// What the state holds.
     pub(crate) fn stored(store: &LayeredStore) -> Result<Standing, StoreError> {
-        let undecided = store.get(UNDECIDED_KEY)?;
+        // A state that was restored says that nothing is any more by an empty value.
+        let undecided = store.get(UNDECIDED_KEY)?.filter(|bytes| !bytes.is_empty());
         let undecided =
             undecided.map(|bytes| decode_undecided(&bytes).map(|(tried, _)| tried)).transpose()?;
         Ok(Standing {

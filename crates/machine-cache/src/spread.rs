@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proteus_machine::key::take_u64;
 use proteus_types::Slot;
 
-use crate::commands::{self, Command};
+use crate::commands::{self, Command, Group};
 use crate::{Check, Op, SPACE, layout};
 
 /// What an op or a check touches.
@@ -83,6 +83,16 @@ fn reach_of_command(arguments: &[Bytes]) -> Reach<'_> {
             keys if keys.is_empty() => Reach::Nothing,
             keys => Reach::Keys(keys),
         },
+    }
+}
+
+/// The slots that a command reads which reads the keys it names and nothing else; none if it may read others.
+pub fn slots_read(arguments: &[Bytes]) -> Vec<Slot> {
+    let name = arguments.first().map(|name| &name[..]).unwrap_or_default();
+    let is_script = commands::find(name).is_none_or(|command| command.group == Group::Scripting);
+    match reach_of_command(arguments) {
+        Reach::Keys(keys) if !is_script => keys.iter().map(|key| Slot::of_key(key)).collect(),
+        _ => Vec::new(),
     }
 }
 

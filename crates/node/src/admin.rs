@@ -74,16 +74,29 @@ pub enum AdminRequest {
         shard: ShardId,
         /// The node.
         node: NodeId,
+        /// How long it shall lead before leaders are spread over the nodes again, in milliseconds.
+        #[serde(default)]
+        keep_ms: u64,
     },
-    /// Begins an image of a shard's whole state of the node that is asked.
+    /// Tells a node which leader an operator chose.
+    LeaderChosen {
+        /// Of this shard.
+        shard: ShardId,
+        /// The leader.
+        node: NodeId,
+        /// How long it shall lead, in milliseconds.
+        keep_ms: u64,
+    },
+    /// Begins an image of a shard's whole state of the node that is asked. It may lack what was acknowledged
+    /// before the question.
     BeginImage {
         /// The shard.
         #[serde(default)]
         shard: ShardId,
-        /// Whether it may lack what was acknowledged before the question. Otherwise the node makes sure,
-        /// for which the cluster needs a leader.
-        may_lag: bool,
     },
+    /// Begins images of all shards at one moment, of the node that is asked, with all that was acknowledged
+    /// before the question.
+    BeginBackup,
     /// Bounds how fast whole states are sent to other nodes, in bytes a second; 0 is no bound.
     SnapshotRate {
         /// The bound.
@@ -103,6 +116,8 @@ pub enum AdminAnswer {
     Status(ClusterStatus),
     /// The image to be fetched.
     Image(ImageStart),
+    /// The images to be fetched.
+    Backup(BackupStart),
     /// Slots have moved.
     Moved {
         /// How many are still to be.
@@ -119,19 +134,28 @@ pub enum AdminAnswer {
     Refused(String),
 }
 
-/// An image of a node's whole state, begun.
+/// Images of all shards at one moment, begun.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackupStart {
+    /// Everything that was committed up to here is in them, and nothing later.
+    pub commit_ts: CommitTs,
+    /// When they were taken, in milliseconds of Unix time.
+    pub taken_at_ms: u64,
+    /// The image of each shard, ascending.
+    pub images: Vec<ImageStart>,
+}
+
+/// An image of a shard's whole state, begun.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct ImageStart {
+    /// The shard.
+    pub shard: ShardId,
     /// What to call it in [`fetch_image`].
     pub transfer: u64,
     /// Term of the last entry that it contains.
     pub term: u64,
     /// Its index.
     pub index: u64,
-    /// Timestamp of the last commit that it contains.
-    pub commit_ts: CommitTs,
-    /// When it was taken, in milliseconds of Unix time.
-    pub taken_at_ms: u64,
 }
 
 /// How a cluster stands, as its leader sees it, or the node that was asked if it knows of none.
@@ -161,6 +185,9 @@ pub struct ShardStanding {
     pub shard: ShardId,
     /// Its leader, if there is one.
     pub leader: Option<NodeId>,
+    /// How much longer that shall lead because an operator chose it, in milliseconds.
+    #[serde(default)]
+    pub kept_ms: Option<u64>,
     /// Its newest term.
     pub term: u64,
     /// Its last entry applied on the node that answers.

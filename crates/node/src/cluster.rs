@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use proteus_env::task;
-use proteus_kernel::{Call, GroupStatus, Links, Route, Service, Shard, Shards, TransportError};
+use proteus_env::{Clock, task};
+use proteus_kernel::{
+    Call, ChosenLeaders, GroupStatus, Links, Route, Service, Shard, Shards, TransportError,
+};
 use proteus_kernel_api::MembersChange;
 use proteus_peer::{Answering, CallError, Dialer, Handler};
 use proteus_shard_machine::Composed;
@@ -84,6 +86,9 @@ pub(crate) struct Cluster {
     pub(crate) placement: Arc<Placement>,
     pub(crate) dialer: Dialer,
     pub(crate) images: Images,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Of shards beside the first.
+    pub(crate) chosen: Arc<ChosenLeaders>,
 }
 
 /// The handler that the acceptor calls.
@@ -138,15 +143,20 @@ impl Cluster {
             }
             return Ok(AdminAnswer::Done);
         }
-        if let AdminRequest::BeginImage { shard, may_lag } = request {
-            if !may_lag && !self.shards.is_whole() {
-                return Err("a backup of several shards is not possible yet".to_owned());
-            }
-            let shard = self.shards.shard(*shard).ok_or("that shard is not on this node")?;
-            return self.images.begin(&shard, *may_lag).await.map(AdminAnswer::Image);
+        if let AdminRequest::BeginImage { shard } = request {
+            let open = self.shards.shard(*shard).ok_or("that shard is not on this node")?;
+            return self.images.begin(*shard, &open).await.map(AdminAnswer::Image);
         }
-        if let AdminRequest::LeadShard { shard, node } = request {
-            return self.lead_shard(*shard, *node).await.map(|()| AdminAnswer::Done);
+        if matches!(request, AdminRequest::BeginBackup) {
+            let backup = self.images.begin_all(&self.placement.commits, &self.shards).await;
+            return backup.map(AdminAnswer::Backup);
+        }
+        if let AdminRequest::LeadShard { shard, node, keep_ms } = request {
+            return self.lead_shard(*shard, *node, *keep_ms).await.map(|()| AdminAnswer::Done);
+        }
+        if let AdminRequest::LeaderChosen { shard, node, keep_ms } = request {
+            self.note_chosen(*shard, *node, *keep_ms);
+            return Ok(AdminAnswer::Done);
         }
         let leadership = self.shard.group().leadership();
         match leadership.leader {
@@ -199,8 +209,9 @@ impl Cluster {
             }
             AdminRequest::Drain { node } => {
                 known(node)?;
-                self.lead_shards_elsewhere(*node).await?;
+                // First, so that no leadership is given back to it.
                 self.set_follows_only(*node, true).await?;
+                self.lead_shards_elsewhere(*node).await?;
                 self.stop_voting(*node).await?;
             }
             AdminRequest::Vote { node } => {
@@ -239,7 +250,9 @@ impl Cluster {
             }
             AdminRequest::SnapshotRate { .. }
             | AdminRequest::BeginImage { .. }
-            | AdminRequest::LeadShard { .. } => {}
+            | AdminRequest::BeginBackup
+            | AdminRequest::LeadShard { .. }
+            | AdminRequest::LeaderChosen { .. } => {}
         }
         Ok(AdminAnswer::Done)
     }

@@ -1,22 +1,27 @@
 //! Whole states on their way out of a node, for backups: begun once, then fetched piece by piece by
 //! whoever asked, at its own pace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use proteus_env::{Clock, random, task};
-use proteus_kernel::{Shard, StateImage};
+use proteus_kernel::{Commits, Shard, Shards, StateImage, image_whole};
+use proteus_kernel_api::Minitransaction;
 use proteus_shard_machine::Composed;
+use proteus_types::ShardId;
 use tokio::sync::Mutex;
 
-use crate::admin::ImageStart;
+use crate::admin::{BackupStart, ImageStart};
+use crate::shards::NodeShards;
 
-/// Images that are fetched at the same time; each keeps its part of the disk from being cleaned up.
-const IMAGES_MAX: usize = 4;
+/// Backups and single images that are fetched at the same time; each keeps its part of the disk from being
+/// cleaned up.
+const GROUPS_MAX: usize = 4;
 
-/// An image that nobody has fetched a piece of for so long is given up when another begins.
+/// An image that nobody has fetched a piece of for so long is given up when another begins, if nobody has
+/// fetched any of those that were begun with it either.
 const IDLE_MAX: Duration = Duration::from_secs(600);
 
 /// The images of one node.
@@ -27,6 +32,8 @@ pub(crate) struct Images {
 
 struct OpenImage {
     image: StateImage,
+    /// Those that were begun together have one number.
+    group: u64,
     /// Of the piece that is asked for next.
     sequence: u64,
     /// The piece before it, for one who did not get the answer.
@@ -39,30 +46,72 @@ impl Images {
         Images { clock, open: Mutex::default() }
     }
 
-    /// Begins an image of the state as it is here now, or, if it may not lag, as it is in the cluster.
+    /// Begins an image of a shard's state as it is here now.
     pub(crate) async fn begin(
         &self,
+        id: ShardId,
         shard: &Shard<Composed>,
-        may_lag: bool,
     ) -> Result<ImageStart, String> {
-        let now = self.clock.elapsed();
-        self.open.lock().await.retain(|_, open| now.saturating_sub(open.used) < IDLE_MAX);
-        let image = if may_lag { shard.image_to_rebuild().await } else { shard.image().await };
-        let image = image.map_err(|error| error.to_string())?;
-        let start = ImageStart {
-            transfer: random::random_u64(),
-            term: image.id.term.0,
-            index: image.id.index.0,
-            commit_ts: image.commit_ts,
-            taken_at_ms: self.clock.wall_ms(),
-        };
-        let mut open = self.open.lock().await;
-        if open.len() >= IMAGES_MAX {
-            return Err(format!("{IMAGES_MAX} backups are being taken; try again later"));
+        self.make_room().await?;
+        let image = shard.image_to_rebuild().await.map_err(|error| error.to_string())?;
+        let started = self.open(vec![(id, image)]).await?;
+        started.into_iter().next().ok_or_else(|| "no image was begun".to_owned())
+    }
+
+    /// Begins images of all shards at one moment, with all that was acknowledged before.
+    pub(crate) async fn begin_all(
+        &self,
+        commits: &Arc<Commits<Composed>>,
+        shards: &NodeShards,
+    ) -> Result<BackupStart, String> {
+        self.make_room().await?;
+        if shards.is_whole()
+            && let Some(only) = shards.shard(ShardId::META)
+        {
+            let image = only.image().await.map_err(|error| error.to_string())?;
+            let (commit_ts, taken_at_ms) = (image.commit_ts, self.clock.wall_ms());
+            let images = self.open(vec![(ShardId::META, image)]).await?;
+            return Ok(BackupStart { commit_ts, taken_at_ms, images });
         }
-        let image = OpenImage { image, sequence: 0, last: Bytes::new(), used: now };
-        open.insert(start.transfer, image);
-        Ok(start)
+        let all = shards.all();
+        let imaged = image_whole(commits, &all, Minitransaction::default).await;
+        let (commit_ts, images) = imaged.map_err(|error| error.to_string())?;
+        // The map is in the first shard, which was held still: what came later is in no image.
+        let map = shards.map();
+        if let Some(missing) = map.shards().iter().find(|id| all.iter().all(|(of, _)| of != *id)) {
+            return Err(format!("shard {missing} is not open on this node yet; try again"));
+        }
+        let taken_at_ms = self.clock.wall_ms();
+        let images = self.open(images).await?;
+        Ok(BackupStart { commit_ts, taken_at_ms, images })
+    }
+
+    /// Gives up what nobody fetches any more.
+    async fn make_room(&self) -> Result<(), String> {
+        let now = self.clock.elapsed();
+        let mut open = self.open.lock().await;
+        let used = |open: &&OpenImage| now.saturating_sub(open.used) < IDLE_MAX;
+        let groups: BTreeSet<u64> = open.values().filter(used).map(|open| open.group).collect();
+        open.retain(|_, open| groups.contains(&open.group));
+        if groups.len() >= GROUPS_MAX {
+            return Err(format!("{GROUPS_MAX} backups are being taken; try again later"));
+        }
+        Ok(())
+    }
+
+    async fn open(&self, images: Vec<(ShardId, StateImage)>) -> Result<Vec<ImageStart>, String> {
+        let (group, used) = (random::random_u64(), self.clock.elapsed());
+        let mut open = self.open.lock().await;
+        let begin = |(shard, image): (ShardId, StateImage)| {
+            let transfer = random::random_u64();
+            let (term, index) = (image.id.term.0, image.id.index.0);
+            open.insert(
+                transfer,
+                OpenImage { image, group, sequence: 0, last: Bytes::new(), used },
+            );
+            ImageStart { shard, transfer, term, index }
+        };
+        Ok(images.into_iter().map(begin).collect())
     }
 
     /// Answers `transfer u64 │ sequence u64`, little-endian, with that piece: the next one, or once more
@@ -72,10 +121,12 @@ impl Images {
             return Err("not a question for a piece of an image".to_owned());
         }
         let (transfer, sequence) = (message.get_u64_le(), message.get_u64_le());
+        let gone = "this node holds no such image any more; begin again";
         let mut open = self.open.lock().await;
-        let found = open.get_mut(&transfer);
-        let found = found.ok_or("this node holds no such image any more; begin again")?;
-        found.used = self.clock.elapsed();
+        let group = open.get(&transfer).ok_or(gone)?.group;
+        let now = self.clock.elapsed();
+        open.values_mut().filter(|open| open.group == group).for_each(|open| open.used = now);
+        let found = open.get_mut(&transfer).ok_or(gone)?;
         if sequence.checked_add(1) == Some(found.sequence) {
             return Ok(found.last.clone());
         }

@@ -11,13 +11,15 @@
 //! ```
 //! It knows the composed machine and no face.
 //!
-//! Reading order: [`Node`], `identity`, `shards`, `router`, `cluster`, [`admin`], `images`, [`Restore`], [`doctor`].
+//! Reading order: [`Node`], `identity`, [`Assembly`], `shards`, `router`, `kernel`, `cluster`, [`admin`], `images`, [`Restore`], [`doctor`].
 
 pub mod admin;
+mod assembly;
 mod cluster;
 pub mod doctor;
 mod identity;
 mod images;
+mod kernel;
 mod numbers;
 mod placement;
 mod rebuild;
@@ -34,15 +36,13 @@ use std::time::Duration;
 use proteus_env::Clock;
 use proteus_env::disk::{DirectoryLock, Disk, RealDisk, lock_directory};
 use proteus_env::{net, random, task};
-use proteus_kernel::{Alone, Commits, Links, Shard, ShardStatus, Shards};
-use proteus_kernel_api::{
-    ClusterView, Feed, Kernel, KernelError, Listener, MembersChange, MembersChanging,
-    Minitransaction, Proposal, ReadBarrier, SlotsLed, View,
+use proteus_kernel::{
+    Alone, ChoreOptions, ChosenLeaders, Links, ShardStatus, Shards, spread_leaders,
 };
+use proteus_kernel_api::{Kernel, KernelError};
 use proteus_log::{Log, LogError, LogOptions};
 use proteus_peer::serve;
-use proteus_shard_machine::Composed;
-use proteus_types::{Durability, Member, ShardId, Slot, SlotRange, Term};
+use proteus_types::{Durability, Member, ShardId};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -50,12 +50,15 @@ use crate::admin::{AdminAnswer, AdminRequest, AskError, ask_through};
 use crate::cluster::{Cluster, NodeHandler, PeerLinks};
 use crate::identity::Identity;
 use crate::images::Images;
+use crate::kernel::FirstShardKernel;
 use crate::placement::Placement;
 use crate::restore::RESTORING_FILE;
 use crate::router::Router;
-use crate::shards::{NodeShards, Opener, store_directory};
+use crate::shards::store_directory;
 
+pub use crate::assembly::{Assembly, AssemblyOptions};
 pub use crate::cluster::UpkeepOptions;
+pub use crate::kernel::NodeKernel;
 pub use crate::restore::Restore;
 pub use proteus_peer::{Credentials, Dialer, PeerTls, Secret};
 
@@ -96,6 +99,10 @@ pub struct ClusterOptions {
     /// How fast whole states are sent to other nodes, in bytes a second; 0 is no bound.
     pub snapshot_bytes_per_second_max: u64,
 }
+
+/// How often a reader looks again at shards of which one has carried out its part of a commit and another
+/// has not.
+const TORN_TRIES: u32 = 1_000;
 
 /// How long a node of a cluster may look for its leader before its faces open all the same.
 const LEADER_PATIENCE: Duration = Duration::from_secs(10);
@@ -175,18 +182,6 @@ pub struct Node {
     _lock: DirectoryLock,
 }
 
-/// The kernel of a node.
-struct NodeKernel {
-    identity: Identity,
-    /// Who leads it leads the cluster.
-    shard: Arc<Shard<Composed>>,
-    router: Router,
-    durability: Durability,
-    feed: Arc<Feed>,
-    /// `None` for a node that meets no others.
-    cluster: Option<Arc<Cluster>>,
-}
-
 impl Node {
     /// Opens the data directory, recovers what it holds, and serves.
     ///
@@ -219,57 +214,53 @@ impl Node {
             Some(dialer) => Arc::new(PeerLinks { dialer: dialer.clone() }),
             None => Arc::new(Alone),
         };
-        let run = random::random_u64() as u32;
-        let shards = Arc::new(NodeShards::default());
-        let feed = Arc::new(Feed::default());
-        let opener = Arc::new(Opener {
+        let assembly = Assembly::new(AssemblyOptions {
             directory: directory.clone(),
             log,
             clock: clock.clone(),
-            feed: feed.clone(),
             links,
             node: identity.node,
             member: member.clone(),
-            run,
-            timestamps: Arc::default(),
-            shards: shards.clone(),
-            opening: tokio::sync::Mutex::default(),
+            run: random::random_u64() as u32,
+            chores: ChoreOptions::default(),
+            durability: options.durability,
+            torn_tries: TORN_TRIES,
         });
-        let shard = opener.open(ShardId::META, identity.is_founder).await?;
-        opener.open_all().await?;
-        let commits = Commits::new(identity.node, run, clock.clone(), shards.clone());
-        task::spawn(opener.clone().follow_map(stopping.clone()));
-        task::spawn(commits.clone().finish_abandoned(stopping.clone()));
-        let placement = Arc::new(Placement::new(opener.clone(), shards.clone(), commits.clone()));
-        let router = Router { meta: shard.clone(), shards: shards.clone(), commits };
-        let (mut peer_address, mut cluster_of) = (None, None);
+        let kernel = assembly.open_all(identity.is_founder, &stopping).await?;
+        let Assembly { shards, placement, .. } = assembly;
+        let shard = kernel.shard.clone();
+        let mut peer_address = None;
         if let (Some(cluster), Some(listener), Some(dialer)) = (&options.cluster, listener, dialer)
         {
             peer_address = listener.local_addr().ok();
             let pace = shard.group().snapshot_pace();
             pace.set(cluster.snapshot_bytes_per_second_max);
+            let chosen: Arc<ChosenLeaders> = Arc::default();
             let answering = Arc::new(Cluster {
                 node: identity.node,
                 shard: shard.clone(),
-                shards,
+                shards: shards.clone(),
                 placement: placement.clone(),
                 dialer,
-                images: Images::new(clock),
+                images: Images::new(clock.clone()),
+                clock: clock.clone(),
+                chosen: chosen.clone(),
             });
             let handler = Arc::new(NodeHandler(answering.clone()));
-            cluster_of = Some(answering.clone());
+            // It is set once.
+            let _ = kernel.cluster.set(answering.clone());
             task::spawn(serve(listener, cluster.credentials.clone(), handler, stopping.clone()));
+            let spreading =
+                spread_leaders(identity.node, shards.clone(), chosen, clock, stopping.clone());
+            task::spawn(spreading);
             task::spawn(answering.clone().keep_up_shards(stopping.clone()));
             task::spawn(answering.keep_up(member, cluster.upkeep, stopping));
         }
-        wait_until_current(&router).await;
-        if identity.is_founder && options.shard_count > 1 && router.shards.map().version == 0 {
+        wait_until_current(&kernel.router).await;
+        if identity.is_founder && options.shard_count > 1 && shards.map().version == 0 {
             placement.spread(options.shard_count).await.map_err(KernelError::Unavailable)?;
         }
         info!(directory = %directory.display(), node = %identity.node, index = %shard.status().applied_index, "data recovered");
-        let durability = options.durability;
-        let cluster = cluster_of;
-        let kernel = Arc::new(NodeKernel { identity, shard, router, durability, feed, cluster });
         let data_directory = directory.clone();
         Ok(Node { kernel, placement, stop, peer_address, data_directory, _lock: lock })
     }
@@ -277,6 +268,12 @@ impl Node {
     /// What faces see.
     pub fn kernel(&self) -> Arc<dyn Kernel> {
         self.kernel.clone()
+    }
+
+    /// As [`Node::kernel`], for faces of which all data are in the first shard: their reads look at, and wait
+    /// for, that alone.
+    pub fn first_shard_kernel(&self) -> Arc<dyn Kernel> {
+        Arc::new(FirstShardKernel(self.kernel.clone()))
     }
 
     /// Figures of the first shard.
@@ -328,87 +325,6 @@ impl Node {
             shard.shutdown().await;
         }
         self.stop.send_replace(true);
-    }
-}
-
-impl Kernel for NodeKernel {
-    fn propose_at(
-        &self,
-        durability: Durability,
-        minitransactions: Vec<Minitransaction>,
-    ) -> Proposal {
-        self.router.propose(durability, minitransactions)
-    }
-
-    fn durability(&self) -> Durability {
-        self.durability
-    }
-
-    fn read_dyn(&self, reader: &mut dyn FnMut(View<'_>)) -> Result<(), KernelError> {
-        self.router.read(reader)
-    }
-
-    fn read_slot_dyn(
-        &self,
-        slot: &dyn Fn() -> Slot,
-        reader: &mut dyn FnMut(View<'_>),
-    ) -> Result<(), KernelError> {
-        self.router.read_slot(slot, reader)
-    }
-
-    fn read_barrier(&self) -> Option<ReadBarrier> {
-        self.router.read_barrier()
-    }
-
-    fn cluster(&self) -> ClusterView {
-        let (leadership, membership) =
-            (self.shard.group().leadership(), self.shard.group().membership());
-        ClusterView {
-            node: self.identity.node,
-            leader: leadership.leader,
-            term: leadership.term,
-            members: membership.members,
-            voters: membership.voters,
-        }
-    }
-
-    fn slots_led(&self) -> Vec<SlotsLed> {
-        let shards = &self.router.shards;
-        let led = |range: SlotRange| {
-            let SlotRange { first, last, shard } = range;
-            let leader = shards.shard(shard).and_then(|open| open.group().leadership().leader);
-            SlotsLed { first, last, shard, leader }
-        };
-        shards.map().ranges().map(led).collect()
-    }
-
-    fn change_members(&self, change: MembersChange) -> MembersChanging {
-        match self.cluster.clone() {
-            Some(cluster) => Box::pin(async move { cluster.change_members(&change).await }),
-            None => Box::pin(std::future::ready(Err("this node meets no others".to_owned()))),
-        }
-    }
-
-    fn leads(&self) -> bool {
-        self.shard.group().leadership().leader == Some(self.identity.node)
-    }
-
-    fn leads_slot(&self, slot: Slot) -> bool {
-        let shards = &self.router.shards;
-        let open = shards.shard(shards.map().shard_of(slot));
-        open.is_some_and(|open| open.group().leadership().leader == Some(self.identity.node))
-    }
-
-    fn term(&self) -> Term {
-        self.shard.group().leadership().term
-    }
-
-    fn follow(&self, listener: Arc<dyn Listener>) {
-        self.feed.follow(listener);
-    }
-
-    fn feed(&self) -> &Feed {
-        &self.feed
     }
 }
 
@@ -522,6 +438,7 @@ fn check_format(directory: &Path) -> Result<(), NodeError> {
 #[cfg(test)]
 mod tests {
     use proteus_env::SystemClock;
+    use proteus_kernel_api::Minitransaction;
     use proteus_kernel_api::cache::{Call, Op, Reply, answer};
 
     use super::*;

@@ -1,10 +1,11 @@
 //! Which shard has which slots, and who leads and votes in the shards beside the first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::future::join_all;
 use proteus_env::task;
 use proteus_kernel::{Commits, Shard, Shards, Spread};
 use proteus_kernel_api::{KernelError, Minitransaction, Read, StoreError, cache};
@@ -30,6 +31,9 @@ const RETRY: Duration = Duration::from_millis(5);
 /// Such pauses until this node has heard of what it has committed.
 const PATIENCE_ROUNDS: usize = 2_000;
 
+/// How long a node is waited for that is told of an operator's choice.
+const TELL_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Shards that a cluster may have.
 const SHARDS_MAX: usize = 1_024;
 
@@ -37,7 +41,7 @@ const SHARDS_MAX: usize = 1_024;
 pub(crate) struct Placement {
     opener: Arc<Opener>,
     shards: Arc<NodeShards>,
-    commits: Arc<Commits<Composed>>,
+    pub(crate) commits: Arc<Commits<Composed>>,
     changing: tokio::sync::Mutex<()>,
     /// How much moves in one commit now: less while the keys are written to a lot.
     move_bytes: AtomicU64,
@@ -255,12 +259,14 @@ fn set_slots(map: &SlotMap) -> cache::Op {
 
 impl Cluster {
     pub(crate) fn shard_standings(&self) -> Vec<ShardStanding> {
-        let map = self.shards.map();
+        let (map, now) = (self.shards.map(), self.clock.elapsed());
         let standing = |(id, shard): (ShardId, Arc<Shard<Composed>>)| {
             let leadership = shard.group().leadership();
+            let kept = leadership.leader.and_then(|leader| self.chosen.left(id, leader, now));
             ShardStanding {
                 shard: id,
                 leader: leadership.leader,
+                kept_ms: kept.and_then(|kept| u64::try_from(kept.as_millis()).ok()),
                 term: leadership.term.0,
                 applied_index: shard.status().applied_index.0,
                 voters: shard.group().membership().voters.into_iter().collect(),
@@ -270,11 +276,20 @@ impl Cluster {
         self.shards.all().into_iter().map(standing).collect()
     }
 
-    /// Hands leadership of one shard to a node, through whichever leads it.
-    pub(crate) async fn lead_shard(&self, shard: ShardId, node: NodeId) -> Result<(), String> {
+    /// Hands leadership of one shard to a node, through whichever leads it, and has all nodes leave it there
+    /// for a while.
+    pub(crate) async fn lead_shard(
+        &self,
+        shard: ShardId,
+        node: NodeId,
+        keep_ms: u64,
+    ) -> Result<(), String> {
         let here = self.shards.shard(shard).ok_or("that shard is not on this node")?;
         let group = here.group();
         let leader = group.leadership().leader.ok_or("the shard has no leader now; try again")?;
+        if leader == self.node || leader == node {
+            self.tell_chosen(shard, node, keep_ms).await;
+        }
         if leader == node {
             return Ok(());
         }
@@ -282,21 +297,47 @@ impl Cluster {
             return group.hand_over(node).await.map_err(|error| error.to_string());
         }
         let member = group.member(leader).ok_or("the leader is not known here")?;
-        let request = AdminRequest::LeadShard { shard, node };
+        let request = AdminRequest::LeadShard { shard, node, keep_ms };
         ask_through(&self.dialer, &member.peer_address, &request).await.map(drop)?;
         Ok(())
     }
 
-    /// Takes leadership of shards beside the first from a node.
+    pub(crate) fn note_chosen(&self, shard: ShardId, node: NodeId, keep_ms: u64) {
+        let until = self.clock.elapsed().saturating_add(Duration::from_millis(keep_ms));
+        self.chosen.choose(shard, node, until);
+    }
+
+    /// Tells all nodes of a choice. Who does not hear it in time does not keep to it.
+    async fn tell_chosen(&self, shard: ShardId, node: NodeId, keep_ms: u64) {
+        self.note_chosen(shard, node, keep_ms);
+        let members = self.shard.group().membership().members;
+        let request = AdminRequest::LeaderChosen { shard, node, keep_ms };
+        let others = members.iter().filter(|(other, _)| **other != self.node);
+        let telling = others.map(|(_, member)| {
+            task::timeout(TELL_TIMEOUT, ask_through(&self.dialer, &member.peer_address, &request))
+        });
+        join_all(telling).await;
+    }
+
+    /// Takes leadership of shards beside the first from a node, and gives it to those that lead fewest.
     pub(crate) async fn lead_shards_elsewhere(&self, node: NodeId) -> Result<(), String> {
-        for (id, shard) in self.shards.all() {
-            if id == ShardId::META || shard.group().leadership().leader != Some(node) {
+        let all = self.shards.all();
+        let leader_of = |shard: &Shard<Composed>| shard.group().leadership().leader;
+        let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for leader in all.iter().filter_map(|(_, shard)| leader_of(shard)) {
+            *led.entry(leader).or_default() += 1;
+        }
+        for (id, shard) in all {
+            if id == ShardId::META || leader_of(&shard) != Some(node) {
                 continue;
             }
-            let voters = shard.group().membership().voters;
-            let heir = voters.into_iter().find(|voter| *voter != node);
+            let voters = shard.group().membership().voters.into_iter();
+            let heir = voters
+                .filter(|voter| *voter != node)
+                .min_by_key(|voter| led.get(voter).copied().unwrap_or(0));
             let heir = heir.ok_or_else(|| format!("{node} is the only voter of shard {id}"))?;
-            self.lead_shard(id, heir).await?;
+            self.lead_shard(id, heir, 0).await?;
+            *led.entry(heir).or_default() += 1;
         }
         Ok(())
     }
@@ -328,7 +369,7 @@ impl Cluster {
         let failed = |error: proteus_kernel::ChangeError| error.to_string();
         let other = |(node, member): &(&NodeId, &Member)| known.members.get(*node) != Some(*member);
         let new = wanted.members.iter().filter(other);
-        let new: std::collections::BTreeMap<NodeId, Member> =
+        let new: BTreeMap<NodeId, Member> =
             new.map(|(node, member)| (*node, member.clone())).collect();
         if !new.is_empty() {
             return group.set_members(new).await.map_err(failed);

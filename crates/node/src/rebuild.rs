@@ -73,7 +73,7 @@ async fn rebuild_through(
     let leader = of_shard.and_then(|known| known.leader).filter(|leader| *leader != own);
     let leader = status.nodes.iter().find(|node| Some(node.node) == leader);
     let address = leader.map_or(&member.peer_address, |leader| &leader.member.peer_address);
-    let request = AdminRequest::BeginImage { shard, may_lag: true };
+    let request = AdminRequest::BeginImage { shard };
     let start: ImageStart = match ask_through(dialer, address, &request).await? {
         AdminAnswer::Image(start) => start,
         other => return Err(format!("an answer to another question: {other:?}")),

@@ -1,14 +1,17 @@
 //! A data directory made from a backup, before any node runs on it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proteus_env::disk::{DirectoryLock, Disk, RealDisk};
 use proteus_kernel::RestoredState;
+use proteus_kernel_api::KernelError;
 use proteus_log::{Log, LogOptions};
 use proteus_types::{CommitTs, Member, ShardId};
 
 use crate::identity::Identity;
+use crate::shards::store_directory;
 use crate::{FORMAT_FILE, NodeError, check_format, take_lock};
 
 /// Says that a restore into the directory has not ended.
@@ -17,7 +20,8 @@ pub(crate) const RESTORING_FILE: &str = "RESTORING";
 /// A restore under way.
 pub struct Restore {
     directory: PathBuf,
-    state: RestoredState,
+    /// The shards, as they arrive.
+    states: Vec<(ShardId, RestoredState)>,
     _lock: DirectoryLock,
 }
 
@@ -40,22 +44,31 @@ impl Restore {
         mark.flush().map_err(io)?;
         disk.flush_directory().map_err(io)?;
         check_format(directory)?;
-        for left in ["store", "log"] {
-            let left = directory.join(left);
-            if proteus_env::disk::is_directory(&left) {
-                proteus_env::disk::remove_directory(&left).map_err(io)?;
-            }
-        }
-        let state = RestoredState::begin(&directory.join("store"))?;
-        Ok(Restore { directory: directory.to_owned(), state, _lock: lock })
+        // Stores that are left are removed as their shards begin.
+        remove(&directory.join("log")).map_err(io)?;
+        Ok(Restore { directory: directory.to_owned(), states: Vec::new(), _lock: lock })
     }
 
-    /// Takes the next piece of the state. Blocks on the disk.
+    /// Begins with the next shard: the pieces that are taken from now on are of its state.
     ///
     /// # Errors
-    /// If it is damaged or out of order, or the disk fails.
+    /// If the disk fails.
+    pub fn begin_shard(&mut self, shard: ShardId) -> Result<(), NodeError> {
+        let store = store_directory(&self.directory, shard);
+        let io = |source| NodeError::Io { path: self.directory.clone(), source };
+        remove(&store).map_err(io)?;
+        self.states.push((shard, RestoredState::begin(&store)?));
+        Ok(())
+    }
+
+    /// Takes the next piece of the shard's state. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If no shard was begun, the piece is damaged or out of order, or the disk fails.
     pub fn take_chunk(&mut self, chunk: &[u8]) -> Result<(), NodeError> {
-        Ok(self.state.take_chunk(chunk)?)
+        let none = || KernelError::Unavailable("a piece of no shard".to_owned());
+        let (_, state) = self.states.last_mut().ok_or_else(none)?;
+        Ok(state.take_chunk(chunk)?)
     }
 
     /// Makes the directory one of a new cluster's first node. Returns the timestamp of the last commit
@@ -64,19 +77,31 @@ impl Restore {
     /// # Errors
     /// If pieces are missing, or the disk fails.
     pub async fn finish(self) -> Result<CommitTs, NodeError> {
-        let Restore { directory, state, _lock } = self;
+        let Restore { directory, states, _lock } = self;
         let io = |source| NodeError::Io { path: directory.clone(), source };
         let identity = Identity::founder();
         let log_directory = directory.join("log");
         let log_disk = RealDisk::open(&log_directory).map_err(io)?;
         let log = Log::open(Arc::new(log_disk), LogOptions::default())?;
-        let (_, commit_ts) =
-            state.finish(&log, ShardId::META, identity.node, Member::default()).await?;
+        let mut last_ts = CommitTs::ZERO;
+        for (shard, state) in states {
+            let (_, commit_ts) =
+                state.finish(&log, shard, identity.node, Member::default()).await?;
+            last_ts = last_ts.max(commit_ts);
+        }
         drop(log);
         identity.keep(&directory).map_err(io)?;
         let disk = RealDisk::open(&directory).map_err(io)?;
         disk.remove(RESTORING_FILE).map_err(io)?;
         disk.flush_directory().map_err(io)?;
-        Ok(commit_ts)
+        Ok(last_ts)
+    }
+}
+
+/// Removes a directory, if it is there.
+fn remove(directory: &Path) -> io::Result<()> {
+    match proteus_env::disk::is_directory(directory) {
+        true => proteus_env::disk::remove_directory(directory),
+        false => Ok(()),
     }
 }

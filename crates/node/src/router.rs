@@ -1,6 +1,6 @@
 //! From what faces ask of the kernel to the shards that it concerns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use futures::future::try_join_all;
 use proteus_env::task;
 use proteus_kernel::{Commits, Shard, Shards, Spread, Spreading, read_whole};
 use proteus_kernel_api::{
-    KernelError, Minitransaction, Outcome, Proposal, ReadBarrier, Refusal, View, cache,
+    KernelError, Minitransaction, Outcome, Proposal, ReadBarrier, Refusal, StoreError, View, cache,
 };
 use proteus_shard_machine::{Composed, Plan, Split, SpreadState, split};
-use proteus_types::{Durability, ShardId, Slot};
+use proteus_types::{Durability, ShardId, Slot, SlotMap};
 use tokio::sync::oneshot;
 
 use crate::shards::NodeShards;
@@ -24,22 +24,24 @@ const TRIES_MAX: usize = 200;
 /// Pause before that: until this node has heard where it is.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// How often a reader looks again at shards of which one has carried out its part of a commit and another
-/// has not, letting other threads go on in between.
-const TORN_TRIES: u32 = 1_000;
-
 /// The way to the shards.
 #[derive(Clone)]
 pub(crate) struct Router {
     pub(crate) meta: Arc<Shard<Composed>>,
     pub(crate) shards: Arc<NodeShards>,
     pub(crate) commits: Arc<Commits<Composed>>,
+    /// How often a reader looks again at shards of which one has carried out its part of a commit and
+    /// another has not, letting other threads go on in between.
+    pub(crate) torn_tries: u32,
 }
 
 /// A shard's read barrier.
 type Barrier = oneshot::Receiver<Result<(), KernelError>>;
 
 type Outcomes = Pin<Box<dyn Future<Output = Result<Vec<Outcome>, KernelError>> + Send>>;
+
+/// Who reads the states of all shards as one.
+type SpreadReader<'a> = dyn FnMut(&SlotMap, View<'_>) + 'a;
 
 /// Minitransactions on their way, by their places in the proposal.
 enum Part {
@@ -54,29 +56,47 @@ impl Router {
         durability: Durability,
         minitransactions: Vec<Minitransaction>,
     ) -> Proposal {
+        let router = self.clone();
         if self.shards.is_whole() {
-            return Box::pin(self.meta.propose_at(durability, &minitransactions));
+            let proposal = self.meta.propose_at(durability, &minitransactions);
+            return Box::pin(async move {
+                let outcomes = proposal.await?;
+                // As far as this node knew.
+                if !outcomes.iter().any(is_elsewhere) {
+                    return Ok(outcomes);
+                }
+                let outcomes = outcomes.into_iter().enumerate().collect();
+                router.send_after(durability, &minitransactions, outcomes).await
+            });
         }
         let all: Vec<usize> = (0..minitransactions.len()).collect();
         let parts = self.hand_over(durability, &all, &minitransactions);
-        let router = self.clone();
         Box::pin(async move {
             let mut outcomes = BTreeMap::new();
             settle(parts, &mut outcomes).await?;
-            for _ in 0..TRIES_MAX {
-                let moved =
-                    |(place, outcome): (&usize, &Outcome)| is_elsewhere(outcome).then_some(*place);
-                let moved: Vec<usize> = outcomes.iter().filter_map(moved).collect();
-                if moved.is_empty() {
-                    return Ok(outcomes.into_values().collect());
-                }
-                task::sleep(RETRY).await;
-                settle(router.hand_over(durability, &moved, &minitransactions), &mut outcomes)
-                    .await?;
-            }
-            let reason = "keys are on their way to another shard";
-            Err(KernelError::Overloaded(reason.to_owned()))
+            router.send_after(durability, &minitransactions, outcomes).await
         })
+    }
+
+    /// Sends what has moved to where it is now, until all is done.
+    async fn send_after(
+        &self,
+        durability: Durability,
+        minitransactions: &[Minitransaction],
+        mut outcomes: BTreeMap<usize, Outcome>,
+    ) -> Result<Vec<Outcome>, KernelError> {
+        for _ in 0..TRIES_MAX {
+            let moved =
+                |(place, outcome): (&usize, &Outcome)| is_elsewhere(outcome).then_some(*place);
+            let moved: Vec<usize> = outcomes.iter().filter_map(moved).collect();
+            if moved.is_empty() {
+                return Ok(outcomes.into_values().collect());
+            }
+            task::sleep(RETRY).await;
+            settle(self.hand_over(durability, &moved, minitransactions), &mut outcomes).await?;
+        }
+        let reason = "keys are on their way to another shard";
+        Err(KernelError::Overloaded(reason.to_owned()))
     }
 
     /// Hands over the minitransactions in these places, by the newest map. Those of one shard keep their
@@ -116,6 +136,11 @@ impl Router {
         if self.shards.is_whole() {
             return self.meta.read(reader);
         }
+        self.read_with(&mut |_, view| reader(view))
+    }
+
+    /// Reads the states of all shards as one, with the map by which they are.
+    fn read_with(&self, reader: &mut SpreadReader<'_>) -> Result<(), KernelError> {
         let mut tries = 0;
         loop {
             let mut result = Ok(());
@@ -124,7 +149,7 @@ impl Router {
             });
             match read {
                 Ok(()) => return result,
-                Err(KernelError::Unavailable(_)) if tries < TORN_TRIES => tries += 1,
+                Err(KernelError::Unavailable(_)) if tries < self.torn_tries => tries += 1,
                 Err(error) => return Err(error),
             }
             // A part of a commit is about to be carried out on another thread.
@@ -156,24 +181,81 @@ impl Router {
         if result? { Ok(()) } else { self.read(reader) }
     }
 
-    pub(crate) fn read_barrier(&self) -> Option<ReadBarrier> {
+    /// As [`Router::read`], of nothing but what is in `slots`, if these are all in `shards`.
+    pub(crate) fn read_slots(
+        &self,
+        slots: &[Slot],
+        shards: &BTreeSet<ShardId>,
+        reader: &mut dyn FnMut(View<'_>),
+    ) -> Result<bool, KernelError> {
         if self.shards.is_whole() {
-            return Some(Box::pin(passed(self.meta.read_barrier()?)));
+            return self.meta.read(reader).map(|()| true);
         }
-        let shards = self.shards.all();
-        let passing: Vec<_> =
-            shards.iter().filter_map(|(_, shard)| shard.read_barrier().map(passed)).collect();
-        if passing.is_empty() {
-            return None;
+        let mut are_there: Result<bool, StoreError> = Ok(true);
+        let mut shards_left = shards.iter();
+        if let (Some(shard), None) = (shards_left.next(), shards_left.next()) {
+            let missing = || KernelError::Unavailable(format!("shard {shard} is not on this node"));
+            let here = self.shards.shard(*shard).ok_or_else(missing)?;
+            here.read(&mut |view| {
+                are_there = slots.iter().try_fold(true, |are_there, slot| {
+                    Ok(are_there && cache::slots::is_here(view.state, *slot)?)
+                });
+                if let Ok(true) = are_there {
+                    reader(view);
+                }
+            })?;
+            return Ok(are_there?);
         }
-        Some(Box::pin(async move { try_join_all(passing).await.map(drop) }))
+        self.read_with(&mut |map, view| {
+            let are_all_there = slots.iter().all(|slot| shards.contains(&map.shard_of(*slot)));
+            if are_all_there {
+                reader(view);
+            }
+            are_there = Ok(are_all_there);
+        })?;
+        Ok(are_there?)
+    }
+
+    pub(crate) fn read_barrier(&self) -> Option<ReadBarrier> {
+        let version = self.shards.map().version;
+        let barrier = match self.shards.is_whole() {
+            true => self.first_barrier(),
+            false => barrier_of(self.shards.all().into_iter().map(|(_, shard)| shard)),
+        };
+        let (barrier, router) = (barrier?, self.clone());
+        Some(Box::pin(async move {
+            barrier.await?;
+            // There may be more shards than this node knew of when it asked.
+            match router.shards.map().version == version {
+                true => Ok(()),
+                false => router.pass_read_barrier().await,
+            }
+        }))
+    }
+
+    fn pass_read_barrier(&self) -> ReadBarrier {
+        self.read_barrier().unwrap_or_else(|| Box::pin(std::future::ready(Ok(()))))
+    }
+
+    /// As [`Router::read_barrier`], for reads of nothing but what is in the first shard.
+    pub(crate) fn first_barrier(&self) -> Option<ReadBarrier> {
+        Some(Box::pin(passed(self.meta.read_barrier()?)))
+    }
+
+    /// As [`Router::read_barrier`], for [`Router::read_slots`], with the shards that it is of.
+    pub(crate) fn slots_barrier(&self, slots: &[Slot]) -> (BTreeSet<ShardId>, Option<ReadBarrier>) {
+        let map = self.shards.map();
+        let shards: BTreeSet<ShardId> = slots.iter().map(|slot| map.shard_of(*slot)).collect();
+        // Who reads in one that is not here is told so.
+        let barrier = barrier_of(shards.iter().filter_map(|shard| self.shards.shard(*shard)));
+        (shards, barrier)
     }
 }
 
 /// Reads the states of all shards as one.
 fn read_spread(
     views: &[(ShardId, View<'_>)],
-    reader: &mut dyn FnMut(View<'_>),
+    reader: &mut SpreadReader<'_>,
 ) -> Result<(), KernelError> {
     let missing = || KernelError::Unavailable("a shard is not open on this node yet".to_owned());
     let (_, first) = views.first().ok_or_else(missing)?;
@@ -183,8 +265,16 @@ fn read_spread(
     if !map.shards().iter().all(is_open) {
         return Err(missing());
     }
-    reader(SpreadState::new(views, &map).view().ok_or_else(missing)?);
+    reader(&map, SpreadState::new(views, &map).view().ok_or_else(missing)?);
     Ok(())
+}
+
+fn barrier_of(shards: impl Iterator<Item = Arc<Shard<Composed>>>) -> Option<ReadBarrier> {
+    let passing: Vec<_> = shards.filter_map(|shard| shard.read_barrier().map(passed)).collect();
+    if passing.is_empty() {
+        return None;
+    }
+    Some(Box::pin(async move { try_join_all(passing).await.map(drop) }))
 }
 
 async fn passed(barrier: Barrier) -> Result<(), KernelError> {

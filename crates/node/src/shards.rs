@@ -129,6 +129,7 @@ pub(crate) struct Opener {
     pub(crate) node: NodeId,
     pub(crate) member: Member,
     pub(crate) run: u32,
+    pub(crate) chores: ChoreOptions,
     pub(crate) timestamps: Arc<Timestamps>,
     pub(crate) shards: Arc<NodeShards>,
     /// One at a time.
@@ -161,7 +162,7 @@ impl Opener {
             found,
             run: self.run,
             timing: Timing::default(),
-            chores: ChoreOptions::default(),
+            chores: self.chores.clone(),
             timestamps: self.timestamps.clone(),
         };
         let (feed, shards) = (self.feed.clone(), self.shards.clone());
@@ -190,6 +191,7 @@ impl Opener {
     pub(crate) async fn follow_map(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         loop {
             tokio::select! {
+                biased;
                 () = self.shards.changed.notified() => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::HumanBytes;
-use proteus_backup::{Backup, Repository};
+use proteus_backup::{Backup, Repository, ShardBackup};
 use proteus_env::{Clock, SystemClock, task};
-use proteus_node::admin::{AdminAnswer, AdminRequest, ask_through, fetch_image};
+use proteus_node::admin::{AdminAnswer, AdminRequest, ImageStart, ask_through, fetch_image};
 use proteus_node::{Dialer, Restore};
-use proteus_types::{CommitTs, ShardId};
+use proteus_types::CommitTs;
 
 use crate::cli::print;
 use crate::cluster::credentials;
@@ -95,27 +95,31 @@ async fn take(
 ) -> Result<(), String> {
     let clock = SystemClock::default();
     let began = clock.elapsed();
-    let request = AdminRequest::BeginImage { shard: ShardId::META, may_lag: false };
-    let start = match ask_through(dialer, &arguments.peer, &request).await? {
-        AdminAnswer::Image(start) => start,
+    let start = match ask_through(dialer, &arguments.peer, &AdminRequest::BeginBackup).await? {
+        AdminAnswer::Backup(start) => start,
         other => return Err(format!("an answer to another question: {other:?}")),
     };
-    let mut backup = Backup::new(start.commit_ts, start.taken_at_ms, start.term, start.index);
+    let mut backup = Backup::new(start.commit_ts, start.taken_at_ms);
     let mut written_bytes = 0;
     let bar = progress(None, "MiB read,");
-    for sequence in 0.. {
-        let piece = fetch(dialer, &arguments.peer, start.transfer, sequence).await?;
-        if piece.is_empty() {
-            break;
-        }
-        let added = repository.add_piece(&piece).await.map_err(|error| error.to_string())?;
-        written_bytes += added.written_bytes;
-        backup.pieces.push(added.piece);
-        bar.set_position(backup.bytes() >> 20);
-        if arguments.mib_per_s > 0 {
-            let rate = (arguments.mib_per_s << 20) as f64;
-            let due = began + Duration::from_secs_f64(backup.bytes() as f64 / rate);
-            task::sleep(due.saturating_sub(clock.elapsed())).await;
+    for ImageStart { shard, transfer, term, index } in start.images {
+        backup.shards.push(ShardBackup { shard, term, index, pieces: Vec::new() });
+        for sequence in 0.. {
+            let piece = fetch(dialer, &arguments.peer, transfer, sequence).await?;
+            if piece.is_empty() {
+                break;
+            }
+            let added = repository.add_piece(&piece).await.map_err(|error| error.to_string())?;
+            written_bytes += added.written_bytes;
+            if let Some(last) = backup.shards.last_mut() {
+                last.pieces.push(added.piece);
+            }
+            bar.set_position(backup.bytes() >> 20);
+            if arguments.mib_per_s > 0 {
+                let rate = (arguments.mib_per_s << 20) as f64;
+                let due = began + Duration::from_secs_f64(backup.bytes() as f64 / rate);
+                task::sleep(due.saturating_sub(clock.elapsed())).await;
+            }
         }
     }
     repository.add_backup(&backup).await.map_err(|error| error.to_string())?;
@@ -166,7 +170,7 @@ async fn list(repository: &Repository) -> Result<(), String> {
 async fn verify(repository: &Repository) -> Result<(), String> {
     let backups = repository.backups().await.map_err(|error| error.to_string())?;
     let pieces: std::collections::BTreeMap<_, _> =
-        backups.iter().flat_map(|backup| &backup.pieces).map(|p| (&p.sha256, p)).collect();
+        backups.iter().flat_map(Backup::pieces).map(|p| (&p.sha256, p)).collect();
     let bar = progress(Some(pieces.len() as u64), "pieces");
     let mut damaged = Vec::new();
     for (name, piece) in &pieces {
@@ -177,9 +181,8 @@ async fn verify(repository: &Repository) -> Result<(), String> {
     }
     bar.finish_and_clear();
     for (name, error) in &damaged {
-        let hit = backups
-            .iter()
-            .filter(|backup| backup.pieces.iter().any(|piece| piece.sha256 == **name));
+        let hit =
+            backups.iter().filter(|backup| backup.pieces().any(|piece| piece.sha256 == **name));
         let hit: Vec<String> = hit.map(|backup| backup.commit_ts.to_string()).collect();
         print(&format!("{error}; it is part of: {}\n", hit.join(", ")))?;
     }
@@ -200,14 +203,17 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<(), String> {
     let mut restore = Restore::begin(&arguments.data_dir).map_err(|error| error.to_string())?;
     let bar = progress(Some(backup.bytes() >> 20), "MiB restored");
     let mut bytes = 0;
-    for piece in &backup.pieces {
-        let content = repository.piece(piece).await.map_err(|error| error.to_string())?;
-        restore = task::spawn_blocking(move || restore.take_chunk(&content).map(|()| restore))
-            .await
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())?;
-        bytes += piece.bytes;
-        bar.set_position(bytes >> 20);
+    for of_shard in &backup.shards {
+        restore.begin_shard(of_shard.shard).map_err(|error| error.to_string())?;
+        for piece in &of_shard.pieces {
+            let content = repository.piece(piece).await.map_err(|error| error.to_string())?;
+            restore = task::spawn_blocking(move || restore.take_chunk(&content).map(|()| restore))
+                .await
+                .map_err(|error| error.to_string())?
+                .map_err(|error| error.to_string())?;
+            bytes += piece.bytes;
+            bar.set_position(bytes >> 20);
+        }
     }
     let commit_ts = restore.finish().await.map_err(|error| error.to_string())?;
     bar.finish_and_clear();

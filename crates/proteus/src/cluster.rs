@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use proteus_env::{disk, random};
-use proteus_node::admin::{AdminAnswer, AdminRequest, ClusterStatus, NodeStatus, ask, ask_through};
+use proteus_node::admin::{
+    AdminAnswer, AdminRequest, ClusterStatus, NodeStatus, ShardStanding, ask, ask_through,
+};
 use proteus_node::{Credentials, Dialer, PeerTls, Secret};
 use proteus_types::{NodeId, SLOT_COUNT, ShardId};
 
@@ -58,6 +60,10 @@ pub enum ClusterCommand {
         /// The shard's number; shard 0 leads the cluster
         #[arg(long, default_value_t = 0)]
         shard: u32,
+        /// Minutes that it stays there before leaders are spread over the nodes again; not for shard 0,
+        /// which is left where it is
+        #[arg(long, value_name = "MINUTES", default_value_t = 10)]
+        keep: u32,
         #[command(flatten)]
         through: Through,
     },
@@ -133,12 +139,12 @@ pub async fn run(command: ClusterCommand, config: &Config) -> Result<String, Str
                 format!("let {new} vote in place of {old}"),
             )
         }
-        ClusterCommand::Lead { node, shard, through } => {
+        ClusterCommand::Lead { node, shard, keep, through } => {
             let (node, shard) = (NodeId(node), ShardId(shard));
             match shard {
                 ShardId::META => (AdminRequest::Lead { node }, through, format!("let {node} lead")),
                 shard => (
-                    AdminRequest::LeadShard { shard, node },
+                    AdminRequest::LeadShard { shard, node, keep_ms: u64::from(keep) * 60_000 },
                     through,
                     format!("let {node} lead shard {}", shard.0),
                 ),
@@ -211,7 +217,7 @@ fn render(status: &ClusterStatus) -> String {
             status.answering
         )),
     }
-    text.push_str("  node   peer address           role       behind    silent\n");
+    text.push_str("  node   peer address           role       leads  behind    silent\n");
     for node in &status.nodes {
         let NodeStatus { node: id, member, is_voter, behind, silent_for_ms } = node;
         let role = match (status.leader == Some(*id), is_voter) {
@@ -227,8 +233,9 @@ fn render(status: &ClusterStatus) -> String {
             None if role == "leader" => "-".to_owned(),
             None => "?".to_owned(),
         };
+        let leads = status.shards.iter().filter(|standing| standing.leader == Some(*id)).count();
         text.push_str(&format!(
-            "  {:<6} {:<22} {role:<10} {behind:<9} {silent}\n",
+            "  {:<6} {:<22} {role:<10} {leads:<6} {behind:<9} {silent}\n",
             id.to_string(),
             member.peer_address
         ));
@@ -244,12 +251,21 @@ fn render(status: &ClusterStatus) -> String {
             let slots: Vec<String> = standing.slots.iter().map(range).collect();
             let slots = if slots.is_empty() { "none".to_owned() } else { slots.join(" ") };
             text.push_str(&format!(
-                "  {:<6} {leader:<7} {:<10} {slots}\n",
-                standing.shard.0, standing.applied_index
+                "  {:<6} {leader:<7} {:<10} {slots}{}\n",
+                standing.shard.0,
+                standing.applied_index,
+                kept(standing)
             ));
         }
     }
     text
+}
+
+/// For how long an operator's choice of the shard's leader holds.
+fn kept(standing: &ShardStanding) -> String {
+    standing.kept_ms.map_or_else(String::new, |kept_ms| {
+        format!("  (its leader was chosen, and stays for {} min)", kept_ms.div_ceil(60_000))
+    })
 }
 
 /// By what the cluster's nodes know each other.

@@ -252,6 +252,8 @@ fn build_faces(
     metrics: &Metrics,
 ) -> Result<Vec<Arc<dyn Face>>, StartError> {
     let kernel = node.kernel();
+    // Znodes, records and rows.
+    let first_shard = node.first_shard_kernel();
     // A user that ACL SETUSER has made, and who may do everything, is one on every face.
     let stored = kernel.clone();
     let stored: Arc<StoredAccounts> = Arc::new(move |user, password| {
@@ -264,11 +266,16 @@ fn build_faces(
     let objects = open_objects(config)?;
     let postgres_options =
         PostgresOptions { objects: Some(objects.clone()), ..PostgresOptions::default() };
-    let postgres =
-        PostgresFace::new(kernel.clone(), clock.clone(), metrics, accounts(), &postgres_options)
-            .map_err(|error| StartError::Sql(error.to_string()))?;
+    let postgres = PostgresFace::new(
+        first_shard.clone(),
+        clock.clone(),
+        metrics,
+        accounts(),
+        &postgres_options,
+    )
+    .map_err(|error| StartError::Sql(error.to_string()))?;
     let zookeeper = ZookeeperFace::new(
-        kernel.clone(),
+        first_shard.clone(),
         clock.clone(),
         metrics,
         accounts(),
@@ -284,21 +291,21 @@ fn build_faces(
             read_level: config.zookeeper_reads,
         },
     );
-    let http = HttpFace::new(kernel.clone(), metrics.clone(), sampled_figures(node, metrics))
+    let http = HttpFace::new(first_shard.clone(), metrics.clone(), sampled_figures(node, metrics))
         .with_commands(zookeeper.admin_commands());
     Ok(vec![
         Arc::new(zookeeper),
         KafkaFace::new(
-            kernel.clone(),
+            first_shard.clone(),
             clock.clone(),
             metrics,
             accounts(),
             kafka_options(config, objects),
         ),
-        Arc::new(RedisFace::new(kernel.clone(), clock.clone(), metrics, accounts())),
+        Arc::new(RedisFace::new(kernel, clock.clone(), metrics, accounts())),
         Arc::new(postgres),
         Arc::new(http),
-        Arc::new(RegistryFace::new(kernel.clone(), accounts())),
+        Arc::new(RegistryFace::new(first_shard, accounts())),
     ])
 }
 

@@ -21,8 +21,10 @@ use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
 use proteus_kernel_api::cache::acl::User;
 use proteus_kernel_api::cache::commands::{Flags, Group, Keys, unknown_command};
-use proteus_kernel_api::cache::{Call, Reply, answer_known};
-use proteus_kernel_api::{Durability, KernelError, Minitransaction, Outcome, View};
+use proteus_kernel_api::cache::{self, Call, Reply, answer_known};
+use proteus_kernel_api::{
+    Durability, KernelError, Minitransaction, Outcome, Slot as KeySlot, View,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::RedisFace;
@@ -398,7 +400,9 @@ impl Session {
             self.wait_while_paused(is_write).await;
         }
         let is_read = matches!(found, Found::Data(command) if !command.is_write());
+        let slots = if is_read { self.slots_alone(found, &arguments, input) } else { Vec::new() };
         if (is_read || matches!(found, Found::Own(_)))
+            && slots.is_empty()
             && let Err(error) = self.catch_up().await
         {
             self.answer(Some(found), of_kernel(&error));
@@ -429,6 +433,10 @@ impl Session {
                 } else {
                     let reply = match self.about_use(command, &call.arguments) {
                         Some(reply) => Ok(reply),
+                        None if !slots.is_empty() => {
+                            let read = |view: View<'_>| answer_known(view, command, &call);
+                            self.face.kernel.read_slots(&slots, read).await
+                        }
                         None => match (command.keys, call.arguments.get(1)) {
                             (Keys::Range(1, 1, _), Some(key)) => {
                                 let read = |view: View<'_>| answer_known(view, command, &call);
@@ -455,6 +463,18 @@ impl Session {
             self.is_current = true;
         }
         Ok(())
+    }
+
+    /// The slots of a read that came by itself where keys are in several shards: it waits for theirs only.
+    /// None if it has to wait for all, or for nothing any more.
+    fn slots_alone(&self, found: Found, arguments: &[Bytes], input: &BytesMut) -> Vec<KeySlot> {
+        let is_alone = !self.is_current
+            && input.is_empty()
+            && self.batch.minitransactions.is_empty()
+            && self.user.is_unrestricted
+            && !found.flags().has(Flags::BLOCKING)
+            && self.face.kernel.is_spread();
+        if is_alone { cache::spread::slots_read(arguments) } else { Vec::new() }
     }
 
     fn call(&self, flags: Flags, arguments: Vec<Bytes>) -> Call {

@@ -272,6 +272,57 @@ fn a_start_finds_what_was_tried_and_decided() {
     }
 }
 
+#[test]
+fn nothing_happens_in_shards_while_they_are_held_still() {
+    let directory = TempDir::new().unwrap();
+    in_paused_time(async {
+        let (bank, commits) = open(directory.path(), 1).await;
+        commits.propose(B, Durability::Flushed, vec![5]).await.unwrap();
+        let (watched, behind) = (bank.clone(), commits.clone());
+        let look = async move {
+            let waiting = [(A, 1), (C, 3)]
+                .map(|(shard, by)| behind.propose(shard, Durability::Flushed, vec![by]));
+            let spread = behind.propose_over(vec![(A, 10), (B, -5)]);
+            task::sleep(RETRY * 5).await;
+            assert_eq!(balances(&watched), [0, 5, 0]);
+            Ok((waiting, spread))
+        };
+        let held = commits.hold_still(vec![A, C, B], || 0, look).await.unwrap();
+        let (last_ts, (waiting, spread)) = held;
+        for waiting in waiting {
+            waiting.await.unwrap();
+        }
+        let Spread::Committed { commit_ts, .. } = spread.await.unwrap() else { panic!() };
+        assert_eq!(balances(&bank), [11, 0, 3]);
+        let told = bank.told.lock();
+        let later = told.iter().filter(|commit| commit.commit_ts > last_ts).count();
+        assert_eq!((later, told.len()), (4, 5), "all that came later is later");
+        assert!(commit_ts > last_ts);
+    });
+}
+
+#[test]
+fn a_shard_that_nobody_lets_go_goes_on_and_is_known_to_have() {
+    let directory = TempDir::new().unwrap();
+    in_paused_time(async {
+        let (bank, commits) = open(directory.path(), 1).await;
+        let (_stop, stopping) = watch::channel(false);
+        task::spawn(commits.clone().finish_abandoned(stopping));
+        let look = async {
+            task::sleep(LEASE * 3).await;
+            Ok(())
+        };
+        let held = commits.hold_still(vec![A, B, C], || 0, look).await;
+        assert!(matches!(held, Err(KernelError::Unavailable(_))), "{held:?}");
+        // As after the end of the node that held it.
+        let a = bank.shard(A).unwrap();
+        let abandoned = TransactionId { node: NodeId(9), number: 1 };
+        a.prepare(abandoned, A, 0).await.unwrap();
+        commits.propose(A, Durability::Flushed, vec![1]).await.unwrap();
+        assert_eq!(balances(&bank), [1, 0, 0]);
+    });
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_that_are_no_commands_open_no_gate() {
     let directory = TempDir::new().unwrap();

@@ -117,6 +117,50 @@ fn cluster_command(node: &NodeProcess, arguments: &[&str]) -> bool {
     output.status.success()
 }
 
+/// Who leads the shards, in their order, once that is known of all.
+fn leaders(cluster: &Cluster) -> Option<Vec<u64>> {
+    let status = cluster.status()?;
+    status["shards"].as_array()?.iter().map(|shard| shard["leader"].as_u64()).collect()
+}
+
+fn wait_for_leaders(cluster: &Cluster, are_right: impl Fn(&[u64]) -> bool) {
+    let started = Instant::now();
+    while !leaders(cluster).is_some_and(|leaders| are_right(&leaders)) {
+        assert!(started.elapsed() < PATIENCE, "leaders stay as they are: {:?}", leaders(cluster));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn leaders_spread_over_the_nodes_by_themselves() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start_with(directory.path(), &["--shards", "6"]);
+    let led = |leaders: &[u64], node: u64| leaders.iter().filter(|leader| **leader == node).count();
+    let are_even = |leaders: &[u64]| (1..=3).all(|node| led(leaders, node) == 2);
+    wait_for_leaders(&cluster, are_even);
+    // One that was away gets its share again.
+    let leader = cluster.leader();
+    cluster.nodes[leader].kill_and_restart();
+    wait_for_leaders(&cluster, are_even);
+    // What an operator has chosen stays, and the others make up for it.
+    let first = (cluster.leader() + 1).to_string();
+    for shard in ["1", "2", "3"] {
+        order(&cluster.nodes[0], &["lead", &first, "--shard", shard]);
+    }
+    let number: u64 = first.parse().unwrap();
+    let chosen = |leaders: &[u64]| {
+        leaders.iter().take(4).all(|leader| *leader == number) && led(leaders, number) == 4
+    };
+    wait_for_leaders(&cluster, chosen);
+    let status = cluster.status().unwrap();
+    assert!(status["shards"][1]["kept_ms"].as_u64().is_some_and(|ms| ms > 0), "{status}");
+    // Until it is for the cluster to say again.
+    for shard in ["1", "2", "3"] {
+        order(&cluster.nodes[0], &["lead", &first, "--shard", shard, "--keep", "0"]);
+    }
+    wait_for_leaders(&cluster, are_even);
+}
+
 #[test]
 fn transactions_over_shards_are_whole_while_slots_move() {
     transact_over_shards(0);
@@ -125,6 +169,96 @@ fn transactions_over_shards_are_whole_while_slots_move() {
 #[test]
 fn transactions_over_shards_are_whole_while_slots_move_and_nodes_are_killed() {
     transact_over_shards(3);
+}
+
+/// Keys of several shards that one client sets one after the other to the same number, then to the next.
+const CHAIN: usize = 8;
+
+async fn chain(urls: Vec<String>, stop: Arc<AtomicBool>, progress: Arc<AtomicU64>) {
+    let mut connections = Vec::new();
+    for url in &urls {
+        connections.push(connect(url).await.unwrap());
+    }
+    for number in 1u64.. {
+        for link in 0..CHAIN {
+            let connection = &mut connections[link % urls.len()];
+            let mut set = redis::cmd("SET");
+            set.arg(format!("chain:{link}")).arg(number);
+            let () = set.query_async(connection).await.unwrap();
+        }
+        progress.fetch_add(1, Ordering::Relaxed);
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+}
+
+fn succeed(arguments: &[&str]) -> String {
+    let output = command().args(arguments).env("PROTEUS_CLUSTER_SECRET", SECRET).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn backups_of_several_shards_hold_one_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start_with(directory.path(), &["--shards", "3"]);
+    wait_for_leaders(&cluster, |leaders| (1..=3).all(|node| leaders.contains(&node)));
+    let place = directory.path().join("backups");
+    let place = place.to_str().unwrap();
+    let runtime = runtime();
+    let urls: Vec<String> = cluster.nodes.iter().map(NodeProcess::redis_url).collect();
+    let stop = Arc::new(AtomicBool::new(false));
+    let progress = Arc::new(AtomicU64::new(0));
+    let writers: Vec<_> = (0..3)
+        .map(|writer| runtime.spawn(transfer(urls.clone(), writer, stop.clone(), progress.clone())))
+        .collect();
+    let links = Arc::new(AtomicU64::new(0));
+    let linking = runtime.spawn(chain(urls.clone(), stop.clone(), links.clone()));
+    for node in &cluster.nodes {
+        wait_for(20, &progress, "no transfers");
+        wait_for(5, &links, "the chain stands still");
+        let before = links.load(Ordering::Relaxed);
+        succeed(&["backup", place, "--peer", &node.address(7000).to_string()]);
+        println!("chain: {before} before, {links:?} after");
+    }
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        runtime.block_on(writer).unwrap();
+    }
+    runtime.block_on(linking).unwrap();
+    assert!(succeed(&["backup", place, "--verify"]).contains("3 backups"));
+    let list = succeed(&["backup", place, "--list"]);
+    let taken: Vec<&str> =
+        list.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(taken.len(), 3);
+    drop(cluster);
+    for at in taken {
+        let data = directory.path().join(format!("restored-{at}"));
+        succeed(&["restore", place, "--data-dir", data.to_str().unwrap(), "--at", at]);
+        let node = NodeProcess::start_with(&data, &["--cluster-secret", SECRET]);
+        runtime.block_on(async {
+            let mut connection = connect(&node.redis_url()).await.unwrap();
+            let accounts: Vec<String> = (0..ACCOUNTS).map(account).collect();
+            let mut get = redis::cmd("MGET");
+            let balances: Vec<Option<i64>> =
+                get.arg(accounts).query_async(&mut connection).await.unwrap();
+            assert_eq!(balances.iter().flatten().sum::<i64>(), 0, "{balances:?}");
+            let mut get = redis::cmd("MGET");
+            let links: Vec<String> = (0..CHAIN).map(|link| format!("chain:{link}")).collect();
+            let links: Vec<u64> = get.arg(links).query_async(&mut connection).await.unwrap();
+            let is_cut =
+                links.windows(2).all(|pair| pair[0] >= pair[1]) && links[0] - links[CHAIN - 1] <= 1;
+            assert!(is_cut, "a later link is there, and one before it is not: {links:?}");
+            for number in 0..ACCOUNTS {
+                let mut incr = redis::cmd("INCR");
+                let () = incr.arg(account(number)).query_async(&mut connection).await.unwrap();
+            }
+        });
+        let status = succeed(&["cluster", "status", "--peer", &node.address(7000).to_string()]);
+        assert!(status.contains("shard  leader"), "{status}");
+    }
 }
 
 fn transact_over_shards(kills: usize) {
