@@ -106,8 +106,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "proteus-env",
             "proteus-kernel",
+            "proteus-kernel-api",
             "proteus-log",
             "proteus-machine",
+            "proteus-node",
             "proteus-shard-machine",
             "proteus-store",
             "proteus-types",

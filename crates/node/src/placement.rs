@@ -59,6 +59,9 @@ impl Placement {
 
     /// Spreads the slots evenly over so many shards, adding those that are missing.
     pub(crate) async fn spread(&self, shard_count: u32) -> Result<(), String> {
+        if let Err(reason) = self.spread_empty(shard_count).await {
+            info!(reason, "shards are added one by one");
+        }
         while self.shards.map().shards().len() < shard_count as usize {
             self.add_shard().await?;
         }
@@ -66,6 +69,45 @@ impl Placement {
             self.move_slots((range.first, range.last), range.shard, Duration::MAX).await?;
         }
         Ok(())
+    }
+
+    /// As [`Placement::spread`], in one commit, if there is one shard so far, which has no keys.
+    async fn spread_empty(&self, shard_count: u32) -> Result<(), String> {
+        let _one = self.changing.lock().await;
+        let map = self.shards.map();
+        let mut spread = SlotMap::even(shard_count);
+        spread.version = map.version + 1;
+        let Some(own) = spread.ranges().find(|range| range.shard == ShardId::META) else {
+            return Ok(());
+        };
+        if map.shards().len() > 1 || shard_count < 2 || shard_count as usize > SHARDS_MAX {
+            return Ok(());
+        }
+        self.refuse_declarations()?;
+        let (first, last) = (own.last + 1, SLOT_COUNT - 1);
+        let new: Vec<ShardId> = (1..shard_count).map(ShardId).collect();
+        for shard in &new {
+            self.opener.open(*shard, true).await.map_err(|error| error.to_string())?;
+        }
+        let set = set_slots(&spread);
+        self.commit(&map, || {
+            let stretch = |state: &dyn Read| cache::slots::stretch(state, first, last, 1);
+            if self.read(ShardId::META, stretch)? != (last, 0) {
+                return Err("there are keys".to_owned());
+            }
+            let nothing =
+                self.read(ShardId::META, |state| cache::slots::rows_of(state, first, last))?;
+            let digest = cache::slots::digest(&nothing);
+            let rows = self.read(ShardId::META, |state| cache::slots::shared_rows(state))?;
+            let guard = Minitransaction::of(cache::Op::TakeSlots { first, last, digest })
+                .op(set.clone())
+                .check(cache::Check::SlotMapIs { version: map.version })
+                .check(cache::Check::SharedIs { digest: cache::slots::digest(&rows) });
+            let given = Minitransaction::of(cache::Op::GiveShared { rows }).op(set.clone());
+            let parts = new.iter().map(|shard| (*shard, given.clone()));
+            Ok([(ShardId::META, guard)].into_iter().chain(parts).collect())
+        })
+        .await
     }
 
     /// Adds a shard without slots. It begins on this node; the others follow.

@@ -111,6 +111,21 @@ async fn keys_are_spread_and_commits_are_not() {
     node.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn many_shards_are_founded_in_one_commit() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = start(directory.path(), 32).await;
+    let led = node.kernel().slots_led();
+    assert_eq!(led.len(), 32);
+    assert!(led.iter().all(|range| range.last - range.first >= 511), "{led:?}");
+    let commits = node.shard_statuses().into_iter().map(|(_, status)| status.applied_count);
+    assert!(commits.clone().all(|count| count < 20), "{:?}", commits.collect::<Vec<_>>());
+    let kernel = node.kernel();
+    assert_eq!(run(&kernel, "SET k 1").await, Reply::OK);
+    assert_eq!(read(&kernel, "GET k").await, Reply::Bulk("1".into()));
+    node.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slots_move_while_keys_are_written() {
     let directory = tempfile::tempdir().unwrap();

@@ -23,6 +23,7 @@ use proteus_env::sim_disk::SimDisk;
 use proteus_env::simulation::Simulation;
 use proteus_env::{RuntimeClock, task};
 use proteus_kernel::{ChoreOptions, Shard, ShardOptions, Timing};
+use proteus_kernel_api::Kernel;
 use proteus_log::{Log, LogError, LogOptions};
 use proteus_machine::KernelError;
 use proteus_shard_machine::{Minitransaction, Outcome};
@@ -30,6 +31,7 @@ use proteus_types::{Member, NodeId, ShardId};
 use tempfile::TempDir;
 
 use crate::history::{History, ReplicaFeed};
+use crate::kernel::ShardKernel;
 use crate::ledger;
 use crate::network::{Network, Traffic, Weather};
 use crate::objects::{self, Called, Objects};
@@ -396,7 +398,13 @@ impl<M: Machine> World<M> {
         };
         let calling = async {
             match &mut self.objects {
-                Some(objects) => objects.work(&shards).await,
+                Some(objects) => {
+                    let kernels: Vec<Arc<dyn Kernel>> = shards
+                        .iter()
+                        .map(|shard| ShardKernel::new(shard.clone()) as Arc<dyn Kernel>)
+                        .collect();
+                    objects.work(&kernels).await
+                }
                 None => Ok(()),
             }
         };

@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod commands;
 pub mod consumers;
 pub mod history;
+pub mod kernel;
 pub mod ledger;
 pub mod linearizable;
 pub mod network;

@@ -9,13 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proteus_env::task;
-use proteus_kernel::Shard;
-use proteus_machine::View;
+use proteus_kernel_api::{Kernel, View};
 use proteus_shard_machine::{self as machine, Minitransaction, Outcome, cache, tree};
+use proteus_store::StoreError;
+use proteus_types::Slot;
 
 use crate::linearizable::{self, Object, Operation, Verdict};
 use crate::random::Random;
-use crate::replica::Machine;
 
 /// A proposal is answered within this, in simulated time.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -166,9 +166,9 @@ impl Objects {
     ///
     /// # Errors
     /// What cannot be true.
-    pub async fn work<M: Machine>(&mut self, shards: &[Arc<Shard<M>>]) -> Result<(), String> {
+    pub async fn work(&mut self, kernels: &[Arc<dyn Kernel>]) -> Result<(), String> {
         self.round += 1;
-        if shards.is_empty() {
+        if kernels.is_empty() {
             return Ok(());
         }
         let callers = (0..2 + self.random.below(3)).map(|_| {
@@ -177,9 +177,9 @@ impl Objects {
                 (self.recorded.clone(), self.round, self.is_guarded);
             async move {
                 for _ in 0..1 + random.below(6) {
-                    let shard = random.pick(shards);
+                    let kernel = random.pick(kernels);
                     let object = (round + random.below(IN_USE)) % OBJECTS;
-                    let caller = Caller { shard: &shard, recorded: &recorded, is_guarded };
+                    let caller = Caller { kernel: &*kernel, recorded: &recorded, is_guarded };
                     if random.chance(50) {
                         caller.text(object, &mut random).await?;
                     } else {
@@ -237,29 +237,37 @@ fn hold<O: Object>(
     Ok(())
 }
 
-struct Caller<'a, M: Machine> {
-    shard: &'a Shard<M>,
+struct Caller<'a> {
+    kernel: &'a dyn Kernel,
     recorded: &'a Recorded,
     is_guarded: bool,
 }
 
-impl<M: Machine> Caller<'_, M> {
+impl Caller<'_> {
     /// The outcome, or `None` if nobody knows.
     async fn propose(&self, op: impl Into<machine::Op>) -> Result<Option<Outcome>, String> {
-        let proposal = self.shard.propose(&[Minitransaction::of(op)]);
+        let proposal = self.kernel.propose(vec![Minitransaction::of(op)]);
         let answer = task::timeout(PATIENCE, proposal).await.ok_or("a call was never answered")?;
         Ok(answer.ok().and_then(|outcomes| outcomes.into_iter().next()))
     }
 
-    /// Whether `read` was called with the state, behind the barrier.
-    async fn read(&self, read: &mut (dyn FnMut(View<'_>) + Send)) -> bool {
-        if self.is_guarded
-            && let Some(barrier) = self.shard.read_barrier()
-            && !matches!(task::timeout(PATIENCE, barrier).await, Some(Ok(Ok(()))))
-        {
-            return false;
-        }
-        self.shard.read(&mut |view| read(view)).is_ok()
+    /// What `read` makes of the state, behind the barrier: that of the key's shard only, if it is one.
+    async fn read<T: Send>(
+        &self,
+        key: Option<&[u8]>,
+        read: impl FnOnce(View<'_>) -> Result<T, StoreError> + Send,
+    ) -> Option<T> {
+        let reading = async {
+            match key {
+                _ if !self.is_guarded => self.kernel.read(read),
+                Some(key) => self.kernel.read_slots(&[Slot::of_key(key)], read).await,
+                None => {
+                    self.kernel.pass_read_barrier().await?;
+                    self.kernel.read(read)
+                }
+            }
+        };
+        task::timeout(PATIENCE, reading).await?.ok()
     }
 
     async fn text(&self, object: u64, random: &mut Random) -> Result<(), String> {
@@ -276,10 +284,8 @@ impl<M: Machine> Caller<'_, M> {
         let command = |words: &[&[u8]]| cache::Op::Command(cache::Call::new(words));
         let told = match &call {
             TextCall::Get => {
-                let mut reply = None;
                 let get = cache::Call::new(&[b"GET", key.as_slice()]);
-                self.read(&mut |view| reply = cache::answer(view, &get).ok()).await;
-                reply
+                self.read(Some(&key), |view| cache::answer(view, &get)).await
             }
             TextCall::Set(_) => {
                 reply_of(self.propose(command(&[b"SET", key.as_slice(), text.as_bytes()])).await?)?
@@ -322,8 +328,7 @@ impl<M: Machine> Caller<'_, M> {
         };
         let answer = match &call {
             ZnodeCall::Get => {
-                let mut found = None;
-                self.read(&mut |view| found = tree::data(view.state, &path).ok().flatten()).await;
+                let found = self.read(None, |view| tree::data(view.state, &path)).await.flatten();
                 found.map(|(data, stat)| {
                     let text = data.unwrap_or_default();
                     let value = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());

@@ -1,9 +1,12 @@
 //! Several nodes with several shards each, and accounts that are spread over the shards: money goes from
-//! one to another in commits over several shards, in trouble.
+//! one to another in commits over several shards, while slots move from shard to shard, in trouble. All of a
+//! node is real but its directory, its identity and its connections.
 //!
 //! Held to these claims: whoever reads all accounts at one moment sees the same sum; each commit happens at
-//! most once, and those that were acknowledged did; whoever reads behind the barrier sees what was
-//! acknowledged; once all is well nothing is left undecided, and all replicas hold the same.
+//! most once, and those that were acknowledged did; whoever reads behind the barrier, of all shards or of those
+//! of the keys, sees what was acknowledged; two keys that are only changed together are seen to be the same;
+//! single objects are linearizable; once all is well nothing is left undecided, all replicas hold the same, and every node leads as
+//! many shards as any other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,20 +16,20 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use proteus_env::sim_disk::SimDisk;
 use proteus_env::{RuntimeClock, task};
-use proteus_kernel::{
-    ChoreOptions, CommitSink, Commits, Shard, ShardOptions, Shards, Spread, Timing, read_whole,
-};
+use proteus_kernel::{ChoreOptions, Shard, spread_leaders};
+use proteus_kernel_api::Kernel;
 use proteus_log::{Log, LogOptions};
-use proteus_machine::{Committed, KernelError, View};
-use proteus_shard_machine::{
-    Change, Composed, Minitransaction, Outcome, Reply, Split, SpreadState, cache, split,
-};
-use proteus_types::{CommitTs, Durability, Member, NodeId, ShardId, SlotMap};
+use proteus_machine::{KernelError, View};
+use proteus_node::{Assembly, AssemblyOptions};
+use proteus_shard_machine::{Composed, Minitransaction, Outcome, Reply, SpreadState, cache};
+use proteus_store::StoreError;
+use proteus_types::{Durability, Member, NodeId, SLOT_COUNT, ShardId, Slot, SlotMap};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::cluster::{PATIENCE, POWER_CUT, START_MS, in_paused_time};
 use crate::network::{Network, Weather};
+use crate::objects::{self, Called, Objects};
 use crate::random::Random;
 use crate::replica;
 
@@ -35,6 +38,12 @@ const SHARDS: u32 = 3;
 const ACCOUNTS: u64 = 12;
 const CLIENTS: u64 = 4;
 const TROUBLES: u64 = 10;
+
+/// How long a move is waited for in trouble.
+const MOVE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Keys of each client that are only changed together.
+const TWINS: [&str; 2] = ["twin", "other"];
 
 /// How one run went.
 #[derive(Debug, Default, Clone, Copy)]
@@ -51,6 +60,10 @@ pub struct Summary {
     pub crashes: u64,
     /// Nodes that were cut off.
     pub cuts: u64,
+    /// Times that slots moved.
+    pub moves: u64,
+    /// What callers of single objects did.
+    pub called: Called,
 }
 
 /// How accounts are read.
@@ -78,35 +91,19 @@ pub fn run(seed: u64, reading: Reading) -> Result<Summary, String> {
     })
 }
 
-#[derive(Default)]
-struct NodeShards(Mutex<BTreeMap<ShardId, Arc<Shard<Composed>>>>);
-
-impl Shards<Composed> for NodeShards {
-    fn shard(&self, id: ShardId) -> Option<Arc<Shard<Composed>>> {
-        self.0.lock().get(&id).cloned()
-    }
-
-    fn all(&self) -> Vec<(ShardId, Arc<Shard<Composed>>)> {
-        self.0.lock().iter().map(|(id, shard)| (*id, shard.clone())).collect()
-    }
-}
-
-/// Nobody follows.
-struct NoFeed;
-
-impl CommitSink<Change> for NoFeed {
-    fn on_commit(&self, _commit: Committed<Change>) {}
-
-    fn on_gap(&self, _applied_ts: CommitTs) {}
-}
-
 /// A node that runs.
 #[derive(Clone)]
 struct Running {
     node: NodeId,
-    shards: Arc<NodeShards>,
-    commits: Arc<Commits<Composed>>,
+    assembly: Arc<Assembly>,
+    kernel: Arc<dyn Kernel>,
     stop: watch::Sender<bool>,
+}
+
+impl Running {
+    fn shards(&self) -> Vec<(ShardId, Arc<Shard<Composed>>)> {
+        self.assembly.shards().all()
+    }
 }
 
 struct Node {
@@ -132,6 +129,7 @@ struct World {
     map: SlotMap,
     nodes: BTreeMap<NodeId, Node>,
     told: Arc<Mutex<BTreeMap<u64, Told>>>,
+    objects: Objects,
     summary: Summary,
 }
 
@@ -147,13 +145,18 @@ impl World {
     fn new(seed: u64, reading: Reading) -> World {
         let mut random = Random::new(seed);
         let network = Network::new(random.fork(), Weather::random(&mut random));
+        let objects = Objects::new(&mut random, reading == Reading::Whole);
+        let mut map = SlotMap::even(SHARDS);
+        // Newer than that of a single shard, which nobody has to be told.
+        map.version = 1;
         World {
             reading,
             random,
             network,
-            map: SlotMap::even(SHARDS),
+            map,
             nodes: BTreeMap::new(),
             told: Arc::default(),
+            objects,
             summary: Summary::default(),
         }
     }
@@ -178,6 +181,10 @@ impl World {
             self.trouble().await?;
         }
         self.all_well().await?;
+        // It takes its time.
+        if self.random.chance(20) {
+            self.leaders_spread().await?;
+        }
         self.settle().await
     }
 
@@ -205,56 +212,53 @@ impl World {
             }
             Err(error) => return Err(format!("{id}'s log does not open: {error}")),
         };
-        let shards = Arc::new(NodeShards::default());
-        let timestamps = Arc::default();
-        for number in 0..SHARDS {
-            let options = ShardOptions {
-                shard: ShardId(number),
-                node: id,
-                member: Member { incarnation: id.0, ..Member::default() },
-                found: id == NodeId(1),
-                run,
-                timing: Timing::default(),
-                chores: ChoreOptions {
-                    look_interval,
-                    checkpoint_bytes,
-                    replay_bytes_max: 60_000,
-                    checkpoint_interval: Duration::from_secs(60),
-                },
-                timestamps: Arc::clone(&timestamps),
-            };
-            let store = node.directory.path().join(format!("store-{number}"));
-            let links = self.network.links(id);
-            let opened = Shard::open(
-                options,
-                &store,
-                log.clone(),
-                node.clock.clone(),
-                Arc::new(NoFeed),
-                links,
-            );
-            let opened = task::timeout(PATIENCE, opened).await;
-            match opened.ok_or_else(|| format!("opening {id} never ends"))? {
-                Ok(shard) => {
-                    shards.0.lock().insert(ShardId(number), shard);
+        let assembly = Arc::new(Assembly::new(AssemblyOptions {
+            directory: node.directory.path().to_owned(),
+            log,
+            clock: node.clock.clone(),
+            links: self.network.links(id),
+            node: id,
+            member: Member { incarnation: id.0, ..Member::default() },
+            run,
+            chores: ChoreOptions {
+                look_interval,
+                checkpoint_bytes,
+                replay_bytes_max: 60_000,
+                checkpoint_interval: Duration::from_secs(60),
+            },
+            durability: Durability::Flushed,
+            torn_tries: 1,
+        }));
+        let (stop, stopping) = watch::channel(false);
+        let found = id == NodeId(1);
+        let opening = async {
+            for number in 0..SHARDS {
+                assembly.open(ShardId(number), found).await?;
+            }
+            assembly.open_all(found, &stopping).await
+        };
+        let opened = task::timeout(PATIENCE, opening).await;
+        let shards = assembly.shards();
+        let kernel = match opened.ok_or_else(|| format!("opening {id} never ends"))? {
+            Ok(kernel) => kernel,
+            Err(error) => {
+                stop.send_replace(true);
+                for (_, shard) in shards.all() {
+                    shard.abandon().await;
                 }
-                Err(error) if error.to_string().contains(POWER_CUT) => {
-                    for (_, shard) in shards.all() {
-                        shard.abandon().await;
-                    }
+                if error.to_string().contains(POWER_CUT) {
                     node.disk.crash();
                     return Ok(());
                 }
-                Err(error) => return Err(format!("{id} does not open: {error}")),
+                return Err(format!("{id} does not open: {error}"));
             }
-        }
+        };
         for (shard, open) in shards.all() {
             self.network.set_shard(id, shard, Some(open));
         }
-        let commits = Commits::new(id, run, node.clock.clone(), shards.clone());
-        let (stop, stopping) = watch::channel(false);
-        task::spawn(commits.clone().finish_abandoned(stopping));
-        node.running = Some(Running { node: id, shards, commits, stop });
+        let spreading = spread_leaders(id, shards, Arc::default(), node.clock.clone(), stopping);
+        task::spawn(spreading);
+        node.running = Some(Running { node: id, assembly, kernel, stop });
         Ok(())
     }
 
@@ -268,7 +272,7 @@ impl World {
             .map(|id| (NodeId(id), Member { incarnation: id, ..Member::default() }))
             .collect();
         let voters = members.keys().copied().collect();
-        for (id, shard) in founder.shards.all() {
+        for (id, shard) in founder.shards() {
             let failed = |error: proteus_kernel::ChangeError| format!("{id}: {error}");
             shard.group().set_members(members.clone()).await.map_err(failed)?;
             let joined = task::timeout(PATIENCE, shard.group().set_voters(&voters)).await;
@@ -276,6 +280,8 @@ impl World {
             let set = Minitransaction::of(cache::Op::SetSlots { map: self.map.clone() });
             shard.propose(&[set]).await.map_err(|error| error.to_string())?;
         }
+        let creating = founder.kernel.commit(objects::creation()).await;
+        creating.map_err(|error| error.to_string())?;
         Ok(())
     }
 
@@ -295,7 +301,17 @@ impl World {
         };
         let mut clients: Vec<Client> = (0..CLIENTS).map(client).collect();
         clients.iter_mut().for_each(|client| client.random = self.random.fork());
-        for result in join_all(clients.into_iter().map(Client::work)).await {
+        let kernels: Vec<_> = running.iter().map(|running| running.kernel.clone()).collect();
+        let mover = self.random.pick(&running);
+        let (results, called, moved) = futures::future::join3(
+            join_all(clients.into_iter().map(Client::work)),
+            self.objects.work(&kernels),
+            move_slots(mover, self.random.fork(), self.reading),
+        )
+        .await;
+        called?;
+        self.summary.moves += moved;
+        for result in results {
             let did = result?;
             self.summary.acknowledged += did.acknowledged;
             self.summary.refused += did.refused;
@@ -335,7 +351,7 @@ impl World {
             _ => {
                 // Leaders of different shards on different nodes.
                 for running in self.running() {
-                    for (_, open) in running.shards.all() {
+                    for (_, open) in running.shards() {
                         let to = NodeId(1 + self.random.below(NODES));
                         if open.leads() && to != running.node {
                             // Who cannot hand over goes on leading.
@@ -360,7 +376,7 @@ impl World {
     async fn bury(&mut self) -> Result<(), String> {
         for (id, node) in &mut self.nodes {
             let Some(running) = &node.running else { continue };
-            let shards = running.shards.all();
+            let shards = running.shards();
             let Some(reason) = shards.iter().find_map(|(_, shard)| shard.stop_reason()) else {
                 continue;
             };
@@ -415,13 +431,13 @@ impl World {
             recovered
                 .ok_or_else(|| format!("no transfers on {} although all is well", node.node))??;
         }
-        let is_settled = |running: &Running| {
-            running.shards.all().iter().all(|(_, shard)| !shard.has_unfinished())
-        };
+        let is_settled =
+            |running: &Running| running.shards().iter().all(|(_, shard)| !shard.has_unfinished());
         let settled = async {
             loop {
                 let applied = |id| {
-                    let of = nodes.iter().filter_map(|node| node.shards.shard(ShardId(id)));
+                    let of =
+                        nodes.iter().filter_map(|node| node.assembly.shards().shard(ShardId(id)));
                     of.map(|shard| shard.status().applied_index).collect::<Vec<_>>()
                 };
                 let agree =
@@ -433,13 +449,15 @@ impl World {
             }
         };
         task::timeout(PATIENCE, settled).await.ok_or("something is left undecided for ever")?;
+        self.summary.called = self.objects.settle()?;
         for id in (0..SHARDS).map(ShardId) {
-            let dumps = nodes.iter().filter_map(|node| node.shards.shard(id)).map(|shard| {
-                let mut dump = Ok(BTreeMap::new());
-                let read = shard.read(&mut |view| dump = replica::bytewise(view.state));
-                read.map_err(|error| error.to_string())?;
-                dump.map_err(|error| error.to_string())
-            });
+            let dumps =
+                nodes.iter().filter_map(|node| node.assembly.shards().shard(id)).map(|shard| {
+                    let mut dump = Ok(BTreeMap::new());
+                    let read = shard.read(&mut |view| dump = replica::bytewise(view.state));
+                    read.map_err(|error| error.to_string())?;
+                    dump.map_err(|error| error.to_string())
+                });
             let dumps: Result<Vec<_>, String> = dumps.collect();
             for pair in dumps?.windows(2) {
                 if let Some(difference) = replica::difference(&pair[0], &pair[1]) {
@@ -450,16 +468,52 @@ impl World {
         Ok(())
     }
 
+    /// With all well every node comes to lead as many shards as any other, or one more.
+    async fn leaders_spread(&self) -> Result<(), String> {
+        let nodes = self.running();
+        let spread = async {
+            loop {
+                let led = |node: &Running| {
+                    node.shards().iter().filter(|(_, shard)| shard.leads()).count()
+                };
+                let led: Vec<usize> = nodes.iter().map(led).collect();
+                let (most, fewest) = (led.iter().max(), led.iter().min());
+                let is_whole = led.iter().sum::<usize>() == SHARDS as usize;
+                if is_whole && most.zip(fewest).is_some_and(|(most, fewest)| most - fewest <= 1) {
+                    return;
+                }
+                task::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        task::timeout(PATIENCE, spread).await.ok_or_else(|| "leaders are never spread".to_owned())
+    }
+
     async fn end(&mut self) {
         for running in self.running() {
             running.stop.send_replace(true);
-            for (id, shard) in running.shards.all() {
+            for (id, shard) in running.shards() {
                 self.network.set_shard(running.node, id, None);
                 shard.abandon().await;
             }
         }
         self.nodes.clear();
     }
+}
+
+/// Has slots moved, through any node, now and then; says how often some were.
+async fn move_slots(through: Running, mut random: Random, reading: Reading) -> u64 {
+    // Who reads each shard by itself does not ask where a key is.
+    if reading == Reading::Apart || random.chance(40) {
+        return 0;
+    }
+    task::sleep(Duration::from_millis(random.below(100))).await;
+    let first = random.below(u64::from(SLOT_COUNT)) as u16;
+    let last = (first + random.below(4_000) as u16).min(SLOT_COUNT - 1);
+    let to = ShardId(random.below(u64::from(SHARDS)) as u32);
+    let moving = through.assembly.move_slots((first, last), to, Duration::from_secs(2));
+    // Who asked may lose patience while too few nodes answer; what was begun goes on.
+    let moved = task::timeout(MOVE_PATIENCE, moving).await;
+    u64::from(moved == Some(Ok(0)))
 }
 
 /// Somebody who moves money and counts it, on any node.
@@ -479,6 +533,9 @@ impl Client {
             let node = self.random.pick(&self.nodes);
             let answered = match self.random.chance(60) {
                 true => self.transfer(&node).await,
+                false if self.reading == Reading::Whole && self.random.chance(50) => {
+                    self.look(&node).await
+                }
                 false => self.read(&node).await,
             };
             let answered = answered.map_err(|claim| format!("{}: {claim}", node.node))?;
@@ -498,31 +555,18 @@ impl Client {
         let mut mini = Minitransaction::of(command(&["INCR", &key("count", self.number)]))
             .op(command(&["DECRBY", &key("account", from), &amount]))
             .op(command(&["INCRBY", &key("account", to), &amount]));
+        if self.random.chance(30) {
+            for twin in TWINS {
+                mini = mini.op(command(&["INCR", &key(twin, self.number)]));
+            }
+        }
+        let refusing = mini.ops.len();
         if is_refused {
             let call = cache::Call::new(&["LPUSH", &key("account", to), "x"]);
             mini = mini.op(cache::Op::OrRefuse(call));
         }
         self.told.lock().entry(self.number).or_default().unknown += 1;
-        let committing = async {
-            match split(mini, &self.map) {
-                Split::One(shard, mini) => {
-                    let outcomes =
-                        node.commits.propose(shard, Durability::Flushed, vec![mini]).await?;
-                    outcomes
-                        .into_iter()
-                        .next()
-                        .ok_or_else(|| KernelError::Unavailable("no outcome".to_owned()))
-                }
-                Split::Several(parts, plan) => match node.commits.propose_over(parts).await? {
-                    Spread::Committed { commit_ts, outcomes } => {
-                        Ok(plan.join(commit_ts, &outcomes))
-                    }
-                    Spread::Refused { shard, outcome } => Ok(plan.refused(shard, outcome)),
-                },
-                Split::Refused(outcome) => Ok(outcome),
-            }
-        };
-        let answer = task::timeout(PATIENCE, committing).await;
+        let answer = task::timeout(PATIENCE, node.kernel.commit(mini)).await;
         let mut told = self.told.lock();
         let told = told.entry(self.number).or_default();
         match answer.ok_or("a transfer was never answered")? {
@@ -539,7 +583,7 @@ impl Client {
                 self.summary.acknowledged += 1;
                 Ok(true)
             }
-            Ok(Outcome::Refused { op_index: 3, .. }) if is_refused => {
+            Ok(Outcome::Refused { op_index, .. }) if is_refused && op_index == refusing => {
                 told.unknown -= 1;
                 self.summary.refused += 1;
                 Ok(true)
@@ -553,42 +597,67 @@ impl Client {
         }
     }
 
+    /// Reads the count of its own transfers, and two keys that only change together, waiting for nothing but
+    /// their shards.
+    async fn look(&mut self, node: &Running) -> Result<bool, String> {
+        let begun = self.told.lock().get(&self.number).copied().unwrap_or_default();
+        let (count_key, twin_keys) =
+            (key("count", self.number), TWINS.map(|twin| key(twin, self.number)));
+        let slot = |key: &String| Slot::of_key(key.as_bytes());
+        let twin_slots: Vec<Slot> = twin_keys.iter().map(slot).collect();
+        let looking = async {
+            let twins = node.kernel.read_slots(&twin_slots, |view| {
+                Ok((number_of(view, &twin_keys[0])?, number_of(view, &twin_keys[1])?))
+            });
+            let twins = twins.await?;
+            let count_slot = [slot(&count_key)];
+            let count = node.kernel.read_slots(&count_slot, |view| number_of(view, &count_key));
+            Ok::<_, KernelError>((twins, count.await?))
+        };
+        let looked = task::timeout(PATIENCE, looking).await.ok_or("a look never ends")?;
+        let Ok((twins, count)) = looked else { return Ok(false) };
+        if twins.0 != twins.1 {
+            return Err(format!(
+                "of two keys that change together one is {} and the other {}",
+                twins.0, twins.1
+            ));
+        }
+        let told = self.told.lock().get(&self.number).copied().unwrap_or_default();
+        if count < begun.count || count > told.count + told.unknown {
+            return Err(format!(
+                "{count} transfers are seen by themselves, and {begun:?} were told"
+            ));
+        }
+        self.summary.reads += 1;
+        Ok(true)
+    }
+
     /// Reads all accounts and the count of its own transfers at one moment.
     async fn read(&mut self, node: &Running) -> Result<bool, String> {
         let begun = self.told.lock().get(&self.number).copied().unwrap_or_default();
-        let shards = node.shards.all();
-        for (_, shard) in &shards {
-            if let Some(barrier) = shard.read_barrier() {
-                let passed = task::timeout(PATIENCE, barrier).await;
-                if !matches!(passed.ok_or("a read barrier never ends")?, Ok(Ok(()))) {
-                    return Ok(false);
-                }
-            }
-        }
-        let mut found = Ok((0, 0));
-        let mut read_all = |views: &[(ShardId, View<'_>)]| {
-            let spread = SpreadState::new(views, &self.map);
-            let Some(view) = spread.view() else { return };
-            let number = |key: String| match cache::answer(view, &cache::Call::new(&["GET", &key]))
-            {
-                Ok(cache::Reply::Bulk(text)) => {
-                    Ok(String::from_utf8_lossy(&text).parse::<i64>().unwrap_or(i64::MIN))
-                }
-                Ok(_) => Ok(0),
-                Err(error) => Err(error.to_string()),
-            };
-            let accounts: Result<i64, String> =
-                (0..ACCOUNTS).map(|account| number(key("account", account))).sum();
-            found = accounts.and_then(|sum| Ok((sum, number(key("count", self.number))?)));
+        let own = key("count", self.number);
+        let read_all = |view: View<'_>| {
+            let accounts: Result<i64, StoreError> =
+                (0..ACCOUNTS).map(|account| number_of(view, &key("account", account))).sum();
+            Ok((accounts?, number_of(view, &own)?))
         };
-        let read = match self.reading {
-            Reading::Whole => read_whole(&shards, &mut read_all),
-            Reading::Apart => apart(&shards, &[], &mut read_all),
-        };
-        if read.is_err() {
+        let barrier = task::timeout(PATIENCE, node.kernel.pass_read_barrier()).await;
+        if barrier.ok_or("a read barrier never ends")?.is_err() {
             return Ok(false);
         }
-        let (sum, count) = found?;
+        let read = match self.reading {
+            Reading::Whole => node.kernel.read(read_all),
+            Reading::Apart => {
+                let mut found = None;
+                let mut read = |views: &[(ShardId, View<'_>)]| {
+                    found = SpreadState::new(views, &self.map).view().map(read_all);
+                };
+                let read = apart(&node.shards(), &[], &mut read);
+                let missing = || KernelError::Unavailable("no shards".to_owned());
+                read.and_then(|()| found.ok_or_else(missing)?.map_err(KernelError::from))
+            }
+        };
+        let Ok((sum, count)) = read else { return Ok(false) };
         if sum != 0 {
             return Err(format!("all accounts hold {sum}"));
         }
@@ -598,6 +667,16 @@ impl Client {
         }
         self.summary.reads += 1;
         Ok(true)
+    }
+}
+
+/// A number under a key; none is zero.
+fn number_of(view: View<'_>, key: &str) -> Result<i64, StoreError> {
+    match cache::answer(view, &cache::Call::new(&["GET", key]))? {
+        cache::Reply::Bulk(text) => {
+            Ok(String::from_utf8_lossy(&text).parse::<i64>().unwrap_or(i64::MIN))
+        }
+        _ => Ok(0),
     }
 }
 

@@ -14,6 +14,9 @@ fn commits_over_several_shards_keep_their_claims_in_trouble() {
         total.reads += ran.reads;
         total.crashes += ran.crashes;
         total.cuts += ran.cuts;
+        total.moves += ran.moves;
+        total.called.answered += ran.called.answered;
+        total.called.undecided += ran.called.undecided;
         Ok(())
     });
     let total = total.into_inner();
@@ -21,6 +24,7 @@ fn commits_over_several_shards_keep_their_claims_in_trouble() {
     // Runs in which nothing happened prove nothing.
     assert!(seeds < 50 || total.acknowledged > 20 * seeds, "{total:?}");
     assert!(seeds < 50 || total.crashes > seeds && total.refused > 0, "{total:?}");
+    assert!(seeds < 50 || total.moves > seeds && total.called.answered > 10 * seeds, "{total:?}");
 }
 
 #[test]
