@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use proteus_env::task;
 use proteus_kernel::{Commits, Shard, Shards, Spread};
-use proteus_kernel_api::{KernelError, Minitransaction, Read, StoreError, cache};
+use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Read, StoreError, cache};
 use proteus_shard_machine::Composed;
 use proteus_types::{Member, NodeId, SLOT_COUNT, ShardId, SlotMap, SlotRange};
 use tokio::sync::watch;
@@ -71,7 +71,8 @@ impl Placement {
         Ok(())
     }
 
-    /// As [`Placement::spread`], in one commit, if there is one shard so far, which has no keys.
+    /// As [`Placement::spread`], with one commit in each shard and none over several, if there is one shard so
+    /// far, which has no keys.
     async fn spread_empty(&self, shard_count: u32) -> Result<(), String> {
         let _one = self.changing.lock().await;
         let map = self.shards.map();
@@ -90,24 +91,27 @@ impl Placement {
             self.opener.open(*shard, true).await.map_err(|error| error.to_string())?;
         }
         let set = set_slots(&spread);
-        self.commit(&map, || {
-            let stretch = |state: &dyn Read| cache::slots::stretch(state, first, last, 1);
-            if self.read(ShardId::META, stretch)? != (last, 0) {
-                return Err("there are keys".to_owned());
-            }
-            let nothing =
-                self.read(ShardId::META, |state| cache::slots::rows_of(state, first, last))?;
-            let digest = cache::slots::digest(&nothing);
-            let rows = self.read(ShardId::META, |state| cache::slots::shared_rows(state))?;
-            let guard = Minitransaction::of(cache::Op::TakeSlots { first, last, digest })
-                .op(set.clone())
-                .check(cache::Check::SlotMapIs { version: map.version })
-                .check(cache::Check::SharedIs { digest: cache::slots::digest(&rows) });
-            let given = Minitransaction::of(cache::Op::GiveShared { rows }).op(set.clone());
-            let parts = new.iter().map(|shard| (*shard, given.clone()));
-            Ok([(ShardId::META, guard)].into_iter().chain(parts).collect())
-        })
-        .await
+        let stretch = |state: &dyn Read| cache::slots::stretch(state, first, last, 1);
+        if self.read(ShardId::META, stretch)? != (last, 0) {
+            return Err("there are keys".to_owned());
+        }
+        let nothing =
+            self.read(ShardId::META, |state| cache::slots::rows_of(state, first, last))?;
+        let digest = cache::slots::digest(&nothing);
+        let rows = self.read(ShardId::META, |state| cache::slots::shared_rows(state))?;
+        let guard = Minitransaction::of(cache::Op::TakeSlots { first, last, digest })
+            .op(set.clone())
+            .check(cache::Check::SlotMapIs { version: map.version })
+            .check(cache::Check::SharedIs { digest: cache::slots::digest(&rows) });
+        // Nobody asks the new ones before the first says that there are more.
+        let given = Minitransaction::of(cache::Op::GiveShared { rows }).op(set);
+        let giving = new.iter().map(|shard| self.commits.propose(*shard, vec![given.clone()]));
+        for given in join_all(giving).await {
+            happened(&given.map_err(|error| error.to_string())?)?;
+        }
+        let guarded = self.commits.propose(ShardId::META, vec![guard]).await;
+        happened(&guarded.map_err(|error| error.to_string())?)?;
+        self.wait_for_newer(&map).await
     }
 
     /// Adds a shard without slots. It begins on this node; the others follow.
@@ -292,6 +296,13 @@ impl Placement {
             task::sleep(RETRY).await;
         }
         Err("this node does not hear of what it has moved; ask again".to_owned())
+    }
+}
+
+fn happened(outcomes: &[Outcome]) -> Result<(), String> {
+    match outcomes {
+        [Outcome::Committed { .. }] => Ok(()),
+        other => Err(format!("the shards could not be founded: {other:?}")),
     }
 }
 
