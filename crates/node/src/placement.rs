@@ -10,7 +10,7 @@ use proteus_env::task;
 use proteus_kernel::{Commits, Shard, Shards, Spread};
 use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Read, StoreError, cache};
 use proteus_shard_machine::Composed;
-use proteus_types::{Member, NodeId, SLOT_COUNT, ShardId, SlotMap, SlotRange};
+use proteus_types::{Durability, Member, NodeId, SLOT_COUNT, ShardId, SlotMap, SlotRange};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -105,11 +105,13 @@ impl Placement {
             .check(cache::Check::SharedIs { digest: cache::slots::digest(&rows) });
         // Nobody asks the new ones before the first says that there are more.
         let given = Minitransaction::of(cache::Op::GiveShared { rows }).op(set);
-        let giving = new.iter().map(|shard| self.commits.propose(*shard, vec![given.clone()]));
+        let giving = new
+            .iter()
+            .map(|shard| self.commits.propose(*shard, Durability::Flushed, vec![given.clone()]));
         for given in join_all(giving).await {
             happened(&given.map_err(|error| error.to_string())?)?;
         }
-        let guarded = self.commits.propose(ShardId::META, vec![guard]).await;
+        let guarded = self.commits.propose(ShardId::META, Durability::Flushed, vec![guard]).await;
         happened(&guarded.map_err(|error| error.to_string())?)?;
         self.wait_for_newer(&map).await
     }

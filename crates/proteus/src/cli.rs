@@ -162,6 +162,9 @@ struct Settings {
     /// Shards that a new cluster spreads the cache's keys over [default: 1]
     #[arg(long, value_name = "N")]
     shards: Option<String>,
+    /// Threads that serve clients and apply commits [default: as many as processors]
+    #[arg(long, value_name = "N")]
+    workers: Option<String>,
     /// Connections that each face holds at once [default: 20000]
     #[arg(long, value_name = "N")]
     connections_max: Option<String>,
@@ -255,6 +258,7 @@ impl Settings {
             ("durability", &self.durability),
             ("disk_reserve_mib", &self.disk_reserve_mib),
             ("shards", &self.shards),
+            ("workers", &self.workers),
             ("connections_max", &self.connections_max),
             ("join", &self.join),
             ("cluster_secret", &self.cluster_secret),
@@ -339,7 +343,7 @@ pub(crate) fn print(text: &str) -> Result<(), String> {
 fn start(settings: &Settings, until_stdin_closes: bool) -> Result<(), String> {
     let config = settings.resolve().map_err(|error| error.to_string())?;
     start_logging(&config);
-    block_on(run(&config, until_stdin_closes)).and_then(|result| result)
+    block_on_workers(config.workers, run(&config, until_stdin_closes)).and_then(|result| result)
 }
 
 fn cluster(command: ClusterCommand) -> Result<(), String> {
@@ -361,11 +365,16 @@ fn demo(options: DemoOptions) -> Result<(), String> {
 }
 
 fn block_on<F: Future>(future: F) -> Result<F::Output, String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("cannot start: {error}"))?;
-    Ok(runtime.block_on(future))
+    block_on_workers(0, future)
+}
+
+fn block_on_workers<F: Future>(workers: usize, future: F) -> Result<F::Output, String> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if workers > 0 {
+        runtime.worker_threads(workers);
+    }
+    let runtime = runtime.enable_all().build();
+    Ok(runtime.map_err(|error| format!("cannot start: {error}"))?.block_on(future))
 }
 
 async fn run(config: &Config, until_stdin_closes: bool) -> Result<(), String> {

@@ -71,6 +71,12 @@ pub const KEYS: &[Key] = &[
         help: "Shards that a new cluster spreads the cache's keys over; later `proteus cluster add-shard`",
     },
     Key {
+        name: "workers",
+        default: "0",
+        accepts: "a number from 0 to 1024",
+        help: "Threads that serve clients and apply commits; 0: as many as processors",
+    },
+    Key {
         name: "connections_max",
         default: "20000",
         accepts: "a number from 1 to 1000000",
@@ -319,6 +325,8 @@ pub struct Config {
     pub disk_reserve_bytes: u64,
     /// Shards that a new cluster spreads its slots over.
     pub shard_count: u32,
+    /// Threads that serve clients; 0: as many as processors.
+    pub workers: usize,
     /// Connections that each face holds at once.
     pub connections_max: usize,
     /// A node of the cluster to join.
@@ -435,6 +443,8 @@ impl Config {
             shard_count: reader.parse("shards", |value| {
                 value.parse().ok().filter(|count| (1..=256).contains(count))
             })?,
+            workers: reader
+                .parse("workers", |value| value.parse().ok().filter(|count| *count <= 1024))?,
             connections_max: reader.parse("connections_max", |value| {
                 value.parse().ok().filter(|count| (1..=1_000_000).contains(count))
             })?,
