@@ -249,9 +249,9 @@ impl<M: ShardMachine> Proposer<M> {
         first: Arrival<Answered<M>>,
         held: &mut VecDeque<Arrival<Answered<M>>>,
     ) -> Gathered<Answered<M>> {
-        // Otherwise everything is flushed.
         let parts = self.group.may_relax();
-        let durability = first.durability();
+        // Also if it may be relaxed by the time that it is proposed: it has what must be flushed.
+        let durability = if parts { first.durability() } else { Durability::Flushed };
         let (mut gathered, mut bytes, mut is_full) = (Gathered::default(), 0, first.gates());
         gathered.durability = durability;
         bytes += first.bytes();
