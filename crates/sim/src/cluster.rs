@@ -531,7 +531,8 @@ impl<M: Machine> World<M> {
         let is_condemned = reason.contains(deviation::DIFFERS);
         self.summary.condemned += u64::from(is_condemned);
         let is_planted = self.planted == Planted::Deviation && is_condemned;
-        if !is_planted && ![POWER_CUT, DISK_FULL].iter().any(|words| reason.contains(words)) {
+        let is_expected = is_planted || (reason.is_empty() && !node.disk.has_power());
+        if !is_expected && ![POWER_CUT, DISK_FULL].iter().any(|words| reason.contains(words)) {
             return Err(format!("{id} stopped by itself: {reason}"));
         }
         node.disk.cut_power_after(0);
@@ -554,11 +555,11 @@ impl<M: Machine> World<M> {
         }
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
-            let has_stopped = self
-                .nodes
-                .get(&id)
-                .and_then(|node| node.shard.as_ref())
-                .is_some_and(|shard| shard.stop_reason().is_some());
+            // One without power may have failed to write, and not have said so yet.
+            let has_stopped = self.nodes.get(&id).is_some_and(|node| {
+                let shard = node.shard.as_ref();
+                shard.is_some_and(|shard| shard.stop_reason().is_some() || !node.disk.has_power())
+            });
             if has_stopped {
                 self.bury(id).await?;
             }
