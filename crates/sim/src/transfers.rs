@@ -377,11 +377,13 @@ impl World {
         for (id, node) in &mut self.nodes {
             let Some(running) = &node.running else { continue };
             let shards = running.shards();
-            let Some(reason) = shards.iter().find_map(|(_, shard)| shard.stop_reason()) else {
-                continue;
-            };
-            if !reason.contains(POWER_CUT) {
-                return Err(format!("{id} stopped by itself: {reason}"));
+            match shards.iter().find_map(|(_, shard)| shard.stop_reason()) {
+                Some(reason) if !reason.contains(POWER_CUT) => {
+                    return Err(format!("{id} stopped by itself: {reason}"));
+                }
+                // It may have failed to write, and not have said so yet.
+                None if node.disk.has_power() => continue,
+                Some(_) | None => {}
             }
             node.disk.cut_power_after(0);
             running.stop.send_replace(true);
