@@ -19,7 +19,6 @@ use parking_lot::Mutex;
 use proteus_env::task;
 use proteus_log::Log;
 use proteus_types::{Durability, LogIndex, Member, NodeId, ShardId, Term};
-use tokio::sync::oneshot;
 
 use crate::config::{Payload, TypeConfig, leader_of_term};
 use crate::log_storage::LogStorage;
@@ -138,7 +137,7 @@ struct Shared {
     transport: Arc<dyn Transport>,
     pace: Arc<SnapshotPace>,
     incoming: Mutex<Option<Incoming>>,
-    log: Log,
+    storage: LogStorage,
     /// Changes of the membership that are under way.
     changes: AtomicUsize,
     metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
@@ -185,7 +184,7 @@ impl Group {
         transport: Arc<dyn Transport>,
     ) -> io::Result<Group> {
         let config = Arc::new(config_of(&options).validate().map_err(io::Error::other)?);
-        let storage = LogStorage::new(log.clone(), options.shard);
+        let storage = LogStorage::new(log, options.shard);
         let machine = ReplicaMachine { replica: replica.clone() };
         let pace = Arc::new(SnapshotPace::default());
         let peers = Peers {
@@ -194,8 +193,9 @@ impl Group {
             transfers: Arc::new(AtomicU64::new(0)),
         };
         let node = options.node;
-        let raft =
-            Raft::new(node.0, config, peers, storage, machine).await.map_err(io::Error::other)?;
+        let raft = Raft::new(node.0, config, peers, storage.clone(), machine)
+            .await
+            .map_err(io::Error::other)?;
         let shared = Shared {
             node,
             timing: options.timing,
@@ -203,7 +203,7 @@ impl Group {
             transport,
             pace,
             incoming: Mutex::default(),
-            log,
+            storage,
             changes: AtomicUsize::new(0),
             metrics: raft.metrics(),
         };
@@ -430,10 +430,7 @@ impl Group {
     async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), ChangeError> {
         // Whoever joins must not be told of what may yet be lost here.
         self.shared.changes.fetch_add(1, Ordering::AcqRel);
-        let (sender, flushed) = oneshot::channel();
-        self.shared.log.flush(Box::new(move |result| drop(sender.send(result))));
-        let ended = || Err(io::Error::other("the log's writer has ended"));
-        let changed = match flushed.await.unwrap_or_else(|_| ended()) {
+        let changed = match self.shared.storage.flush().await {
             Ok(()) => self.raft.change_membership(change, true).await.map_err(|e| e.to_string()),
             Err(error) => Err(error.to_string()),
         };

@@ -32,20 +32,23 @@ impl LogStorage {
         LogStorage { log, shard, is_accompanied: false }
     }
 
-    /// What entries need that follow on those before.
-    fn durability(&mut self, entries: &[Entry]) -> Durability {
-        let mut durability = Durability::Relaxed;
-        for entry in entries {
-            match &entry.payload {
-                EntryPayload::Normal(payload) if payload.is_relaxed && !self.is_accompanied => {}
-                EntryPayload::Membership(membership) => {
-                    self.is_accompanied = membership.nodes().nth(1).is_some();
-                    durability = Durability::Flushed;
-                }
-                EntryPayload::Normal(_) | EntryPayload::Blank => durability = Durability::Flushed,
+    /// What an entry needs that follows on those before.
+    fn durability(&mut self, entry: &Entry) -> Durability {
+        match &entry.payload {
+            EntryPayload::Normal(payload) if payload.is_relaxed && !self.is_accompanied => {
+                return Durability::Relaxed;
             }
+            EntryPayload::Membership(membership) => {
+                self.is_accompanied = membership.nodes().nth(1).is_some();
+            }
+            EntryPayload::Normal(_) | EntryPayload::Blank => {}
         }
-        durability
+        Durability::Flushed
+    }
+
+    /// Returns once everything that was appended before is on stable storage.
+    pub(crate) async fn flush(&self) -> io::Result<()> {
+        self.wait(|log, done| log.flush(done)).await
     }
 
     async fn wait(&self, request: impl FnOnce(&Log, Done)) -> io::Result<()> {
@@ -111,10 +114,12 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
-        let entries: Vec<Entry> = entries.into_iter().collect();
-        let durability = self.durability(&entries);
-        let encoded = entries.iter().map(|entry| {
-            Ok(LogEntry { id: entry_id(&entry.log_id), payload: encode_entry(entry)? })
+        let mut durability = Durability::Relaxed;
+        let encoded = entries.into_iter().map(|entry| {
+            if self.durability(&entry) == Durability::Flushed {
+                durability = Durability::Flushed;
+            }
+            Ok(LogEntry { id: entry_id(&entry.log_id), payload: encode_entry(&entry)? })
         });
         let encoded: io::Result<Vec<LogEntry>> = encoded.collect();
         let done: Done = Box::new(move |result| callback.io_completed(result));

@@ -133,31 +133,36 @@ pub(crate) struct Settings {
     pub(crate) redirects: AtomicBool,
     /// Which events are announced on channels.
     pub(crate) events: AtomicU32,
-    /// What the node was started with, and what was set: nothing, or one of these.
+    /// What the node was started with.
     durability: Durability,
-    flushing: AtomicU8,
+    /// Whether writes are acknowledged before they are flushed.
+    relaxes: AtomicBool,
     is_stale: AtomicBool,
 }
-
-const FLUSHES: u8 = 1;
-const RELAXES: u8 = 2;
 
 impl Settings {
     /// `durability` is what the node was started with.
     pub(crate) fn new(durability: Durability) -> Settings {
         let made = Settings { durability, ..Settings::default() };
-        for (name, value, _) in PARAMETERS {
-            made.take_effect(name, value);
+        for (name, _, _) in PARAMETERS {
+            made.take_effect(name, made.at_start(name));
         }
         made
     }
 
     /// What holds for connections that do not choose.
     pub(crate) fn durability(&self) -> Durability {
-        match self.flushing.load(Ordering::Relaxed) {
-            FLUSHES => Durability::Flushed,
-            RELAXES => Durability::Relaxed,
-            _ => self.durability,
+        match self.relaxes.load(Ordering::Relaxed) {
+            true => Durability::Relaxed,
+            false => Durability::Flushed,
+        }
+    }
+
+    /// What a parameter is as long as nobody has set it.
+    fn at_start(&self, name: &str) -> &'static str {
+        match (name, self.durability) {
+            (FLUSHING, Durability::Relaxed) => EVERY_SECOND,
+            _ => parameter(name).map_or("", |(_, value, _)| value),
         }
     }
 
@@ -167,11 +172,7 @@ impl Settings {
 
     pub(crate) fn get(&self, name: &str) -> String {
         let values = self.values.read();
-        let given = values.get(name).map(String::as_str);
-        if name == FLUSHING && given.is_none() && self.durability == Durability::Relaxed {
-            return EVERY_SECOND.to_owned();
-        }
-        given.or(parameter(name).map(|(_, value, _)| *value)).unwrap_or_default().to_owned()
+        values.get(name).map_or(self.at_start(name), String::as_str).to_owned()
     }
 
     /// Parameters whose names fit one of the patterns.
@@ -212,22 +213,15 @@ impl Settings {
 
     /// Learns of a changed setting.
     pub(crate) fn note(&self, name: &str, value: Option<&Bytes>) {
-        let Some((known, default, _)) = parameter(name) else { return };
+        let Some((known, _, _)) = parameter(name) else { return };
         let mut values = self.values.write();
         match value.map(|value| String::from_utf8_lossy(value).into_owned()) {
             Some(value) => {
-                if *known == FLUSHING {
-                    let chosen = if value == ALWAYS { FLUSHES } else { RELAXES };
-                    self.flushing.store(chosen, Ordering::Relaxed);
-                }
                 self.take_effect(known, &value);
                 values.insert(known, value);
             }
             None => {
-                if *known == FLUSHING {
-                    self.flushing.store(0, Ordering::Relaxed);
-                }
-                self.take_effect(known, default);
+                self.take_effect(known, self.at_start(known));
                 values.remove(known);
             }
         }
@@ -268,6 +262,7 @@ impl Settings {
             }
             "slowlog-max-len" => self.slowlog_max.store(small(), Ordering::Relaxed),
             "latency-monitor-threshold" => self.latency_ms.store(number(), Ordering::Relaxed),
+            FLUSHING => self.relaxes.store(value != ALWAYS, Ordering::Relaxed),
             "cluster-enabled" => self.redirects.store(value == "yes", Ordering::Relaxed),
             "timeout" => self.idle_s.store(number(), Ordering::Relaxed),
             "notify-keyspace-events" => {

@@ -125,7 +125,7 @@ impl<O> Pending<O> {
 
     /// Entries and batches on their way, whichever are more.
     pub(crate) fn in_flight(&self) -> usize {
-        self.batches.lock().len().max(self.entries.lock().1)
+        self.on_their_way().0
     }
 
     /// Notes that this node, leader in `term`, has proposed an entry.

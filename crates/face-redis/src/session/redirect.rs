@@ -93,9 +93,7 @@ impl Session {
                     match join_slots(slot, *found, arguments) {
                         Ok(joined) => slot = joined,
                         Err(error) => {
-                            // As after DISCARD.
-                            self.transaction = None;
-                            self.forget_watched();
+                            self.about_transaction(OwnCommand::Discard);
                             return Some(error);
                         }
                     }
@@ -117,8 +115,7 @@ impl Session {
         let slot = slot?;
         let (host, port) = self.leader_of(slot)?;
         if matches!(found, Found::Own(own) if own.command == OwnCommand::Exec) {
-            self.transaction = None;
-            self.forget_watched();
+            self.about_transaction(OwnCommand::Discard);
         }
         Some(Reply::Error(format!("MOVED {} {host}:{port}", slot.number()).into()))
     }
