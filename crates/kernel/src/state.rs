@@ -13,7 +13,9 @@ use proteus_consensus::{Applied, Image, ReceivedImage, Replica, ReplicaFault};
 use proteus_env::Clock;
 use proteus_log::Log;
 use proteus_machine::{Committed, KernelError, Position, ShardMachine, View};
-use proteus_store::{Checkpoint, DiskStore, IncomingStore, LayeredStore, Read, State, StoreError};
+use proteus_store::{
+    Checkpoint, DiskStore, FETCHED_MAX, IncomingStore, LayeredStore, Read, State, StoreError,
+};
 use proteus_types::{CommitTs, EntryId, LogIndex, NodeId, ShardId, Term};
 use tokio::sync::Notify;
 use tracing::{error, info};
@@ -325,18 +327,27 @@ impl<M: ShardMachine> ShardState<M> {
             envelope.first_ts,
             stored.applied_ts
         );
-        for place in 0..command_count {
-            let (step, rest) = Step::decode::<M>(commands)?;
-            commands = rest;
-            let commit_ts = envelope.first_ts.plus(place);
-            let position = Position::new(self.shard, id.term, id.index, commit_ts);
-            let mut changed = Changed { commit_ts, changes: Vec::new() };
-            let Stored { store, standing, .. } = stored;
-            outcomes.push(apply_step::<M>(store, standing, position, &step, &mut changed)?);
-            stored.applied_ts = commit_ts;
-            let Changed { commit_ts, changes } = changed;
-            if !changes.is_empty() {
-                self.sink.on_commit(Committed { commit_ts, changes });
+        let mut steps = Vec::with_capacity(command_count.min(FETCHED_MAX as u64) as usize);
+        let mut place = 0;
+        while place < command_count {
+            while steps.len() < FETCHED_MAX && place + (steps.len() as u64) < command_count {
+                let (step, rest) = Step::decode::<M>(commands)?;
+                commands = rest;
+                steps.push(step);
+            }
+            fetch::<M>(&stored.store, &steps);
+            for step in steps.drain(..) {
+                let commit_ts = envelope.first_ts.plus(place);
+                let position = Position::new(self.shard, id.term, id.index, commit_ts);
+                let mut changed = Changed { commit_ts, changes: Vec::new() };
+                let Stored { store, standing, .. } = stored;
+                outcomes.push(apply_step::<M>(store, standing, position, &step, &mut changed)?);
+                stored.applied_ts = commit_ts;
+                let Changed { commit_ts, changes } = changed;
+                if !changes.is_empty() {
+                    self.sink.on_commit(Committed { commit_ts, changes });
+                }
+                place += 1;
             }
         }
         if !commands.is_empty() {
@@ -521,6 +532,19 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("unknown")
+}
+
+/// Has the processor fetch the rows with which these steps begin.
+fn fetch<M: ShardMachine>(store: &LayeredStore, steps: &[Step<M::Command>]) {
+    if steps.len() > 1 {
+        let mut fetch = store.fetch();
+        for step in steps {
+            if let Step::Command(command) = step {
+                M::first_key(command, &mut |key| fetch.add(key));
+            }
+        }
+        fetch.finish();
+    }
 }
 
 fn closed() -> StoreError {

@@ -408,6 +408,19 @@ pub fn revision(state: &dyn Read, now_ms: u64, db: u8, key: &[u8]) -> Result<Rev
     if head.is_expired(now_ms) { absent() } else { Ok(head.revision) }
 }
 
+/// Tells the key of the store that applying the op most likely begins by looking up.
+pub fn first_key(op: &Op, tell: &mut dyn FnMut(&[u8])) {
+    // Of nearly all commands the first argument is a key; for others the hint is useless, and no more.
+    if let Op::Command(call) = op
+        && let Some(key) = call.arguments.get(1).filter(|key| key.len() <= FIRST_KEY_BYTES_MAX)
+    {
+        tell(&layout::head(call.db, key));
+    }
+}
+
+/// Longest first argument that is worth working its place out for a hint.
+const FIRST_KEY_BYTES_MAX: usize = 64;
+
 /// Answers a command that only reads.
 ///
 /// # Errors

@@ -36,6 +36,11 @@ pub trait ShardMachine: Send + Sync + 'static {
         changes: &mut Vec<Self::Change>,
     ) -> Result<Self::Outcome, StoreError>;
 
+    /// Tells a key of the store that applying the command most likely begins by looking up: a hint.
+    fn first_key(command: &Self::Command, tell: &mut dyn FnMut(&[u8])) {
+        let _ = (command, tell);
+    }
+
     /// Whether the command that this is the answer to has happened, and was not refused.
     fn has_happened(outcome: &Self::Outcome) -> bool;
 

@@ -243,6 +243,12 @@ impl ShardMachine for Composed {
         }
     }
 
+    fn first_key(command: &Minitransaction, tell: &mut dyn FnMut(&[u8])) {
+        if let Some(Op::Cache(op)) = command.ops.first() {
+            cache::first_key(op, tell);
+        }
+    }
+
     fn has_happened(outcome: &Outcome) -> bool {
         matches!(outcome, Outcome::Committed { .. })
     }

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::rows::Rows;
 use crate::short::{Key, Value};
-use crate::table::Table;
+use crate::table::{Fetch, Table};
 use crate::{Direction, DiskImage, DiskStore, Read, State, StoreError, Visit};
 
 /// An ordered key space: changes since the last checkpoint in memory, older ones on disk.
@@ -74,6 +74,11 @@ impl LayeredStore {
     /// The part on disk as it is now, at some checkpoint; `None` in memory.
     pub fn image(&self) -> Option<DiskImage> {
         self.disk.as_ref().map(|disk| disk.store.image())
+    }
+
+    /// Begins to fetch recent changes of some keys for [`Read::get`]: a hint that changes nothing.
+    pub fn fetch(&self) -> Fetch<'_> {
+        self.active.fetch()
     }
 
     /// Approximate memory held by changes not yet frozen, in bytes.

@@ -25,6 +25,7 @@ use bytes::Bytes;
 pub use disk::DiskStore;
 pub use image::{DiskImage, IncomingStore};
 pub use layered::{Checkpoint, Frozen, LayeredStore};
+pub use table::{FETCHED_MAX, Fetch};
 
 /// Longest key, in bytes. A key is held in memory and in every index block, so it stays small.
 pub const KEY_BYTES_MAX: usize = 64 * 1024 - 1;

@@ -16,6 +16,38 @@ const ENTRY_OVERHEAD_BYTES: usize = 160;
 /// Rows of a piece: growing by one copies nothing, and wastes little.
 const PIECE_ROWS: usize = 4096;
 
+/// Rows fetched at once, at most: the processor does not wait for many more at a time.
+pub const FETCHED_MAX: usize = 32;
+
+/// Has the processor fetch what reads of some keys will look at, as far as it is in memory. Looked up one after
+/// the other, with work between, each row is waited for; together they are waited for once.
+pub struct Fetch<'t> {
+    table: &'t Table,
+    numbers: [u32; FETCHED_MAX],
+    count: usize,
+}
+
+impl Fetch<'_> {
+    /// Adds a key; what is beyond [`FETCHED_MAX`] of them is passed over.
+    pub fn add(&mut self, key: &[u8]) {
+        let Some(number) = self.numbers.get_mut(self.count) else { return };
+        // Not compared: whatever has that hash is most likely it.
+        let hash = self.table.hashes.hash_one(key);
+        if let Some(likely) = self.table.by_hash.iter_hash(hash).next() {
+            *number = *likely;
+            self.count += 1;
+        }
+    }
+
+    /// Fetches the rows.
+    pub fn finish(self) {
+        for number in self.numbers.into_iter().take(self.count) {
+            let row = self.table.rows.get(number);
+            std::hint::black_box(row.map(|row| (row.key.as_ref().first(), row.value.len())));
+        }
+    }
+}
+
 /// Changes not yet on disk. [`Value::Absent`] under a key means: deleted, whatever lies below.
 ///
 /// Rows stand in the order in which their keys came. Point reads and overwrites, most of what state
@@ -54,6 +86,11 @@ impl Table {
     pub(crate) fn get(&self, key: &[u8]) -> Option<&Value> {
         let number = self.find(self.hashes.hash_one(key), key)?;
         self.rows.get(number).map(|row| &row.value)
+    }
+
+    /// Begins to fetch rows for [`Table::get`].
+    pub(crate) fn fetch(&self) -> Fetch<'_> {
+        Fetch { table: self, numbers: [0; FETCHED_MAX], count: 0 }
     }
 
     fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
@@ -248,5 +285,10 @@ mod tests {
             assert_eq!(table.get(key).and_then(Value::bytes), *value);
         }
         assert!(table.get(b"no such key").is_none());
+        // A hint, whatever is asked for and however much.
+        let mut fetch = table.fetch();
+        fetch.add(b"no such key");
+        model.keys().for_each(|key| fetch.add(key));
+        fetch.finish();
     }
 }
