@@ -116,16 +116,9 @@ impl<O> Pending<O> {
         self.entries.lock().1
     }
 
-    /// How many batches or entries are on their way, and how many callers of this node wait for them.
-    pub(crate) fn on_their_way(&self) -> (usize, usize) {
-        let batches = self.batches.lock();
-        let callers = batches.iter().map(|batch| batch.proposals.len()).sum();
-        (batches.len().max(self.entries.lock().1), callers)
-    }
-
     /// Entries and batches on their way, whichever are more.
     pub(crate) fn in_flight(&self) -> usize {
-        self.on_their_way().0
+        self.batches.lock().len().max(self.entries.lock().1)
     }
 
     /// Notes that this node, leader in `term`, has proposed an entry.

@@ -34,9 +34,6 @@ const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// many would make batches small.
 const IN_FLIGHT_MAX: usize = 3;
 
-/// A proposal of this size follows another at once: its bytes cost more than an entry does.
-const LARGE_BYTES: usize = 64 * 1024;
-
 /// How long a proposal waits for a leader before it is answered with an error.
 pub(crate) const LEADER_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -120,7 +117,7 @@ impl<M: ShardMachine> Proposer<M> {
                 task::sleep(LEASE_LOOK_INTERVAL).await;
             }
             let Some(first) = self.next(&mut held).await else { return };
-            if !self.wait_for_room(&first, held.len()).await {
+            if !self.wait_for_room(&first).await {
                 let error =
                     "no majority of the shard's voters has answered; this was not sent to them";
                 let mut impatient = Gathered::default();
@@ -197,28 +194,18 @@ impl<M: ShardMachine> Proposer<M> {
     }
 
     /// Waits until another batch may be on its way; false if `first` has waited for too long.
-    async fn wait_for_room(&self, first: &Arrival<Answered<M>>, held: usize) -> bool {
+    async fn wait_for_room(&self, first: &Arrival<Answered<M>>) -> bool {
         let since = match first {
             Arrival::Own(proposal) => proposal.since,
             // Its node keeps the time.
             Arrival::Foreign { .. } => self.clock.elapsed(),
         };
-        while !self.has_room(first, held) {
+        while self.state.pending.in_flight() >= IN_FLIGHT_MAX {
             let Some(patience) = self.patience_left(since) else { return false };
             task::timeout(patience.min(STOP_LOOK_INTERVAL), self.state.pending.changed.notified())
                 .await;
         }
         true
-    }
-
-    /// Whether another batch may be on its way. What an entry costs is shared by the callers in it, so one
-    /// follows another only with as many callers as are on their way: they would be answered little sooner, since
-    /// what is on its way is flushed first, and each flush would be for few.
-    fn has_room(&self, first: &Arrival<Answered<M>>, held: usize) -> bool {
-        let (batches, callers) = self.state.pending.on_their_way();
-        let waiting = 1 + held + self.arriving.len();
-        batches == 0
-            || (batches < IN_FLIGHT_MAX && (waiting >= callers || first.bytes() >= LARGE_BYTES))
     }
 
     /// The next that waits: what is to be proposed again before what has arrived since.
