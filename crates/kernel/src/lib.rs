@@ -49,7 +49,7 @@ pub use links::{Alone, Links, Route, Service};
 pub use proteus_consensus::{
     Call, ChangeError, GroupStatus, Leadership, Membership, Timing, TransportError,
 };
-pub use shard::{Answering, CommitSink, Shard, ShardOptions, ShardStatus};
+pub use shard::{Answering, CommitSink, Proposed, Shard, ShardOptions, ShardStatus};
 pub use step::TransactionId;
 pub use timestamps::Timestamps;
 pub use transaction::{Commits, Shards, Spread, Spreading};

@@ -19,7 +19,10 @@ use tokio::sync::{Notify, oneshot};
 /// Bytes of proposals that wait or are on their way; beyond it new ones are refused.
 const PENDING_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-pub(crate) type Reply<O> = oneshot::Sender<Result<Vec<O>, KernelError>>;
+/// The outcomes of a proposal, and its encoded commands.
+pub(crate) type Answered<O> = Result<(Vec<O>, Vec<u8>), KernelError>;
+
+pub(crate) type Reply<O> = oneshot::Sender<Answered<O>>;
 
 /// How a proposal stands to commits over several shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,9 +105,10 @@ impl<O> Pending<O> {
 
     /// Answers a caller and gives its room back.
     pub(crate) fn answer(&self, proposal: Proposal<O>, result: Result<Vec<O>, KernelError>) {
-        self.bytes.fetch_sub(proposal.commands.len(), Ordering::Relaxed);
+        let Proposal { commands, reply, .. } = proposal;
+        self.bytes.fetch_sub(commands.len(), Ordering::Relaxed);
         // A caller that stopped waiting has its commit all the same.
-        let _ = proposal.reply.send(result);
+        let _ = reply.send(result.map(|outcomes| (outcomes, commands)));
     }
 
     pub(crate) fn push(&self, batch: Batch<O>) {
@@ -296,10 +300,7 @@ fn position<O>(batches: &VecDeque<Batch<O>>, proposal: ProposalId) -> Option<usi
 mod tests {
     use super::*;
 
-    fn batch(
-        proposal: u64,
-        term: u64,
-    ) -> (Batch<u8>, oneshot::Receiver<Result<Vec<u8>, KernelError>>) {
+    fn batch(proposal: u64, term: u64) -> (Batch<u8>, oneshot::Receiver<Answered<u8>>) {
         let (reply, answer) = oneshot::channel();
         let caller = Proposal {
             kind: Kind::Plain,
@@ -338,7 +339,7 @@ mod tests {
             } else {
                 apply()
             }
-            assert_eq!(answer.try_recv().unwrap().unwrap(), [5]);
+            assert_eq!(answer.try_recv().unwrap().unwrap().0, [5]);
             assert_eq!(pending.in_flight(), 0);
         }
     }
@@ -354,7 +355,11 @@ mod tests {
         }
         pending.applied(ProposalId(1), vec![5]);
         pending.term_began(Term(2));
-        assert_eq!(first_answer.try_recv().unwrap().unwrap(), [5], "applied before the term ended");
+        assert_eq!(
+            first_answer.try_recv().unwrap().unwrap().0,
+            [5],
+            "applied before the term ended"
+        );
         assert!(second_answer.try_recv().is_err() && third_answer.try_recv().is_err());
         assert_eq!(pending.take_lost().unwrap().commands, [7], "the second is proposed again");
         assert!(pending.take_lost().is_none());

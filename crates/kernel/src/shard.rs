@@ -24,7 +24,7 @@ use crate::digests::{Testimony, Voters, differs, judge_differences, mark_differe
 use crate::forward::{Forward, ForwardAnswer, Taken, first_proposal};
 use crate::image::StateImage;
 use crate::links::{Links, Route, Service, ServiceLinks};
-use crate::pending::{Kind, Proposal};
+use crate::pending::{Answered, Kind, Proposal};
 use crate::proposer::{Arrival, LEADER_PATIENCE, Proposer};
 use crate::reads::{Readers, ask_for_readers};
 use crate::state::ShardState;
@@ -61,7 +61,29 @@ const IMAGE_PATIENCE: Duration = Duration::from_secs(10);
 const IMAGE_RETRY: Duration = Duration::from_millis(100);
 
 /// The outcomes to come of one proposal.
-type Answer<O> = oneshot::Receiver<Result<Vec<O>, KernelError>>;
+type Answer<O> = oneshot::Receiver<Answered<O>>;
+
+/// Commands that were proposed, as they are kept until they are answered: whoever may have to propose them again
+/// need not keep them meanwhile.
+pub struct Proposed(Vec<u8>);
+
+impl Proposed {
+    /// The commands.
+    ///
+    /// # Errors
+    /// If they are those of another machine.
+    pub fn commands<M: ShardMachine>(&self) -> Result<Vec<M::Command>, KernelError> {
+        let (mut commands, mut rest) = (Vec::new(), self.0.as_slice());
+        while !rest.is_empty() {
+            let (step, behind) = Step::decode::<M>(rest)?;
+            if let Step::Command(command) = step {
+                commands.push(command);
+            }
+            rest = behind;
+        }
+        Ok(commands)
+    }
+}
 
 /// An answer to another node's message.
 pub type Answering = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
@@ -242,14 +264,26 @@ impl<M: ShardMachine> Shard<M> {
         durability: Durability,
         commands: &[M::Command],
     ) -> impl Future<Output = Result<Vec<M::Outcome>, KernelError>> + Send + use<M> {
+        let proposed = self.propose_returning(durability, commands);
+        async move { Ok(proposed.await?.0) }
+    }
+
+    /// As [`Shard::propose_at`], and gives the commands back.
+    pub fn propose_returning(
+        &self,
+        durability: Durability,
+        commands: &[M::Command],
+    ) -> impl Future<Output = Result<(Vec<M::Outcome>, Proposed), KernelError>> + Send + use<M>
+    {
         let mut encoded = Vec::new();
         for command in commands {
             encode_command::<M>(command, &mut encoded);
         }
         let submitted = self.submit(Kind::Plain, durability, encoded, commands.len());
         async move {
-            let outcomes = answered(submitted).await?;
-            Ok(outcomes.into_iter().filter_map(StepOutcome::into_command).collect())
+            let (outcomes, encoded) = answered(submitted).await?;
+            let outcomes = outcomes.into_iter().filter_map(StepOutcome::into_command).collect();
+            Ok((outcomes, Proposed(encoded)))
         }
     }
 
@@ -287,7 +321,7 @@ impl<M: ShardMachine> Shard<M> {
         let mut encoded = Vec::new();
         step.encode::<M>(&mut encoded);
         let submitted = self.submit(kind, Durability::Flushed, encoded, 1);
-        async move { answered(submitted).await?.into_iter().next().ok_or_else(stopping) }
+        async move { answered(submitted).await?.0.into_iter().next().ok_or_else(stopping) }
     }
 
     /// Tries this shard's part of a commit over several; if it holds nothing else happens here until
@@ -693,7 +727,7 @@ impl<M: ShardMachine> Shard<M> {
     }
 }
 
-async fn answered<O>(submitted: Result<Answer<O>, KernelError>) -> Result<Vec<O>, KernelError> {
+async fn answered<O>(submitted: Result<Answer<O>, KernelError>) -> Answered<O> {
     submitted?.await.unwrap_or_else(|_| Err(stopping()))
 }
 

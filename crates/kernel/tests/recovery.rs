@@ -207,6 +207,10 @@ fn outcomes_and_feed_keep_the_order_of_proposals() {
             assert_eq!(sums, [expected + 1, expected + 1, expected + 2]);
             expected += 2;
         }
+        let (outcomes, proposed) =
+            shard.propose_returning(Durability::Flushed, &[0, 0]).await.unwrap();
+        assert_eq!(outcomes.len(), 2);
+        assert_eq!(proposed.commands::<Adder>().unwrap(), [0, 0]);
         let published = sink.0.lock();
         let changes: Vec<u64> =
             published.iter().flat_map(|commit| commit.changes.clone()).collect();

@@ -58,13 +58,14 @@ impl Router {
     ) -> Proposal {
         let router = self.clone();
         if self.shards.is_whole() {
-            let proposal = self.meta.propose_at(durability, &minitransactions);
+            let proposal = self.meta.propose_returning(durability, &minitransactions);
             return Box::pin(async move {
-                let outcomes = proposal.await?;
+                let (outcomes, proposed) = proposal.await?;
                 // As far as this node knew.
                 if !outcomes.iter().any(is_elsewhere) {
                     return Ok(outcomes);
                 }
+                let minitransactions = proposed.commands::<Composed>()?;
                 let outcomes = outcomes.into_iter().enumerate().collect();
                 router.send_after(durability, &minitransactions, outcomes).await
             });
