@@ -567,17 +567,13 @@ impl Group {
     /// Resolves when the group has stopped, with the reason: its disk or its replica failed, or it
     /// was shut down.
     pub async fn stopped(&self) -> String {
-        let stopped = self
-            .raft
-            .wait(None)
-            .metrics(|metrics| metrics.running_state.is_err(), "has stopped")
-            .await;
-        match stopped {
-            Ok(metrics) => match metrics.running_state {
-                Err(fatal) => fatal.to_string(),
-                Ok(()) => "stopped".to_owned(),
-            },
-            Err(error) => error.to_string(),
+        // These figures seldom change, where those with the log's progress do with every entry; both end with
+        // the library's task.
+        let mut seldom = self.raft.server_metrics();
+        while !self.has_stopped() && seldom.changed().await.is_ok() {}
+        match &self.shared.metrics.borrow_watched().running_state {
+            Err(fatal) => fatal.to_string(),
+            Ok(()) => "stopped".to_owned(),
         }
     }
 

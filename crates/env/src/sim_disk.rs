@@ -66,6 +66,11 @@ impl SimDisk {
         self.world.lock().writes_left != Some(0)
     }
 
+    /// Whether a crash would take nothing.
+    pub fn is_flushed(&self) -> bool {
+        self.world.lock().files.values().all(|file| file.lock().unflushed.is_empty())
+    }
+
     /// Turns out to have lied: the last flushes of each file did nothing, so that a crash takes the
     /// whole second half of what was flushed.
     pub fn forget_flushes(&self) {

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
+use tokio::runtime::{self, Runtime};
 pub use tokio::task::JoinHandle;
 
 use crate::simulation;
@@ -49,4 +50,34 @@ pub async fn sleep(duration: Duration) {
 /// The future's output, or `None` once `duration` has passed.
 pub async fn timeout<F: Future>(duration: Duration, future: F) -> Option<F::Output> {
     tokio::time::timeout(duration, future).await.ok()
+}
+
+/// Threads for work that may keep a processor busy, beside those that serve everybody.
+pub struct Pool(Option<Runtime>);
+
+impl Pool {
+    /// A pool of as many threads as there are processors.
+    ///
+    /// # Errors
+    /// If the operating system refuses them.
+    pub fn new(name: &str) -> io::Result<Pool> {
+        let runtime =
+            runtime::Builder::new_multi_thread().thread_name(name).enable_all().build()?;
+        Ok(Pool(Some(runtime)))
+    }
+
+    /// Calls `begin`: what it spawns, listens on and connects to belongs to the pool's threads.
+    pub fn enter<R>(&self, begin: impl FnOnce() -> R) -> R {
+        let _inside = self.0.as_ref().map(Runtime::enter);
+        begin()
+    }
+}
+
+impl Drop for Pool {
+    /// Ends without waiting, so that it may be dropped by a task.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }

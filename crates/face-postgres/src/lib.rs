@@ -91,6 +91,11 @@ impl Face for PostgresFace {
         5432
     }
 
+    /// Scans, joins and sorts.
+    fn computes(&self) -> bool {
+        true
+    }
+
     /// Clients ask for encryption on the standard port.
     fn tls_port(&self) -> Option<u16> {
         None

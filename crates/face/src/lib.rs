@@ -118,6 +118,12 @@ pub trait Face: Send + Sync + 'static {
         b""
     }
 
+    /// Whether its requests may keep a processor busy for long, so that they had better have threads that
+    /// nobody else waits for.
+    fn computes(&self) -> bool {
+        false
+    }
+
     /// Serves one connection until its client closes it, it fails, or the node stops.
     fn serve(self: Arc<Self>, connection: Connection) -> Serving;
 }

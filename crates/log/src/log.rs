@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
+use proteus_env::SystemClock;
 use proteus_env::disk::Disk;
 use proteus_env::task::{self, spawn_thread};
 use proteus_types::{Durability, EntryId, LogIndex, ShardId};
 
 use crate::index::{Index, Placed};
-use crate::writer::{Request, Writer};
+use crate::writer::{Request, Writer, run};
 use crate::{LogError, recovery};
 
 /// An entry as consensus gives and takes it.
@@ -106,6 +107,7 @@ pub(crate) struct Shared {
     pub(crate) index: Mutex<Index>,
     pub(crate) queue: Mutex<Queue>,
     pub(crate) arrived: Condvar,
+    pub(crate) clock: SystemClock,
 }
 
 #[derive(Default)]
@@ -114,41 +116,41 @@ pub(crate) struct Queue {
     pub(crate) closing: bool,
     /// Space reserved in the current segment beyond what is queued; negative once overdrawn.
     pub(crate) reserved_left_bytes: i64,
+    /// When, by the log's clock, the thread has something to do that nobody asks for.
+    pub(crate) due_at: Option<Duration>,
 }
+
+impl Queue {
+    /// Whether nothing that waits has to wait for the disk, and all of it is small.
+    pub(crate) fn is_short_and_relaxed(&self) -> bool {
+        let mut bytes = 0;
+        self.requests.iter().all(|request| {
+            bytes += request.size_bytes();
+            !request.waits_for_flush() && bytes <= CALLER_BYTES_MAX
+        })
+    }
+}
+
+/// What a caller writes itself, in bytes, rather than wake a thread for it.
+pub(crate) const CALLER_BYTES_MAX: usize = 64 * 1024;
 
 struct Closer {
     shared: Arc<Shared>,
-    writer: Mutex<WriterPlace>,
-}
-
-/// Where the writer works.
-enum WriterPlace {
-    /// On a thread; `None` once that was waited for.
-    Thread(Option<std::thread::JoinHandle<()>>),
-    /// In whoever calls.
-    Inline(Box<Writer>),
-}
-
-impl Closer {
-    fn work_inline(&self) {
-        if let WriterPlace::Inline(writer) = &mut *self.writer.lock() {
-            writer.work_inline();
-        }
-    }
+    writer: Arc<Mutex<Writer>>,
+    /// `None` if whoever calls does the work, or the thread was waited for.
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 impl Drop for Closer {
     fn drop(&mut self) {
         self.shared.queue.lock().closing = true;
         self.shared.arrived.notify_all();
-        match &mut *self.writer.lock() {
-            WriterPlace::Thread(thread) => {
-                if let Some(thread) = thread.take() {
-                    // A writer that panicked has already failed every request it had.
-                    let _ = thread.join();
-                }
+        match self.thread.lock().take() {
+            Some(thread) => {
+                // A writer that panicked has already failed every request it had.
+                let _ = thread.join();
             }
-            WriterPlace::Inline(writer) => writer.work_inline(),
+            None => self.writer.lock().work(),
         }
     }
 }
@@ -167,15 +169,17 @@ impl Log {
             index: Mutex::new(recovered.index),
             queue: Mutex::default(),
             arrived: Condvar::new(),
+            clock: SystemClock::new(),
         });
         let writer = Writer::open(shared.clone(), recovered.tail).map_err(io)?;
-        let place = if shared.options.is_inline {
-            WriterPlace::Inline(Box::new(writer))
+        let writer = Arc::new(Mutex::new(writer));
+        let thread = if shared.options.is_inline {
+            None
         } else {
-            let thread = spawn_thread("proteus-log", move || writer.run()).map_err(io)?;
-            WriterPlace::Thread(Some(thread))
+            let (shared, writer) = (shared.clone(), writer.clone());
+            Some(spawn_thread("proteus-log", move || run(&shared, &writer)).map_err(io)?)
         };
-        let closer = Closer { shared: shared.clone(), writer: Mutex::new(place) };
+        let closer = Closer { shared: shared.clone(), writer, thread: Mutex::new(thread) };
         Ok(Log { shared, closer: Arc::new(closer) })
     }
 
@@ -272,7 +276,7 @@ impl Log {
         self.submit(Request::Flush { done: Box::new(move |result| drop(sender.send(result))) });
         // A slow inline writer would wait for whoever blocks here.
         if self.shared.options.is_inline {
-            self.closer.work_inline();
+            self.closer.writer.lock().work();
         } else {
             self.shared.arrived.notify_one();
         }
@@ -321,6 +325,10 @@ impl Log {
     pub fn admit(&self, bytes: usize) -> io::Result<()> {
         let reserved_bytes =
             u64::try_from(self.shared.queue.lock().reserved_left_bytes).unwrap_or(0);
+        // Taken from the disk already, which need not be asked then.
+        if bytes as u64 <= reserved_bytes {
+            return Ok(());
+        }
         let available_bytes = self.shared.disk.available_bytes()?;
         let usable_bytes =
             reserved_bytes + available_bytes.saturating_sub(self.shared.options.disk_reserve_bytes);
@@ -346,21 +354,32 @@ impl Log {
 
     fn wake_writer(&self) {
         if !self.shared.options.is_inline {
-            self.shared.arrived.notify_one();
+            if !self.write_here() {
+                self.shared.arrived.notify_one();
+            }
             return;
         }
         let pause_ms = self.shared.options.inline_pause_ms.load(Ordering::Relaxed);
         if pause_ms == 0 {
-            return self.closer.work_inline();
+            return self.closer.writer.lock().work();
         }
         // Whoever comes first does what all before have asked for, so the order stays.
         let closer = Arc::downgrade(&self.closer);
         task::spawn(async move {
             task::sleep(Duration::from_millis(pause_ms)).await;
             if let Some(closer) = closer.upgrade() {
-                closer.work_inline();
+                closer.writer.lock().work();
             }
         });
+    }
+
+    /// Writes what waits, if that takes no longer than to wake the writer's thread for it: nobody waits for
+    /// the disk, it is small, and the thread is idle. Says whether there is nothing left for the thread to do.
+    fn write_here(&self) -> bool {
+        if !self.shared.queue.lock().is_short_and_relaxed() {
+            return false;
+        }
+        self.closer.writer.try_lock().is_some_and(|mut writer| writer.work_for_caller())
     }
 
     fn submit(&self, request: Request) {

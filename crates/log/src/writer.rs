@@ -1,16 +1,20 @@
-//! The one thread that writes: everything that has arrived becomes one write and one flush.
+//! Who writes: everything that has arrived becomes one write and one flush.
+//!
+//! There is one writer and a thread that works with it. What need not be flushed, is small and finds the
+//! thread idle is written by whoever appends it, since waking the thread costs more than the write.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proteus_env::{Clock, SystemClock};
+use parking_lot::Mutex;
+use proteus_env::Clock;
 use proteus_types::{Durability, EntryId, LogIndex, ShardId};
 use tracing::{error, warn};
 
 use crate::index::{Index, Location, Segment};
-use crate::log::{Done, LogEntry, Shared};
+use crate::log::{CALLER_BYTES_MAX, Done, LogEntry, Shared};
 use crate::record::{
     ENTRY_HEADER_BYTES, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES, segment_header,
 };
@@ -18,6 +22,12 @@ use crate::{MetaKey, recovery};
 
 /// Most bytes in one write: what a small command behind it waits for.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Room that is left in what is reserved for what a caller writes itself.
+const CALLER_ROOM_BYTES: u64 = 2 * CALLER_BYTES_MAX as u64;
+
+/// How much later than a flush it is recorded at the latest that there was one.
+const HINT_DELAY: Duration = Duration::from_millis(20);
 
 /// Buffers larger than this are given back after a bulk append.
 const BUFFER_KEPT_BYTES_MAX: usize = 1024 * 1024;
@@ -31,7 +41,7 @@ pub(crate) enum Request {
 }
 
 impl Request {
-    fn size_bytes(&self) -> usize {
+    pub(crate) fn size_bytes(&self) -> usize {
         match self {
             Request::Append { entries, .. } => {
                 entries.iter().map(|entry| entry.payload.len()).sum()
@@ -42,7 +52,7 @@ impl Request {
     }
 
     /// Whether who asked waits for stable storage.
-    fn waits_for_flush(&self) -> bool {
+    pub(crate) fn waits_for_flush(&self) -> bool {
         !matches!(self, Request::Append { durability: Durability::Relaxed, .. })
     }
 }
@@ -65,11 +75,13 @@ pub(crate) struct Writer {
     /// The file is this long, in zeros from `end_byte_offset` on.
     reserved_byte_offset: u64,
     buffer: Vec<u8>,
-    clock: SystemClock,
-    last_flush: Duration,
-    /// Whether something was written since that was not only a hint.
-    has_unflushed: bool,
-    /// Why an inline writer does no more; one on a thread ends instead.
+    /// When what is written and not flushed, but for hints, has to be.
+    flush_due_at: Option<Duration>,
+    /// When it is to be recorded how far the log is flushed, if nothing is written before.
+    hint_due_at: Option<Duration>,
+    /// The earlier of both, as the thread was told.
+    told_due_at: Option<Duration>,
+    /// Why nothing is written any more.
     failed: Option<io::Error>,
 }
 
@@ -83,12 +95,10 @@ struct Place {
 impl Writer {
     /// A writer at the tail that recovery found, or in a first segment.
     pub(crate) fn open(shared: Arc<Shared>, tail: Option<Tail>) -> io::Result<Writer> {
-        let clock = SystemClock::new();
         let (tail, fresh) = match tail {
             Some(tail) => (tail, false),
             None => (create_segment(&shared, 1)?, true),
         };
-        let last_flush = clock.elapsed();
         let mut writer = Writer {
             shared,
             reserved_byte_offset: tail.segment.file.len()?,
@@ -97,9 +107,9 @@ impl Writer {
             flushed_byte_offset: tail.end_byte_offset,
             recorded_byte_offset: 0,
             buffer: Vec::new(),
-            clock,
-            last_flush,
-            has_unflushed: false,
+            flush_due_at: None,
+            hint_due_at: None,
+            told_due_at: None,
             failed: None,
         };
         if !fresh {
@@ -124,68 +134,89 @@ impl Writer {
         }
     }
 
-    pub(crate) fn run(mut self) {
+    /// Does what has arrived, and flushes if it is time to.
+    pub(crate) fn work(&mut self) {
         loop {
-            let (requests, closing) = self.wait();
-            if let Err(failure) = self.work(requests) {
-                return self.refuse_all(&failure);
-            }
-            if closing {
-                // Nobody is left to hear of a failure; recovery will tell.
-                let _ = self.flush();
-                return;
-            }
-        }
-    }
-
-    fn work(&mut self, requests: Vec<Request>) -> io::Result<()> {
-        if !requests.is_empty()
-            && let Err(failure) = self.write(requests)
-        {
-            error!(error = %failure, location = %self.shared.disk.location().display(), "the log cannot be written; this node stops accepting writes");
-            return Err(failure);
-        }
-        if self.flush_is_due() && self.flush().is_err() {
-            return Err(io::Error::other("the log's flush failed"));
-        }
-        Ok(())
-    }
-
-    /// Does what has arrived, in the caller's place.
-    pub(crate) fn work_inline(&mut self) {
-        loop {
-            let requests: Vec<Request> = self.shared.queue.lock().requests.drain(..).collect();
+            let requests = take_batch(&self.shared);
             if requests.is_empty() {
-                return;
+                break;
             }
-            match &self.failed {
-                Some(failure) => refuse(requests, failure),
-                None => self.failed = self.work(requests).err(),
+            self.take(requests);
+        }
+        if self.is_past(self.flush_due_at) {
+            self.flush_or_fail();
+        }
+        if self.is_past(self.hint_due_at) {
+            self.write_hint();
+        }
+        self.tell_due();
+    }
+
+    fn is_past(&self, due_at: Option<Duration>) -> bool {
+        due_at.is_some_and(|due_at| due_at <= self.shared.clock.elapsed())
+    }
+
+    /// Ends the writer's work: nothing more will arrive.
+    fn end(&mut self) {
+        self.work();
+        // Nobody is left to hear of a failure; recovery will tell.
+        self.flush_or_fail();
+        self.write_hint();
+    }
+
+    /// Does what has arrived if none of it, nor what it brings about, waits for the disk. Says whether that
+    /// leaves nothing for the thread to do.
+    pub(crate) fn work_for_caller(&mut self) -> bool {
+        let ahead_bytes = self.reserved_byte_offset.saturating_sub(self.end_byte_offset);
+        let has_room = self.end_byte_offset < self.shared.options.segment_bytes
+            && ahead_bytes >= self.shared.options.reserve_bytes / 2 + CALLER_ROOM_BYTES;
+        if self.failed.is_some() || !has_room {
+            return false;
+        }
+        let requests: Vec<Request> = {
+            let mut queue = self.shared.queue.lock();
+            if !queue.is_short_and_relaxed() {
+                return false;
             }
+            queue.requests.drain(..).collect()
+        };
+        if requests.is_empty() {
+            return true;
+        }
+        self.take(requests);
+        !self.tell_due()
+    }
+
+    fn take(&mut self, requests: Vec<Request>) {
+        if let Some(failure) = &self.failed {
+            return refuse(requests, failure);
+        }
+        if let Err(failure) = self.write(requests) {
+            error!(error = %failure, location = %self.shared.disk.location().display(), "the log cannot be written; this node stops accepting writes");
+            self.failed = Some(failure);
         }
     }
 
-    /// Takes what has arrived, up to a batch; or nothing, if it is time to flush or to end.
-    fn wait(&self) -> (Vec<Request>, bool) {
-        let mut queue = self.shared.queue.lock();
-        while queue.requests.is_empty() && !queue.closing {
-            if !self.has_unflushed {
-                self.shared.arrived.wait(&mut queue);
-            } else if self.shared.arrived.wait_for(&mut queue, self.until_flush()).timed_out() {
-                break;
-            }
+    fn flush_or_fail(&mut self) {
+        if self.failed.is_none()
+            && let Err(failure) = self.flush()
+        {
+            error!(error = %failure, location = %self.shared.disk.location().display(), "the log cannot be flushed; this node stops accepting writes");
+            self.failed = Some(failure);
         }
-        let mut requests = Vec::new();
-        let mut batch_bytes = 0;
-        while let Some(request) = queue.requests.front() {
-            batch_bytes += request.size_bytes();
-            if batch_bytes > BATCH_BYTES_MAX && !requests.is_empty() {
-                break;
-            }
-            requests.extend(queue.requests.pop_front());
+    }
+
+    /// Lets the thread know when there is something to do again that nobody asks for; says whether that is
+    /// news to it.
+    fn tell_due(&mut self) -> bool {
+        let due_at = self.flush_due_at.into_iter().chain(self.hint_due_at).min();
+        let due_at = due_at.filter(|_| self.failed.is_none());
+        if due_at == self.told_due_at {
+            return false;
         }
-        let closing = queue.closing && queue.requests.is_empty();
-        (requests, closing)
+        self.told_due_at = due_at;
+        self.shared.queue.lock().due_at = due_at;
+        due_at.is_some()
     }
 
     fn write(&mut self, requests: Vec<Request>) -> io::Result<()> {
@@ -209,7 +240,8 @@ impl Writer {
             tell(dones.into_iter().chain(flushing), &written);
             return written;
         }
-        self.has_unflushed = true;
+        let flush_interval = self.shared.options.flush_interval;
+        self.flush_due_at.get_or_insert_with(|| self.shared.clock.elapsed() + flush_interval);
         self.enter(&places);
         tell(dones, &Ok(()));
         if !flushing.is_empty() {
@@ -220,7 +252,7 @@ impl Writer {
         if purges {
             self.remove_unneeded();
         }
-        self.maybe_record_flush_when_idle();
+        self.plan_hint();
         self.reserve();
         Ok(())
     }
@@ -266,24 +298,15 @@ impl Writer {
     fn flush_data(&mut self) -> io::Result<()> {
         self.segment.file.flush()?;
         self.flushed_byte_offset = self.end_byte_offset;
-        self.has_unflushed = false;
-        self.last_flush = self.clock.elapsed();
+        self.flush_due_at = None;
         Ok(())
-    }
-
-    fn until_flush(&self) -> Duration {
-        let since = self.clock.elapsed().saturating_sub(self.last_flush);
-        self.shared.options.flush_interval.saturating_sub(since)
-    }
-
-    fn flush_is_due(&self) -> bool {
-        self.has_unflushed && self.until_flush().is_zero()
     }
 
     fn flush(&mut self) -> io::Result<()> {
         if self.end_byte_offset > self.flushed_byte_offset {
             self.flush_data()?;
         }
+        self.flush_due_at = None;
         Ok(())
     }
 
@@ -293,16 +316,26 @@ impl Writer {
         Record::Flushed { byte_offset: self.flushed_byte_offset }.encode(&mut self.buffer);
     }
 
-    /// With nothing else to do, writes that record at once, so that damage to the last acknowledged
-    /// entry of an idle log is recognised too. It is a hint: it needs no flush of its own.
-    fn maybe_record_flush_when_idle(&mut self) {
-        let idle = self.shared.queue.lock().requests.is_empty();
-        if idle && self.recorded_byte_offset < self.flushed_byte_offset {
+    /// With nothing else to do, that record is written by itself, so that damage to the last acknowledged
+    /// entry of an idle log is recognised too.
+    fn plan_hint(&mut self) {
+        if self.recorded_byte_offset >= self.flushed_byte_offset {
+            self.hint_due_at = None;
+        } else if self.shared.options.is_inline {
+            self.write_hint();
+        } else {
+            self.hint_due_at.get_or_insert_with(|| self.shared.clock.elapsed() + HINT_DELAY);
+        }
+    }
+
+    fn write_hint(&mut self) {
+        self.hint_due_at = None;
+        if self.failed.is_none() && self.recorded_byte_offset < self.flushed_byte_offset {
             self.buffer.clear();
             self.record_flush();
             let recorded = self.recorded_byte_offset;
+            // It needs no flush of its own, and must not ask for another.
             if self.write_buffer().is_ok() {
-                // The record itself is not flushed, and must not ask for another.
                 self.recorded_byte_offset = recorded.max(self.flushed_byte_offset);
             }
         }
@@ -385,23 +418,46 @@ impl Writer {
             }
         }
     }
+}
 
-    /// Ends after a failure: whatever arrives until the last handle is dropped is refused.
-    fn refuse_all(self, failure: &io::Error) {
-        loop {
-            let mut queue = self.shared.queue.lock();
-            while queue.requests.is_empty() && !queue.closing {
-                self.shared.arrived.wait(&mut queue);
-            }
-            let requests = std::mem::take(&mut queue.requests);
-            let closing = queue.closing;
-            drop(queue);
-            refuse(requests, failure);
-            if closing {
-                return;
+/// The thread's work: until the last handle is dropped.
+pub(crate) fn run(shared: &Shared, writer: &Mutex<Writer>) {
+    while wait(shared) {
+        writer.lock().work();
+    }
+    writer.lock().end();
+}
+
+/// Returns when something has arrived or it is time to flush; false if it is time to end.
+fn wait(shared: &Shared) -> bool {
+    let mut queue = shared.queue.lock();
+    while queue.requests.is_empty() && !queue.closing {
+        match queue.due_at {
+            None => shared.arrived.wait(&mut queue),
+            Some(due_at) => {
+                let left = due_at.saturating_sub(shared.clock.elapsed());
+                if left.is_zero() || shared.arrived.wait_for(&mut queue, left).timed_out() {
+                    break;
+                }
             }
         }
     }
+    !queue.closing
+}
+
+/// Takes what has arrived, up to a batch.
+fn take_batch(shared: &Shared) -> Vec<Request> {
+    let mut queue = shared.queue.lock();
+    let mut requests = Vec::new();
+    let mut batch_bytes = 0;
+    while let Some(request) = queue.requests.front() {
+        batch_bytes += request.size_bytes();
+        if batch_bytes > BATCH_BYTES_MAX && !requests.is_empty() {
+            break;
+        }
+        requests.extend(queue.requests.pop_front());
+    }
+    requests
 }
 
 /// Tells what became of their requests.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -343,7 +344,12 @@ pub(crate) fn print(text: &str) -> Result<(), String> {
 fn start(settings: &Settings, until_stdin_closes: bool) -> Result<(), String> {
     let config = settings.resolve().map_err(|error| error.to_string())?;
     start_logging(&config);
-    block_on_workers(config.workers, run(&config, until_stdin_closes)).and_then(|result| result)
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let workers = match config.workers {
+        0 => processors.saturating_sub(1).max(1),
+        workers => workers,
+    };
+    block_on_workers(Some(workers), run(&config, until_stdin_closes)).and_then(|result| result)
 }
 
 fn cluster(command: ClusterCommand) -> Result<(), String> {
@@ -365,12 +371,12 @@ fn demo(options: DemoOptions) -> Result<(), String> {
 }
 
 fn block_on<F: Future>(future: F) -> Result<F::Output, String> {
-    block_on_workers(0, future)
+    block_on_workers(None, future)
 }
 
-fn block_on_workers<F: Future>(workers: usize, future: F) -> Result<F::Output, String> {
+fn block_on_workers<F: Future>(workers: Option<usize>, future: F) -> Result<F::Output, String> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if workers > 0 {
+    if let Some(workers) = workers {
         runtime.worker_threads(workers);
     }
     let runtime = runtime.enable_all().build();

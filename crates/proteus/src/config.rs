@@ -74,7 +74,7 @@ pub const KEYS: &[Key] = &[
         name: "workers",
         default: "0",
         accepts: "a number from 0 to 1024",
-        help: "Threads that serve clients and apply commits; 0: as many as processors",
+        help: "Threads that serve clients and apply commits; 0: one less than processors, which SQL queries and the log need too",
     },
     Key {
         name: "connections_max",
@@ -325,7 +325,7 @@ pub struct Config {
     pub disk_reserve_bytes: u64,
     /// Shards that a new cluster spreads its slots over.
     pub shard_count: u32,
-    /// Threads that serve clients; 0: as many as processors.
+    /// Threads that serve clients; 0: one less than processors.
     pub workers: usize,
     /// Connections that each face holds at once.
     pub connections_max: usize,

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use proteus_env::task::Pool;
 use proteus_env::{Clock, SystemClock, disk, net};
 use proteus_face::{
     Face, Listening, Metrics, Security, ServeOptions, ServingFace, Shutdown, ShutdownHandle,
@@ -48,6 +49,9 @@ pub enum StartError {
     /// The files for encryption are not usable.
     #[error("TLS is not possible: {0}")]
     Tls(#[from] TlsError),
+    /// The operating system refuses threads.
+    #[error("no threads can be started: {0}")]
+    Threads(std::io::Error),
     /// A face's address is taken or not of this machine.
     #[error(
         "the {face} face cannot listen on {address}: {source}; choose other ports with --port-offset, or another address with --listen"
@@ -81,6 +85,8 @@ pub struct Server {
     shutdown: ShutdownHandle,
     serving: Vec<ServingFace>,
     tls: Option<Tls>,
+    /// What serves faces that compute, once there is one.
+    computing: Option<Pool>,
     /// What is open.
     pub faces: Vec<OpenFace>,
     /// What is not, and why.
@@ -111,17 +117,22 @@ impl Server {
             shutdown: handle,
             serving: Vec::new(),
             tls,
+            computing: None,
             faces: Vec::new(),
             closed: Vec::new(),
         };
         let serve_options =
             ServeOptions { connections_max: config.connections_max, metrics: metrics.clone() };
         for face in build_faces(&server.node, config, &clock, &metrics)? {
-            server.open(face, config, &serve_options, &shutdown)?;
+            let name = face.name();
+            if config.faces.as_ref().is_none_or(|faces| faces.iter().any(|wanted| wanted == name)) {
+                server.open(face, config, &serve_options, &shutdown)?;
+            }
         }
         Ok(server)
     }
 
+    /// Opens a face, on threads of its own if it computes.
     fn open(
         &mut self,
         face: Arc<dyn Face>,
@@ -129,10 +140,26 @@ impl Server {
         options: &ServeOptions,
         shutdown: &Shutdown,
     ) -> Result<(), StartError> {
-        let name = face.name();
-        if config.faces.as_ref().is_some_and(|faces| !faces.iter().any(|wanted| wanted == name)) {
-            return Ok(());
+        if !face.computes() {
+            return self.open_here(face, config, options, shutdown);
         }
+        let pool = match self.computing.take() {
+            Some(pool) => pool,
+            None => Pool::new("proteus-compute").map_err(StartError::Threads)?,
+        };
+        let opened = pool.enter(|| self.open_here(face, config, options, shutdown));
+        self.computing = Some(pool);
+        opened
+    }
+
+    fn open_here(
+        &mut self,
+        face: Arc<dyn Face>,
+        config: &Config,
+        options: &ServeOptions,
+        shutdown: &Shutdown,
+    ) -> Result<(), StartError> {
+        let name = face.name();
         if !config.accounts.is_open() && !face.authenticates() {
             warn!(
                 face = name,

@@ -21,6 +21,12 @@ fn open(disk: &SimDisk) -> Result<Log, LogError> {
     Log::open(Arc::new(disk.clone()), options())
 }
 
+/// With room for callers to write what need not be flushed.
+fn open_roomy(disk: &SimDisk) -> Result<Log, LogError> {
+    let (segment_bytes, reserve_bytes) = (800_000, 500_000);
+    Log::open(Arc::new(disk.clone()), LogOptions { segment_bytes, reserve_bytes, ..options() })
+}
+
 fn id(term: u64, index: u64) -> EntryId {
     EntryId { term: Term(term), index: LogIndex(index) }
 }
@@ -210,7 +216,7 @@ fn relaxed_entries_are_as_safe_as_the_flushed_one_behind_them() {
     let mut lost = 0;
     for seed in 1..=200 {
         let disk = SimDisk::new(seed);
-        let log = open(&disk).unwrap();
+        let log = if seed % 3 == 0 { open(&disk) } else { open_roomy(&disk) }.unwrap();
         let (mut sent, mut flushed) = (0, 0);
         while sent < 20 + seed % 7 {
             let is_flushed = (sent * seed) % 5 == 0;
@@ -234,6 +240,60 @@ fn relaxed_entries_are_as_safe_as_the_flushed_one_behind_them() {
         lost += sent - found.len() as u64;
     }
     assert!(lost > 0, "a relaxed entry was flushed before it was acknowledged, each time");
+}
+
+#[test]
+fn what_need_not_be_flushed_is_written_by_whoever_appends_it() {
+    let disk = SimDisk::new(1);
+    let log = open_roomy(&disk).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let done: Done = Box::new(move |result| {
+        sender.send((std::thread::current().id(), result.is_ok())).unwrap();
+    });
+    log.append(SHARD, vec![entry(1, 0)], Durability::Relaxed, done);
+    assert_eq!(receiver.try_recv().unwrap(), (std::thread::current().id(), true));
+    assert!(!disk.is_flushed());
+    // The thread flushes it, in time.
+    while !disk.is_flushed() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn callers_and_the_thread_write_one_log() {
+    const ENTRIES: u64 = 2_000;
+    let disk = SimDisk::new(7);
+    let log = open_roomy(&disk).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for shard in 0..3 {
+            let (log, sender) = (log.clone(), sender.clone());
+            scope.spawn(move || {
+                for index in 0..ENTRIES {
+                    let is_flushed = index % (7 + u64::from(shard)) == 0;
+                    let durability =
+                        if is_flushed { Durability::Flushed } else { Durability::Relaxed };
+                    let sender = sender.clone();
+                    let done: Done = Box::new(move |result| {
+                        sender.send((shard, index, result.is_ok())).unwrap()
+                    });
+                    log.append(ShardId(shard), vec![entry(1, index)], durability, done);
+                }
+            });
+        }
+    });
+    let mut next = [0; 3];
+    for _ in 0..3 * ENTRIES {
+        let (shard, index, is_done) = receiver.recv().unwrap();
+        assert_eq!((next[shard as usize], true), (index, is_done), "told in order");
+        next[shard as usize] += 1;
+    }
+    drop(log);
+    let log = open_roomy(&disk).unwrap();
+    for shard in 0..3 {
+        let found = log.read(ShardId(shard), 0..ENTRIES, usize::MAX).unwrap();
+        assert!(found == (0..ENTRIES).map(|index| entry(1, index)).collect::<Vec<_>>());
+    }
 }
 
 /// With no space for a new segment the current one grows. What a crash then tears is its tail, although
