@@ -20,6 +20,7 @@ mod measure;
 mod postgres;
 mod processes;
 mod redis;
+mod shards;
 mod start;
 mod zookeeper;
 mod zookeeper_load;
@@ -85,6 +86,8 @@ enum What {
     Failover,
     /// Time to the first answer, memory and processor time at rest
     Start,
+    /// What a node costs that has 1, 16 and 256 shards
+    Shards,
     /// All of these
     All,
 }
@@ -166,6 +169,9 @@ fn run(cli: &Cli) -> Result<()> {
     println!("{}\n", measure::machine(options));
     if wanted(What::Start) {
         start::run(options, &proteus)?;
+    }
+    if wanted(What::Shards) {
+        runtime.block_on(shards::run(options, &proteus))?;
     }
     if wanted(What::Redis) {
         redis::run(options, &proteus)?;

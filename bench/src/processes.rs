@@ -149,6 +149,17 @@ impl Proteus {
         Proteus::start_faces(binary, directory, durability, "all", REDIS, load::answers_redis)
     }
 
+    /// As [`Proteus::start`], over so many shards.
+    pub(crate) fn start_shards(
+        binary: &Path,
+        directory: tempfile::TempDir,
+        shards: u32,
+    ) -> Result<Proteus> {
+        let (flushed, ready) = (Durability::Flushed, load::answers_redis);
+        let shards = shards.to_string();
+        Proteus::start_with(binary, directory, flushed, "all", REDIS, ready, &["--shards", &shards])
+    }
+
     /// Starts a node with the zookeeper face alone and waits until it answers a session.
     pub(crate) fn start_zookeeper(binary: &Path, directory: tempfile::TempDir) -> Result<Proteus> {
         let flushed = Durability::Flushed;

@@ -229,6 +229,10 @@ impl Group {
             .await
             .map_err(io::Error::other)?;
         self.raft.wait_for_recovery(Some(READY_TIMEOUT)).await.map_err(io::Error::other)?;
+        if self.membership().members.len() == 1 {
+            // Nobody is to be told that it leads, and nobody else can: a node may have many such groups.
+            self.raft.runtime_config().tick(false);
+        }
         Ok(())
     }
 
@@ -430,6 +434,7 @@ impl Group {
     async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), ChangeError> {
         // Whoever joins must not be told of what may yet be lost here.
         self.shared.changes.fetch_add(1, Ordering::AcqRel);
+        self.raft.runtime_config().tick(true);
         let changed = match self.shared.storage.flush().await {
             Ok(()) => self.raft.change_membership(change, true).await.map_err(|e| e.to_string()),
             Err(error) => Err(error.to_string()),

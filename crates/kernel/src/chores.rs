@@ -6,9 +6,10 @@ use std::time::Duration;
 use proteus_consensus::{Group, Replica};
 use proteus_env::{Clock, task};
 use proteus_log::Log;
-use proteus_machine::ShardMachine;
+use proteus_machine::{ShardMachine, View};
+use proteus_store::StoreError;
 use proteus_types::LogIndex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tracing::{debug, warn};
 
 use crate::digests::{Testimony, Voters};
@@ -17,6 +18,16 @@ use crate::state::ShardState;
 
 /// Commands due that are proposed at once.
 const DUE_COUNT_MAX: usize = 1_000;
+
+/// How often to look at the wall clock while nothing is due: it may be set.
+const CLOCK_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// So many times less often is looked whether changes are old enough for a checkpoint, or the log long enough,
+/// while nothing else changes.
+const IDLE_ROUNDS: u32 = 10;
+
+/// Checkpoints that are written at once: they share one disk, and each takes a thread.
+const CHECKPOINTS_MAX: usize = 4;
 
 /// Pause after a checkpoint that failed, as when the disk is full.
 const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
@@ -32,7 +43,8 @@ const KEPT_LOGS: u64 = 4;
 /// When to look for what is due, and when to take a checkpoint: whichever bound is reached first.
 #[derive(Debug, Clone)]
 pub struct ChoreOptions {
-    /// How often to look for what is due. Expiry is this late at most; readers never see it.
+    /// How often to look for what is due, while anything is or may be. Expiry is this late at most, or a second
+    /// after the wall clock was set; readers never see it.
     pub look_interval: Duration,
     /// Changes in memory, in bytes; a quarter of it or so is replayed after a crash on average.
     pub checkpoint_bytes: usize,
@@ -53,101 +65,203 @@ impl Default for ChoreOptions {
     }
 }
 
-/// Proposes what is due, until asked to stop.
+/// Proposes what is due, until asked to stop. A shard in which nothing happens and nothing is due is not looked at:
+/// a node may have many.
 pub(crate) async fn propose_due<M: ShardMachine>(
     shard: Arc<Shard<M>>,
+    clock: Arc<dyn Clock>,
     look_interval: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
+    let state = shard.state().clone();
+    // Up to which entry there is nothing due before which time.
+    let mut quiet: Option<(LogIndex, u64)> = None;
     loop {
-        tokio::select! {
-            biased;
-            () = task::sleep(look_interval) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-        if !shard.leads() {
-            continue;
-        }
-        loop {
-            let mut due = Ok(Vec::new());
-            if shard.read(&mut |view| due = M::due(view, DUE_COUNT_MAX)).is_err() {
-                return;
-            }
-            let commands = match due {
-                Ok(commands) => commands,
-                Err(fault) => {
-                    warn!(%fault, "cannot look for what is due");
+        let waiting = async {
+            while let Some((index, next_ms)) = quiet {
+                let left_ms = next_ms.saturating_sub(clock.wall_ms());
+                if left_ms == 0 {
                     break;
                 }
-            };
-            let count = commands.len();
-            if count == 0 || shard.propose(&commands).await.is_err() || count < DUE_COUNT_MAX {
-                break;
+                let left = Duration::from_millis(left_ms).min(CLOCK_LOOK_INTERVAL);
+                if task::timeout(left, state.wait_applied(index.next())).await.is_some() {
+                    break;
+                }
+            }
+            // What arrives in the meantime is looked at together.
+            task::sleep(look_interval).await;
+        };
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return,
+            () = waiting => {}
+        }
+        quiet = match look(&shard).await {
+            Some(quiet) => quiet,
+            None => return,
+        };
+    }
+}
+
+/// Proposes what is due now, if this node leads; says until which entry nothing is before which time, if that is
+/// known, and nothing at all once the shard has stopped.
+async fn look<M: ShardMachine>(shard: &Shard<M>) -> Option<Option<(LogIndex, u64)>> {
+    if !shard.leads() {
+        return Some(None);
+    }
+    loop {
+        let index = shard.status().applied_index;
+        let mut due = Ok((Vec::new(), u64::MAX));
+        let find = |view: View<'_>| {
+            let next_ms = M::next_due_ms(view.state)?.unwrap_or(u64::MAX);
+            let is_due = next_ms <= view.now_ms;
+            let commands = if is_due { M::due(view, DUE_COUNT_MAX)? } else { Vec::new() };
+            Ok::<_, StoreError>((commands, next_ms))
+        };
+        shard.read(&mut |view| due = find(view)).ok()?;
+        match due {
+            Ok((commands, next_ms)) if commands.is_empty() => return Some(Some((index, next_ms))),
+            Ok((commands, _)) => {
+                let is_all = commands.len() < DUE_COUNT_MAX;
+                if shard.propose(&commands).await.is_err() || is_all {
+                    return Some(None);
+                }
+            }
+            Err(fault) => {
+                warn!(%fault, "cannot look for what is due");
+                return Some(None);
             }
         }
     }
 }
 
-/// Takes checkpoints and lets the log behind them go, until asked to stop.
-pub(crate) async fn take_checkpoints<M: ShardMachine>(
-    state: Arc<ShardState<M>>,
-    voters: Arc<Voters>,
-    group: Group,
-    log: Log,
-    clock: Arc<dyn Clock>,
-    options: ChoreOptions,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut last = clock.elapsed();
-    let mut last_index = state.applied_index();
-    let mut last_log_bytes = 0;
-    // That of an earlier run may be asked for before there is another.
-    let mut kept = KeptLog::behind(&state, last);
-    loop {
-        tokio::select! {
-            biased;
-            () = task::sleep(options.look_interval) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-        // What is kept for others is not replayed here.
-        last_log_bytes = log.disk_bytes().min(last_log_bytes);
-        let log_bytes = log.disk_bytes() - last_log_bytes;
-        let bytes_due = state.active_bytes() >= options.checkpoint_bytes
-            || log_bytes >= options.replay_bytes_max;
-        let time_due = clock.elapsed().saturating_sub(last) >= options.checkpoint_interval;
-        let index = state.applied_index();
-        if index != last_index && (bytes_due || time_due) {
-            let writer = state.clone();
-            let written = task::spawn_blocking(move || writer.checkpoint()).await;
-            let fault = match written {
-                Ok(Ok(())) => None,
-                Ok(Err(fault)) => Some(fault.to_string()),
-                Err(fault) => Some(fault.to_string()),
-            };
-            if let Some(fault) = fault {
-                warn!(fault, "cannot write a checkpoint; the log grows until it succeeds");
-                task::sleep(CHECKPOINT_RETRY).await;
-                continue;
+/// Bounds how many shards of a node write a checkpoint at once.
+#[derive(Debug)]
+pub struct CheckpointTurns(Semaphore);
+
+impl Default for CheckpointTurns {
+    fn default() -> CheckpointTurns {
+        CheckpointTurns(Semaphore::new(CHECKPOINTS_MAX))
+    }
+}
+
+/// What takes a shard's checkpoints.
+pub(crate) struct Checkpoints<M: ShardMachine> {
+    pub(crate) state: Arc<ShardState<M>>,
+    pub(crate) voters: Arc<Voters>,
+    pub(crate) group: Group,
+    pub(crate) log: Log,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) options: ChoreOptions,
+}
+
+/// How far checkpoints are.
+struct Taken {
+    /// When the last was taken, what it contains, and how long the log was then.
+    at: Duration,
+    index: LogIndex,
+    log_bytes: u64,
+    /// What was applied when this was looked at last.
+    seen: LogIndex,
+    /// That of an earlier run may be asked for before there is another.
+    kept: Option<KeptLog>,
+}
+
+impl Taken {
+    /// Whether all that was seen is in a checkpoint.
+    fn is_all(&self) -> bool {
+        self.seen == self.index
+    }
+}
+
+impl<M: ShardMachine> Checkpoints<M> {
+    /// Takes checkpoints and lets the log behind them go, until asked to stop.
+    pub(crate) async fn take(self, turns: Arc<CheckpointTurns>, mut stop: watch::Receiver<bool>) {
+        let at = self.clock.elapsed();
+        let index = self.state.checkpointed().map_or(LogIndex::default(), |(id, _)| id.index);
+        let kept = KeptLog::behind(&self.state, at);
+        // What was replayed at the start is in no checkpoint.
+        let mut taken = Taken { at, index, log_bytes: 0, seen: self.state.applied_index(), kept };
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = self.wait(&taken) => {}
             }
-            debug!(%index, "checkpoint written");
-            last = clock.elapsed();
-            last_index = index;
-            last_log_bytes = log.disk_bytes();
-            let since = kept.map_or(last, |kept| kept.since);
-            kept = KeptLog::behind(&state, since);
-        }
-        let Some(keeping) = &mut kept else { continue };
-        if !keeping.is_vouched(&state, &voters, clock.elapsed()).await {
-            continue;
-        }
-        let is_long = log.disk_bytes() >= options.replay_bytes_max.saturating_mul(KEPT_LOGS);
-        let is_old = clock.elapsed().saturating_sub(keeping.since) >= LAGGARD_PATIENCE;
-        if is_long || is_old || !voters.need_log(keeping.index) {
-            kept = None;
-            if group.purge_checkpointed().await.is_err() {
+            if taken.is_all() {
+                // What others wrote before is not replayed for what follows.
+                taken.log_bytes = self.log.disk_bytes();
+            }
+            taken.seen = self.state.applied_index();
+            if self.is_due(&mut taken) {
+                let Ok(_turn) = turns.0.acquire().await else { return };
+                if let Err(fault) = self.write().await {
+                    warn!(fault, "cannot write a checkpoint; the log grows until it succeeds");
+                    task::sleep(CHECKPOINT_RETRY).await;
+                    continue;
+                }
+                debug!(index = %taken.seen, "checkpoint written");
+                taken.at = self.clock.elapsed();
+                taken.index = taken.seen;
+                taken.log_bytes = self.log.disk_bytes();
+                let since = taken.kept.map_or(taken.at, |kept| kept.since);
+                taken.kept = KeptLog::behind(&self.state, since);
+            }
+            if self.lets_go(&mut taken).await && self.group.purge_checkpointed().await.is_err() {
                 return;
             }
         }
+    }
+
+    /// Waits until it is time to look again.
+    async fn wait(&self, taken: &Taken) {
+        if taken.kept.is_none() {
+            let changed = self.state.wait_applied(taken.seen.next());
+            if taken.is_all() {
+                // Nothing can become due before that.
+                changed.await;
+            } else {
+                // Whether that is so makes no difference to when is looked.
+                let _ = task::timeout(self.options.look_interval * IDLE_ROUNDS, changed).await;
+            }
+        }
+        task::sleep(self.options.look_interval).await;
+    }
+
+    fn is_due(&self, taken: &mut Taken) -> bool {
+        if taken.is_all() {
+            return false;
+        }
+        // What is kept for others is not replayed here.
+        let disk_bytes = self.log.disk_bytes();
+        taken.log_bytes = disk_bytes.min(taken.log_bytes);
+        self.state.active_bytes() >= self.options.checkpoint_bytes
+            || disk_bytes - taken.log_bytes >= self.options.replay_bytes_max
+            || self.clock.elapsed().saturating_sub(taken.at) >= self.options.checkpoint_interval
+    }
+
+    async fn write(&self) -> Result<(), String> {
+        let writer = self.state.clone();
+        match task::spawn_blocking(move || writer.checkpoint()).await {
+            Ok(written) => written.map_err(|fault| fault.to_string()),
+            Err(fault) => Err(fault.to_string()),
+        }
+    }
+
+    /// Whether the log that was kept is needed no more.
+    async fn lets_go(&self, taken: &mut Taken) -> bool {
+        let Some(keeping) = &mut taken.kept else { return false };
+        if !keeping.is_vouched(&self.state, &self.voters, self.clock.elapsed()).await {
+            return false;
+        }
+        let long_bytes = self.options.replay_bytes_max.saturating_mul(KEPT_LOGS);
+        let is_old = self.clock.elapsed().saturating_sub(keeping.since) >= LAGGARD_PATIENCE;
+        let is_needed = !is_old && self.voters.need_log(keeping.index);
+        if is_needed && self.log.disk_bytes() < long_bytes {
+            return false;
+        }
+        taken.kept = None;
+        true
     }
 }
 

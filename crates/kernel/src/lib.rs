@@ -41,7 +41,7 @@ mod undecided;
 mod whole;
 mod whole_image;
 
-pub use chores::ChoreOptions;
+pub use chores::{CheckpointTurns, ChoreOptions};
 pub use digests::differs;
 pub use image::{RestoredState, StateImage, StoreReport, examine_store, stored_members};
 pub use leaders::{ChosenLeaders, spread_leaders};

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
 use crate::PROPOSAL_BYTES_MAX;
-use crate::chores::{ChoreOptions, propose_due, take_checkpoints};
+use crate::chores::{CheckpointTurns, Checkpoints, ChoreOptions, propose_due};
 use crate::digests::{Testimony, Voters, differs, judge_differences, mark_difference};
 use crate::forward::{Forward, ForwardAnswer, Taken, first_proposal};
 use crate::image::StateImage;
@@ -107,6 +107,8 @@ pub struct ShardOptions {
     pub chores: ChoreOptions,
     /// What all shards of the node share.
     pub timestamps: Arc<Timestamps>,
+    /// Likewise: how many of them write a checkpoint at once.
+    pub checkpoints: Arc<CheckpointTurns>,
 }
 
 impl ShardOptions {
@@ -121,6 +123,7 @@ impl ShardOptions {
             timing: Timing::default(),
             chores,
             timestamps: Arc::default(),
+            checkpoints: Arc::default(),
         }
     }
 }
@@ -242,9 +245,9 @@ impl<M: ShardMachine> Shard<M> {
         task::spawn(judge_differences(opened.clone(), voters.clone(), stopping.clone()));
         task::spawn(sweep_impatient(state.clone(), clock.clone(), stopping.clone()));
         let look_interval = options.chores.look_interval;
-        task::spawn(propose_due(opened.clone(), look_interval, stopping.clone()));
-        let chores = options.chores;
-        task::spawn(take_checkpoints(state, voters, group, log, clock, chores, stopping));
+        task::spawn(propose_due(opened.clone(), clock.clone(), look_interval, stopping.clone()));
+        let checkpoints = Checkpoints { state, voters, group, log, clock, options: options.chores };
+        task::spawn(checkpoints.take(options.checkpoints, stopping));
         Ok(opened)
     }
 

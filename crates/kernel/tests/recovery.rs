@@ -65,6 +65,10 @@ impl ShardMachine for Adder {
     fn due(_view: View<'_>, _count_max: usize) -> Result<Vec<u64>, StoreError> {
         Ok(Vec::new())
     }
+
+    fn next_due_ms(_state: &dyn Read) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
 }
 
 #[derive(Default)]

@@ -29,6 +29,7 @@ pub mod slots;
 pub mod spread;
 
 use bytes::Bytes;
+use proteus_machine::key::{first_u64, has_any};
 use proteus_machine::{Abort, Ctx, Machine, View};
 use proteus_store::{Direction, Read, StoreError};
 use proteus_types::SlotMap;
@@ -690,6 +691,17 @@ impl Machine for Cache {
             }
         })?;
         Ok(ops)
+    }
+
+    fn next_due_ms(state: &dyn Read) -> Result<Option<u64>, StoreError> {
+        if has_any(state, SPACE, layout::KIND_GARBAGE)? {
+            return Ok(Some(0));
+        }
+        let first = |kind| first_u64(state, SPACE, kind);
+        let expiry = first(layout::KIND_EXPIRY)?;
+        let invalidated = first(layout::KIND_INVALIDATED_UNTIL)?;
+        let fields = first(layout::KIND_FIELD_EXPIRY)?;
+        Ok([expiry, invalidated, fields].into_iter().flatten().min())
     }
 }
 

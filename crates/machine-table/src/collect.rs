@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use proteus_machine::key::{KeyBuilder, take_u32, take_u64};
+use proteus_machine::key::{KeyBuilder, first_u64, take_u32, take_u64};
 use proteus_machine::{Abort, Ctx, View};
 use proteus_store::{Direction, Read, StoreError, prefix_end};
 use proteus_types::CommitTs;
@@ -30,6 +30,19 @@ pub(crate) fn due(view: View<'_>, count_max: usize) -> Result<Vec<Op>, StoreErro
     }
     let count_max = u32::try_from(count_max).unwrap_or(u32::MAX).min(1) * COLLECT_COUNT_MAX;
     Ok(is_due.then_some(Op::CollectVersions { horizon, count_max }).into_iter().collect())
+}
+
+/// From when on there is something to collect.
+pub(crate) fn next_due_ms(state: &dyn Read) -> Result<Option<u64>, StoreError> {
+    let mut next: Option<u64> = None;
+    for kind in [KIND_GARBAGE, KIND_DROPPED] {
+        if let Some(first) = first_u64(state, layout::SPACE, kind)? {
+            // The horizon is the first timestamp of its millisecond.
+            let due_ms = CommitTs(first).physical_ms() + VERSION_RETENTION_MS + 1;
+            next = Some(next.map_or(due_ms, |next| next.min(due_ms)));
+        }
+    }
+    Ok(next)
 }
 
 /// Keys of `kind` whose timestamp is at or below `horizon`.

@@ -10,8 +10,9 @@
 
 use std::ops::ControlFlow;
 
+use proteus_machine::key::has_any;
 use proteus_machine::{Abort, Ctx, View};
-use proteus_store::StoreError;
+use proteus_store::{Read, StoreError};
 use proteus_types::{CommitTs, LogIndex};
 use serde::{Deserialize, Serialize};
 
@@ -173,6 +174,11 @@ pub(crate) fn tell_rows(
         }
     }
     Ok(Reply::FeedTold(told))
+}
+
+/// Whether rows of some table are untold.
+pub(crate) fn is_any_untold(state: &dyn Read) -> Result<bool, StoreError> {
+    has_any(state, layout::SPACE, layout::KIND_UNTOLD)
 }
 
 /// Ops that tell the rows that are untold: as many as are asked for, because most tables have many rows. One

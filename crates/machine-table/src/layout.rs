@@ -32,7 +32,7 @@ pub(crate) const KIND_NEXT_ROW: u8 = 5;
 pub(crate) const KIND_GARBAGE: u8 = 6;
 pub(crate) const KIND_HORIZON: u8 = 7;
 pub(crate) const KIND_DROPPED: u8 = 8;
-const KIND_UNTOLD: u8 = 9;
+pub(crate) const KIND_UNTOLD: u8 = 9;
 
 /// First table id; PostgreSQL's tools take smaller object ids for the system's own.
 pub(crate) const TABLE_FIRST: TableId = TableId(16384);

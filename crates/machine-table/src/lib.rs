@@ -21,7 +21,7 @@ mod write;
 mod tests;
 
 use proteus_machine::{Abort, Ctx, Machine, View};
-use proteus_store::StoreError;
+use proteus_store::{Read, StoreError};
 use proteus_types::CommitTs;
 use serde::{Deserialize, Serialize};
 
@@ -289,5 +289,9 @@ impl Machine for Table {
         let mut ops = collect::due(view, count_max)?;
         ops.extend(feed::due(view, count_max.saturating_sub(ops.len()))?);
         Ok(ops)
+    }
+
+    fn next_due_ms(state: &dyn Read) -> Result<Option<u64>, StoreError> {
+        if feed::is_any_untold(state)? { Ok(Some(0)) } else { collect::next_due_ms(state) }
     }
 }

@@ -16,8 +16,8 @@ const BATCH: u8 = 0x04;
 const TIME: u8 = 0x05;
 const PRODUCER: u8 = 0x06;
 const OFFSET: u8 = 0x07;
-const TIMER: u8 = 0x08;
-const GARBAGE: u8 = 0x09;
+pub(crate) const TIMER: u8 = 0x08;
+pub(crate) const GARBAGE: u8 = 0x09;
 const NEXT_PRODUCER_ID: u8 = 0x0A;
 /// A transactional producer, by its producer id.
 const TRANSACTION: u8 = 0x0B;

@@ -38,7 +38,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use proteus_machine::{Abort, Ctx, Machine, View};
-use proteus_store::StoreError;
+use proteus_store::{Read, StoreError};
 use serde::{Deserialize, Serialize};
 
 use append::Membership;
@@ -748,6 +748,10 @@ impl Machine for Topic {
 
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Op>, StoreError> {
         timers::due(view, count_max)
+    }
+
+    fn next_due_ms(state: &dyn Read) -> Result<Option<u64>, StoreError> {
+        timers::next_due_ms(state)
     }
 }
 

@@ -6,10 +6,12 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use proteus_machine::View;
+use proteus_machine::key::{first_u64, has_any};
+use proteus_machine::{Machine, View};
 use proteus_store::{Read, StoreError};
 use serde::{Deserialize, Serialize};
 
+use crate::Topic;
 use crate::batch::BatchHeader;
 use crate::read::ConfigReader;
 use crate::stored::{self, StoredPartition, StoredProducer, StoredTopic};
@@ -110,6 +112,13 @@ pub(crate) fn due(view: View<'_>, count_max: usize) -> Result<Vec<Op>, StoreErro
         ControlFlow::Continue(())
     })?;
     damaged.map_or(Ok(ops), Err)
+}
+
+pub(crate) fn next_due_ms(state: &dyn Read) -> Result<Option<u64>, StoreError> {
+    if has_any(state, Topic::SPACE, keys::GARBAGE)? {
+        return Ok(Some(0));
+    }
+    first_u64(state, Topic::SPACE, keys::TIMER)
 }
 
 fn encode_subject(subject: &TimerSubject) -> Bytes {

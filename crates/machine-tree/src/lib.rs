@@ -31,7 +31,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use proteus_machine::{Abort, Ctx, Machine, View};
-use proteus_store::StoreError;
+use proteus_store::{Read, StoreError};
 use proteus_types::CommitTs;
 use serde::{Deserialize, Serialize};
 
@@ -565,5 +565,9 @@ impl Machine for Tree {
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Op>, StoreError> {
         let due = read::due(view.state, view.now_ms, count_max)?;
         Ok(due.into_iter().map(|(due_ms, path)| Op::RemoveOverdue { path, due_ms }).collect())
+    }
+
+    fn next_due_ms(state: &dyn Read) -> Result<Option<u64>, StoreError> {
+        read::next_due_ms(state)
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use proteus_machine::key::take_u64;
+use proteus_machine::key::{first_u64, take_u64};
 use proteus_store::{Direction, Read, StoreError, prefix_end};
 
 use crate::record::{self, BUILT_IN, Lifetime, NodeRecord};
@@ -235,6 +235,11 @@ pub(crate) fn due(
         push_or_fail(&mut found, entry, count_max)
     })?;
     found
+}
+
+/// When the first of them is to be looked at.
+pub(crate) fn next_due_ms(read: &dyn Read) -> Result<Option<u64>, StoreError> {
+    first_u64(read, record::SPACE, record::DUE)
 }
 
 /// How many znodes there are.

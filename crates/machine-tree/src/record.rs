@@ -31,7 +31,7 @@ const DATA: u8 = 2;
 const CHILD: u8 = 3;
 const SESSION: u8 = 4;
 const EPHEMERAL: u8 = 5;
-const DUE: u8 = 6;
+pub(crate) const DUE: u8 = 6;
 const TOTALS: u8 = 7;
 const QUOTA: u8 = 8;
 

@@ -4,7 +4,10 @@
 //! strings are therefore escaped: `00` becomes `00 FF`, and the part ends with `00 01`. Integers are
 //! big-endian.
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
+use proteus_store::{Read, StoreError};
 
 /// A key under construction.
 #[derive(Debug, Clone, Default)]
@@ -55,6 +58,36 @@ impl KeyBuilder {
     pub fn into_vec(self) -> Vec<u8> {
         self.bytes
     }
+}
+
+/// The number with which the first key of a kind begins: the earliest time of an index by time. `None` if there
+/// is no such key.
+///
+/// # Errors
+/// If the store fails or holds a key without a number.
+pub fn first_u64(state: &dyn Read, space: u8, kind: u8) -> Result<Option<u64>, StoreError> {
+    let mut first = Ok(None);
+    state.scan_prefix(&[space, kind], &mut |key, _| {
+        first = match take_u64(key.get(2..).unwrap_or_default()) {
+            Some((number, _)) => Ok(Some(number)),
+            None => Err(StoreError::corrupt(key, "a number is missing")),
+        };
+        ControlFlow::Break(())
+    })?;
+    first
+}
+
+/// Whether there is a key of a kind.
+///
+/// # Errors
+/// If the store fails.
+pub fn has_any(state: &dyn Read, space: u8, kind: u8) -> Result<bool, StoreError> {
+    let mut has_any = false;
+    state.scan_prefix(&[space, kind], &mut |_, _| {
+        has_any = true;
+        ControlFlow::Break(())
+    })?;
+    Ok(has_any)
 }
 
 /// Appends the escaped form of `part`.

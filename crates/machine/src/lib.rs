@@ -200,4 +200,11 @@ pub trait Machine {
     /// # Errors
     /// If the store fails.
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Self::Op>, StoreError>;
+
+    /// The earliest time, in milliseconds since the Unix epoch, at which [`Machine::due`] can name ops while the
+    /// state stays as it is; it may be earlier than that. `None` if there is no such time.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn next_due_ms(state: &dyn Read) -> Result<Option<u64>, StoreError>;
 }

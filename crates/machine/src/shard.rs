@@ -1,6 +1,6 @@
 //! What the kernel drives.
 
-use proteus_store::{State, StoreError};
+use proteus_store::{Read, State, StoreError};
 use proteus_types::CommitTs;
 
 use crate::{Position, View};
@@ -49,6 +49,13 @@ pub trait ShardMachine: Send + Sync + 'static {
     /// # Errors
     /// If the store fails.
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Self::Command>, StoreError>;
+
+    /// The earliest time, in milliseconds since the Unix epoch, at which commands can be due while the state
+    /// stays as it is; it may be earlier than that. `None` if there is no such time.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn next_due_ms(state: &dyn Read) -> Result<Option<u64>, StoreError>;
 }
 
 /// One applied minitransaction as followers of the feed see it.

@@ -71,8 +71,9 @@ impl Assembly {
             run,
             chores,
             timestamps: Arc::default(),
+            checkpoints: Arc::default(),
             shards: shards.clone(),
-            opening: tokio::sync::Mutex::default(),
+            opening: Default::default(),
         });
         let commits = Commits::new(node, run, clock, shards.clone());
         let placement = Placement::new(opener.clone(), shards.clone(), commits.clone());

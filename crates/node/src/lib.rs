@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use proteus_env::Clock;
 use proteus_env::disk::{DirectoryLock, Disk, RealDisk, lock_directory};
 use proteus_env::{net, random, task};
@@ -320,9 +321,12 @@ impl Node {
     /// Stops cleanly: the next start replays nothing.
     pub async fn shutdown(self) {
         // Others are answered until leadership is handed over.
+        let mut shards = self.kernel.router.shards.all();
         // The first last: commits over several shards are decided there.
-        for (_, shard) in self.kernel.router.shards.all().into_iter().rev() {
-            shard.shutdown().await;
+        let others = shards.split_off(1.min(shards.len()));
+        join_all(others.iter().map(|(_, shard)| shard.shutdown())).await;
+        for (_, first) in shards {
+            first.shutdown().await;
         }
         self.stop.send_replace(true);
     }

@@ -87,9 +87,7 @@ impl Placement {
         self.refuse_declarations()?;
         let (first, last) = (own.last + 1, SLOT_COUNT - 1);
         let new: Vec<ShardId> = (1..shard_count).map(ShardId).collect();
-        for shard in &new {
-            self.opener.open(*shard, true).await.map_err(|error| error.to_string())?;
-        }
+        self.opener.open_each(&new, true).await.map_err(|error| error.to_string())?;
         let set = set_slots(&spread);
         let stretch = |state: &dyn Read| cache::slots::stretch(state, first, last, 1);
         if self.read(ShardId::META, stretch)? != (last, 0) {

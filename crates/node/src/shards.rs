@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use futures::FutureExt;
+use futures::stream::{self, StreamExt};
+use parking_lot::{Mutex, RwLock};
 use proteus_env::{Clock, task};
 use proteus_kernel::{
-    ChoreOptions, CommitSink, Links, Shard, ShardOptions, Shards, Timestamps, Timing,
+    CheckpointTurns, ChoreOptions, CommitSink, Links, Shard, ShardOptions, Shards, Timestamps,
+    Timing,
 };
 use proteus_kernel_api::{Change, Commit, Feed, KernelError, cache};
 use proteus_log::Log;
@@ -119,6 +122,9 @@ impl CommitSink<Change> for FeedSink {
     }
 }
 
+/// Shards that are opened at once.
+const OPENING_MAX: usize = 64;
+
 /// All that it takes to open a shard.
 pub(crate) struct Opener {
     pub(crate) directory: PathBuf,
@@ -131,9 +137,10 @@ pub(crate) struct Opener {
     pub(crate) run: u32,
     pub(crate) chores: ChoreOptions,
     pub(crate) timestamps: Arc<Timestamps>,
+    pub(crate) checkpoints: Arc<CheckpointTurns>,
     pub(crate) shards: Arc<NodeShards>,
-    /// One at a time.
-    pub(crate) opening: tokio::sync::Mutex<()>,
+    /// Each shard once at a time.
+    pub(crate) opening: Mutex<BTreeMap<ShardId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// Where a shard's checkpoints are.
@@ -151,7 +158,8 @@ impl Opener {
         shard: ShardId,
         found: bool,
     ) -> Result<Arc<Shard<Composed>>, KernelError> {
-        let _one = self.opening.lock().await;
+        let opening = self.opening.lock().entry(shard).or_default().clone();
+        let _once = opening.lock().await;
         if let Some(open) = self.shards.shard(shard) {
             return Ok(open);
         }
@@ -164,6 +172,7 @@ impl Opener {
             timing: Timing::default(),
             chores: self.chores.clone(),
             timestamps: self.timestamps.clone(),
+            checkpoints: self.checkpoints.clone(),
         };
         let (feed, shards) = (self.feed.clone(), self.shards.clone());
         let sink = Arc::new(FeedSink { shard, feed, shards });
@@ -181,10 +190,20 @@ impl Opener {
 
     /// Opens all shards of the map that are not.
     pub(crate) async fn open_all(&self) -> Result<(), KernelError> {
-        for shard in self.shards.map().shards() {
-            self.open(*shard, false).await?;
-        }
-        Ok(())
+        self.open_each(self.shards.map().shards(), false).await
+    }
+
+    /// Opens shards that are not, many at a time: what each waits for is the disk, and they share its flushes.
+    pub(crate) async fn open_each(
+        &self,
+        shards: &[ShardId],
+        found: bool,
+    ) -> Result<(), KernelError> {
+        let missing = shards.iter().filter(|shard| self.shards.shard(**shard).is_none());
+        let opening: Vec<_> = missing.map(|shard| self.open(*shard, found).boxed()).collect();
+        // All to the end: one that is half open would be in the way of the next try.
+        let opened: Vec<_> = stream::iter(opening).buffer_unordered(OPENING_MAX).collect().await;
+        opened.into_iter().try_for_each(|opened| opened.map(drop))
     }
 
     /// Opens shards as the map gets more, until `stop` holds true.

@@ -481,7 +481,7 @@ fn table(server: &Server, config: &Config) -> String {
 /// Logs go to stderr: readable on a terminal, JSON on request.
 fn start_logging(config: &Config) {
     let filter = tracing_subscriber::EnvFilter::new(format!(
-        "{},openraft=error,fjall=warn,lsm_tree=warn",
+        "{},openraft=error,lsm_tree=warn",
         config.log_level
     ));
     let builder = tracing_subscriber::fmt()

@@ -18,7 +18,7 @@ mod spread_state;
 mod text;
 
 use proteus_machine::{Abort, Ctx, Machine, Position, ShardMachine, View};
-use proteus_store::{State, StoreError};
+use proteus_store::{Read, State, StoreError};
 use proteus_types::CommitTs;
 use serde::{Deserialize, Serialize};
 
@@ -157,6 +157,14 @@ macro_rules! compose {
             Ok(ops)
         }
 
+        fn next_due_ms_of_any(state: &dyn Read) -> Result<Option<u64>, StoreError> {
+            let mut next: Option<u64> = None;
+            $(if let Some(at_ms) = $machine::$name::next_due_ms(state)? {
+                next = Some(next.map_or(at_ms, |next| next.min(at_ms)));
+            })+
+            Ok(next)
+        }
+
         /// First bytes of the machines' keys.
         pub const SPACES: &[u8] = &[$($machine::$name::SPACE),+];
     };
@@ -255,6 +263,10 @@ impl ShardMachine for Composed {
 
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Minitransaction>, StoreError> {
         Ok(due_ops(view, count_max)?.into_iter().map(Minitransaction::of).collect())
+    }
+
+    fn next_due_ms(state: &dyn Read) -> Result<Option<u64>, StoreError> {
+        next_due_ms_of_any(state)
     }
 }
 

@@ -312,6 +312,7 @@ impl<M: Machine> World<M> {
                 checkpoint_interval: Duration::from_secs(60),
             },
             timestamps: Arc::default(),
+            checkpoints: Arc::default(),
         };
         let store = node.directory.path().join("store");
         if proteus_kernel::differs(&store) {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use proteus_env::disk::{Disk, DiskFile};
 use proteus_machine::{Position, ShardMachine, View};
 use proteus_shard_machine::{Change, Composed, Minitransaction, Outcome};
-use proteus_store::{State, StoreError};
+use proteus_store::{Read, State, StoreError};
 use proteus_types::{CommitTs, LogIndex};
 
 use crate::ledger;
@@ -99,6 +99,10 @@ impl ShardMachine for Buggy {
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Minitransaction>, StoreError> {
         Composed::due(view, count_max)
     }
+
+    fn next_due_ms(state: &dyn Read) -> Result<Option<u64>, StoreError> {
+        Composed::next_due_ms(state)
+    }
 }
 
 thread_local! {
@@ -154,6 +158,10 @@ impl ShardMachine for Deviating {
 
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Minitransaction>, StoreError> {
         Composed::due(view, count_max)
+    }
+
+    fn next_due_ms(state: &dyn Read) -> Result<Option<u64>, StoreError> {
+        Composed::next_due_ms(state)
     }
 }
 

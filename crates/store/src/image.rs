@@ -21,9 +21,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, Readable, Snapshot};
 use proteus_env::disk::{is_directory, remove_directory, rename};
 
+use crate::disk::Kept;
 use crate::short::{Key, Value};
 use crate::{DiskStore, KEY_BYTES_MAX, StoreError};
 
@@ -41,23 +41,14 @@ const INGEST_BYTES: usize = 16 * 1024 * 1024;
 
 /// A store as it was at one moment, whatever is written to it meanwhile.
 pub struct DiskImage {
-    snapshot: Snapshot,
-    keyspace: Keyspace,
-    /// Keeps the tree open.
-    _database: Database,
-    location: PathBuf,
+    kept: Kept,
     /// Where the next chunk starts; `None` once the last was given.
     next_key: Option<Vec<u8>>,
 }
 
 impl DiskImage {
-    pub(crate) fn new(database: Database, keyspace: Keyspace, location: PathBuf) -> DiskImage {
-        let snapshot = database.snapshot();
-        DiskImage { snapshot, keyspace, _database: database, location, next_key: Some(Vec::new()) }
-    }
-
-    fn failed(&self, error: &fjall::Error) -> StoreError {
-        StoreError::Io { location: self.location.display().to_string(), message: error.to_string() }
+    pub(crate) fn new(store: DiskStore) -> DiskImage {
+        DiskImage { kept: store.keep(), next_key: Some(Vec::new()) }
     }
 
     /// The value under `key` in the image.
@@ -65,8 +56,7 @@ impl DiskImage {
     /// # Errors
     /// If the disk fails.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let value = self.snapshot.get(&self.keyspace, key).map_err(|error| self.failed(&error))?;
-        Ok(value.map(Bytes::from))
+        self.kept.get(key)
     }
 
     /// The next chunk; `None` at the end.
@@ -77,8 +67,8 @@ impl DiskImage {
         let Some(start) = self.next_key.take() else { return Ok(None) };
         let mut chunk = Vec::new();
         let mut is_full = false;
-        for guard in self.snapshot.range::<&[u8], _>(&self.keyspace, start.as_slice()..) {
-            let (key, value) = guard.into_inner().map_err(|error| self.failed(&error))?;
+        for pair in self.kept.from(&start) {
+            let (key, value) = pair?;
             let pair_bytes = 8 + key.len() + value.len();
             if is_full || chunk.len() + pair_bytes > CHUNK_BYTES_MAX && !chunk.is_empty() {
                 self.next_key = Some(key.to_vec());
@@ -122,6 +112,7 @@ impl IncomingStore {
         let place = beside(directory, ".incoming");
         remove_if_there(&place)?;
         let disk = DiskStore::open(&place)?;
+        disk.make()?;
         let directory = directory.to_owned();
         Ok(IncomingStore {
             directory,

@@ -14,6 +14,7 @@
 mod disk;
 mod image;
 mod layered;
+mod merges;
 mod rows;
 mod short;
 mod table;

@@ -66,6 +66,10 @@ impl ShardMachine for Account {
     fn due(_view: View<'_>, _count_max: usize) -> Result<Vec<i64>, StoreError> {
         Ok(Vec::new())
     }
+
+    fn next_due_ms(_state: &dyn Read) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
 }
 
 #[derive(Default)]
@@ -117,6 +121,7 @@ async fn open_over(
     for id in [A, B, C] {
         let options = ShardOptions {
             timestamps: timestamps.clone(),
+            checkpoints: Arc::default(),
             ..ShardOptions::alone(id, run, ChoreOptions::default())
         };
         let sink = Arc::new(Sink(bank.clone()));

@@ -208,6 +208,7 @@ impl World {
                 checkpoint_interval: Duration::from_secs(60),
             },
             timestamps: Arc::default(),
+            checkpoints: Arc::default(),
         };
         let planted = self.planted;
         let feed = Arc::new(FeedSink(Feed::default(), planted));
