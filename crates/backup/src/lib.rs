@@ -3,7 +3,8 @@
 //! ```text
 //! place/
 //! ├── pieces/3f/3fa9…      a piece of a state, compressed, named by the SHA-256 of what it holds
-//! └── backups/000065….json  one backup: where in time, and of each shard its pieces in their order
+//! ├── backups/000065….json  one backup: where in time, and of each shard its pieces in their order
+//! └── log/00000002/0000…    what was committed in a shard behind a backup
 //! ```
 //! A piece that several backups share is kept once, so each backup after the first costs what has
 //! changed, and every one of them is whole by itself. A backup's own file is written last: what is
@@ -11,14 +12,16 @@
 //!
 //! The crate knows shards, pieces and timestamps; what is in a piece is the store's affair.
 //!
-//! Reading order: [`Backup`], [`Repository`].
+//! Reading order: [`Backup`], [`LogSegment`], [`Repository`].
 
+mod log;
 mod repository;
 
 use proteus_objects::ObjectsError;
 use proteus_types::{CommitTs, ShardId};
 use serde::{Deserialize, Serialize};
 
+pub use log::{LogSegment, chain};
 pub use repository::{Added, Pruned, Repository};
 
 /// Version of the format of a backup's own file.

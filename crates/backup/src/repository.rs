@@ -5,16 +5,17 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use proteus_objects::Objects;
-use proteus_types::CommitTs;
+use proteus_types::{CommitTs, ShardId};
 use sha2::{Digest, Sha256};
 
-use crate::{Backup, BackupError, FORMAT_VERSION, PIECE_BYTES_MAX, Piece};
+use crate::{Backup, BackupError, FORMAT_VERSION, LogSegment, PIECE_BYTES_MAX, Piece};
 
 /// zstd's fastest regular level: a backup is bound by the disk and the network.
 const COMPRESSION_LEVEL: i32 = 1;
 
 const PIECES: &str = "pieces";
 const BACKUPS: &str = "backups";
+const LOG: &str = "log";
 
 /// What became of a piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Pruned {
     pub backups: usize,
     /// Pieces that no backup needs any more.
     pub pieces: usize,
+    /// Segments of the log before the oldest backup.
+    pub segments: usize,
 }
 
 /// All backups of one place.
@@ -136,6 +139,70 @@ impl Repository {
         Ok(Bytes::from(content))
     }
 
+    /// Keeps what a shard committed behind a backup. It counts, and survives a power cut, once this returns.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub async fn add_log(&self, segment: &LogSegment, entries: &[u8]) -> Result<(), BackupError> {
+        let compressed = zstd::bulk::compress(entries, COMPRESSION_LEVEL)
+            .map_err(|error| BackupError::Encoding(error.to_string()))?;
+        let path = segment_path(segment);
+        let head = format!("{}\n{}\n", checksum(&path, entries), entries.len());
+        Ok(self.objects.put(&path, vec![Bytes::from(head), Bytes::from(compressed)]).await?)
+    }
+
+    /// The segments of a shard's log, in the order of their times.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub async fn log_of(&self, shard: ShardId) -> Result<Vec<LogSegment>, BackupError> {
+        let listed = self.objects.list(&log_folder(shard)).await?;
+        let parse = |path: &String| LogSegment::parse(shard, path.rsplit('/').next()?);
+        let mut segments: Vec<LogSegment> = listed.iter().filter_map(parse).collect();
+        segments.sort_by_key(|segment| (segment.through_ts, segment.last));
+        Ok(segments)
+    }
+
+    /// The shards of which any log is kept.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub async fn logs(&self) -> Result<BTreeSet<ShardId>, BackupError> {
+        let listed = self.objects.list(LOG).await?;
+        let shard = |path: &String| {
+            let folder = path.rsplit('/').nth(1)?;
+            u32::from_str_radix(folder, 16).ok().map(ShardId)
+        };
+        Ok(listed.iter().filter_map(shard).collect())
+    }
+
+    /// The entries of a segment, verified.
+    ///
+    /// # Errors
+    /// If it cannot be read or is damaged.
+    pub async fn log_segment(&self, segment: &LogSegment) -> Result<Bytes, BackupError> {
+        let path = segment_path(segment);
+        let content = self.objects.read_whole(&path).await?;
+        let damaged =
+            |reason: &str| BackupError::Damaged { what: path.clone(), reason: reason.to_owned() };
+        let mut parts = content.splitn(3, |byte| *byte == b'\n');
+        let (Some(sum), Some(length), Some(compressed)) =
+            (parts.next(), parts.next(), parts.next())
+        else {
+            return Err(damaged("its head is missing"));
+        };
+        let length = std::str::from_utf8(length).ok().and_then(|length| length.parse().ok());
+        let bytes_max = length
+            .filter(|length| *length <= PIECE_BYTES_MAX)
+            .ok_or_else(|| damaged("its head does not say how long it is"))?;
+        let entries = zstd::bulk::decompress(compressed, bytes_max)
+            .map_err(|error| damaged(&error.to_string()))?;
+        if entries.len() != bytes_max || checksum(&path, &entries).as_bytes() != sum {
+            return Err(damaged("its checksum is of other bytes"));
+        }
+        Ok(Bytes::from(entries))
+    }
+
     /// Removes all but the newest `keep` backups, and the pieces that only they needed. Not while a
     /// backup is being taken: its pieces would look unneeded.
     ///
@@ -155,7 +222,25 @@ impl Repository {
             self.objects.delete(&piece_path(name)).await?;
             self.pieces.remove(name);
         }
-        Ok(Pruned { backups: old.len(), pieces: unneeded.len() })
+        let segments = match (old.last(), kept.first()) {
+            (Some(_), Some(oldest)) => self.prune_log(oldest.commit_ts).await?,
+            _ => 0,
+        };
+        Ok(Pruned { backups: old.len(), pieces: unneeded.len(), segments })
+    }
+
+    /// Removes what was committed before `before`.
+    async fn prune_log(&self, before: CommitTs) -> Result<usize, BackupError> {
+        let mut removed = 0;
+        for shard in self.logs().await? {
+            for segment in self.log_of(shard).await? {
+                if segment.through_ts < before {
+                    self.objects.delete(&segment_path(&segment)).await?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
     }
 }
 
@@ -188,6 +273,19 @@ fn backup_path(commit_ts: CommitTs) -> String {
     format!("{BACKUPS}/{:016x}.json", commit_ts.0)
 }
 
+fn log_folder(shard: ShardId) -> String {
+    format!("{LOG}/{:08x}", shard.0)
+}
+
+fn segment_path(segment: &LogSegment) -> String {
+    format!("{}/{}", log_folder(segment.shard), segment.name())
+}
+
+/// Of entries and what their segment's name says of them.
+fn checksum(path: &str, entries: &[u8]) -> String {
+    hex(&Sha256::new().chain_update(path).chain_update(entries).finalize())
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string cannot fail.
@@ -198,7 +296,7 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use proteus_types::ShardId;
+    use proteus_types::{EntryId, LogIndex, Term};
 
     use super::*;
     use crate::ShardBackup;
@@ -234,7 +332,7 @@ mod tests {
         assert_eq!(read.newest(CommitTs(19)).await.unwrap(), first);
         assert_eq!(read.newest(CommitTs::MAX).await.unwrap(), second);
         assert!(matches!(read.newest(CommitTs(9)).await, Err(BackupError::Missing(_))));
-        assert_eq!(read.prune(1).await.unwrap(), Pruned { backups: 1, pieces: 1 });
+        assert_eq!(read.prune(1).await.unwrap(), Pruned { backups: 1, pieces: 1, segments: 0 });
         assert_eq!(read.prune(1).await.unwrap(), Pruned::default());
         for (piece, content) in second.pieces().zip([&b"one"[..], b"three"]) {
             assert_eq!(read.piece(piece).await.unwrap(), content);
@@ -265,6 +363,49 @@ mod tests {
                 );
             }
             written.objects.put(&relative, vec![whole.into()]).await.unwrap();
+        }
+    }
+
+    fn segment(shard: u32, from: u64, through: u64) -> LogSegment {
+        let id = |index| EntryId { term: Term(1), index: LogIndex(index) };
+        let (previous, last) = (id(from), id(through));
+        LogSegment { shard: ShardId(shard), previous, last, through_ts: CommitTs(through) }
+    }
+
+    #[tokio::test]
+    async fn the_log_behind_backups_is_kept_and_goes_with_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut written = repository(directory.path()).await;
+        back_up(&mut written, 10, &[b"one"]).await;
+        let segments = [segment(0, 10, 15), segment(0, 15, 25), segment(7, 3, 12)];
+        for segment in &segments {
+            written.add_log(segment, segment.name().as_bytes()).await.unwrap();
+        }
+        let read = repository(directory.path()).await;
+        assert_eq!(read.logs().await.unwrap(), [ShardId(0), ShardId(7)].into());
+        assert_eq!(read.log_of(ShardId(0)).await.unwrap(), segments[..2]);
+        let content = read.log_segment(&segments[1]).await.unwrap();
+        assert_eq!(content, segments[1].name().as_bytes());
+        back_up(&mut written, 20, &[b"two"]).await;
+        assert_eq!(written.prune(1).await.unwrap(), Pruned { backups: 1, pieces: 1, segments: 2 });
+        assert_eq!(read.log_of(ShardId(0)).await.unwrap(), segments[1..2]);
+        assert_eq!(read.log_of(ShardId(7)).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn damage_to_the_log_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let written = repository(directory.path()).await;
+        let segment = segment(0, 10, 15);
+        written.add_log(&segment, &[7; 1_000]).await.unwrap();
+        let whole =
+            proteus_env::disk::read(&directory.path().join(segment_path(&segment))).unwrap();
+        for place in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[place] ^= 1;
+            written.objects.put(&segment_path(&segment), vec![damaged.into()]).await.unwrap();
+            let found = written.log_segment(&segment).await;
+            assert!(matches!(found, Err(BackupError::Damaged { .. })), "byte {place}: {found:?}");
         }
     }
 }

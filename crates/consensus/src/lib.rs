@@ -25,5 +25,5 @@ pub use group::{
 pub use replica::{
     Applied, Image, ImageChunks, ReceivedImage, Replica, ReplicaFault, SnapshotPace,
 };
-pub use restored::{begin_after, members_of, purge_to};
+pub use restored::{applied_entry, begin_after, members_of, purge_to};
 pub use transport::{Call, Transport, TransportError, Unconnected};

@@ -13,7 +13,9 @@ use openraft::{EntryPayload, RaftSnapshotBuilder, Snapshot};
 use proteus_env::task;
 use proteus_types::EntryId;
 
-use crate::config::{LogId, StoredMembership, TypeConfig, entry_id, from_bytes, log_id, to_bytes};
+use crate::config::{
+    Entry, LogId, StoredMembership, TypeConfig, entry_id, from_bytes, log_id, to_bytes,
+};
 
 /// Why a replica cannot go on: its disk failed, or its state is damaged.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +144,21 @@ impl SnapshotPace {
     }
 }
 
+/// An entry as a replica is given it.
+pub(crate) fn applied(entry: &Entry) -> io::Result<Applied> {
+    let id = entry_id(&entry.log_id);
+    Ok(match &entry.payload {
+        EntryPayload::Blank => Applied { id, membership: None, payload: None },
+        EntryPayload::Normal(payload) => {
+            Applied { id, membership: None, payload: Some(payload.content()) }
+        }
+        EntryPayload::Membership(membership) => {
+            let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
+            Applied { id, membership: Some(to_bytes(&stored)?), payload: None }
+        }
+    })
+}
+
 /// Wires a replica to the library.
 #[derive(Clone)]
 pub(crate) struct ReplicaMachine {
@@ -178,18 +195,7 @@ impl RaftStateMachine<TypeConfig> for ReplicaMachine {
     {
         while let Some(entry) = entries.next().await {
             let (entry, responder) = entry?;
-            let id = entry_id(&entry.log_id);
-            let applied = match &entry.payload {
-                EntryPayload::Blank => Applied { id, membership: None, payload: None },
-                EntryPayload::Normal(payload) => {
-                    Applied { id, membership: None, payload: Some(payload.content()) }
-                }
-                EntryPayload::Membership(membership) => {
-                    let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
-                    Applied { id, membership: Some(to_bytes(&stored)?), payload: None }
-                }
-            };
-            self.replica.apply(applied).map_err(fault)?;
+            self.replica.apply(applied(&entry)?).map_err(fault)?;
             if let Some(responder) = responder {
                 responder.send(());
             }

@@ -129,6 +129,11 @@ impl Digests {
         }
     }
 
+    /// Whether a difference was found that is not judged yet.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect.lock().is_some()
+    }
+
     fn suspect(&self, index: LogIndex) {
         // The first difference explains the rest.
         self.suspect.lock().get_or_insert(index);

@@ -103,6 +103,25 @@ impl Envelope<'_> {
         Ok(Envelope { first_ts, checked, commands, origins })
     }
 
+    /// Timestamp of its last command; that before the first if there is none.
+    pub(crate) fn last_ts(&self) -> CommitTs {
+        CommitTs((self.first_ts.0 + self.command_count()).saturating_sub(1))
+    }
+
+    /// The same batch without what commits after its first `count` commands, which are `commands`.
+    pub(crate) fn cut(&self, commands: &[u8], count: u64) -> Payload {
+        let mut batch = vec![0; ROOM_BYTES];
+        batch.extend_from_slice(commands);
+        let mut left = count;
+        let origins = self.origins.iter().map(|origin| {
+            let command_count = origin.command_count.min(u32::try_from(left).unwrap_or(u32::MAX));
+            left -= u64::from(command_count);
+            Origin { command_count, ..*origin }
+        });
+        let origins: Vec<Origin> = origins.collect();
+        seal(batch, self.first_ts, self.checked, &origins)
+    }
+
     /// Commands in the batch.
     pub(crate) fn command_count(&self) -> u64 {
         self.origins.iter().map(|origin| u64::from(origin.command_count)).sum()

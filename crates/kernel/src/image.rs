@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proteus_consensus::{ImageChunks, ReplicaFault, begin_after, members_of, purge_to};
+use proteus_consensus::{ImageChunks, ReplicaFault, members_of, purge_to};
 use proteus_log::Log;
 use proteus_machine::KernelError;
 use proteus_store::{DiskImage, DiskStore, IncomingStore, LayeredStore, StoreError};
@@ -13,7 +13,6 @@ use proteus_types::{CommitTs, EntryId, Member, NodeId, ShardId};
 
 use crate::digests::{Vouched, clear_difference};
 use crate::state::{APPLIED_KEY, AppliedPosition, MEMBERSHIP_KEY, decode_applied};
-use crate::undecided::UNDECIDED_KEY;
 
 /// The state at one commit, whatever is committed later.
 pub struct StateImage {
@@ -154,27 +153,13 @@ impl RestoredState {
         Ok(id)
     }
 
-    /// Puts the state in place, and lays out `log`, which is empty, so that the shard goes on from there
-    /// with `node` as its only member. Returns the last entry and the last commit that it contains.
+    /// Puts the state in place, for [`crate::Replay`] to go on from.
     ///
     /// # Errors
     /// If pieces are missing, or the disk fails.
-    pub async fn finish(
-        mut self,
-        log: &Log,
-        shard: ShardId,
-        node: NodeId,
-        member: Member,
-    ) -> Result<(EntryId, CommitTs), KernelError> {
-        let AppliedPosition { id, commit_ts, .. } = self.applied()?;
-        let failed = |error: std::io::Error| KernelError::Stopped(error.to_string());
-        let membership = begin_after(log, shard, id, node, member).await.map_err(failed)?;
-        self.store.replace(Bytes::from_static(MEMBERSHIP_KEY), membership)?;
-        if self.store.get(UNDECIDED_KEY)?.is_some() {
-            // The part that held the shard still while the image was taken.
-            self.store.replace(Bytes::from_static(UNDECIDED_KEY), Bytes::new())?;
-        }
+    pub fn install(mut self) -> Result<(), KernelError> {
+        self.applied()?;
         self.store.install()?;
-        Ok((id, commit_ts))
+        Ok(())
     }
 }

@@ -18,13 +18,14 @@
 //! - A proposal is answered once it is applied both here and on the leader; or it is proposed again
 //!   under a later leader, if it cannot be in the log.
 //!
-//! Reading order: [`Shard`], `envelope`, `proposer`, `pending`, `forward`, `state`, `reads`, `image`, `digests`, `chores`; for several shards
+//! Reading order: [`Shard`], `envelope`, `proposer`, `pending`, `forward`, `state`, `reads`, `image`, `history`, `digests`, `chores`; for several shards
 //! `transaction`, `undecided`, `whole`, `whole_image`, `leaders`.
 
 mod chores;
 mod digests;
 mod envelope;
 mod forward;
+mod history;
 mod image;
 mod lanes;
 mod leaders;
@@ -43,6 +44,7 @@ mod whole_image;
 
 pub use chores::{CheckpointTurns, ChoreOptions};
 pub use digests::differs;
+pub use history::{LogBehind, LogPart, Replay};
 pub use image::{RestoredState, StateImage, StoreReport, examine_store, stored_members};
 pub use leaders::{ChosenLeaders, spread_leaders};
 pub use links::{Alone, Links, Route, Service};

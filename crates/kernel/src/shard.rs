@@ -634,6 +634,16 @@ impl<M: ShardMachine> Shard<M> {
         &self.state
     }
 
+    /// Its number.
+    pub(crate) fn id(&self) -> ShardId {
+        self.shard
+    }
+
+    /// The node's log.
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
     /// The consensus group, for its membership.
     pub fn group(&self) -> &Group {
         &self.group

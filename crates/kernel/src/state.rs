@@ -28,7 +28,7 @@ use crate::pending::Pending;
 use crate::shard::CommitSink;
 use crate::step::{Step, StepOutcome};
 use crate::timestamps::Timestamps;
-use crate::undecided::{Changed, Decision, Standing, Undecided, apply_step};
+use crate::undecided::{Changed, Decision, Standing, UNDECIDED_KEY, Undecided, apply_step};
 
 /// Keys of the kernel's own facts, in space 0.
 pub(crate) const APPLIED_KEY: &[u8] = &[0, 1];
@@ -374,6 +374,19 @@ impl<M: ShardMachine> ShardState<M> {
         }
         self.pending.entry_applied(id.term);
         Ok(())
+    }
+
+    /// Gives the state, as restored, to a group of other members: outside the log, and so outside the digest.
+    pub(crate) fn begin_anew(&self, membership: Bytes, forgets_undecided: bool) {
+        let mut guard = self.state.write();
+        let stored = &mut *guard;
+        let digest = stored.store.digest();
+        stored.store.put(Bytes::from_static(MEMBERSHIP_KEY), membership.clone());
+        stored.membership = Some(membership);
+        if forgets_undecided && stored.standing.undecided.take().is_some() {
+            stored.store.put(Bytes::from_static(UNDECIDED_KEY), Bytes::new());
+        }
+        stored.store.set_digest(digest);
     }
 
     /// Puts a log snapshot in place of the state. What it contains was committed, but the outcomes of

@@ -8,11 +8,13 @@ use parking_lot::Mutex;
 use proteus_env::disk::{Disk, RealDisk};
 use proteus_env::sim_disk::SimDisk;
 use proteus_env::{Clock, ManualClock};
-use proteus_kernel::{Alone, ChoreOptions, CommitSink, Shard, ShardOptions};
+use proteus_kernel::{
+    Alone, ChoreOptions, CommitSink, LogBehind, LogPart, Replay, RestoredState, Shard, ShardOptions,
+};
 use proteus_log::{Log, LogOptions};
-use proteus_machine::{Committed, Position, ShardMachine, View};
+use proteus_machine::{Committed, KernelError, Position, ShardMachine, View};
 use proteus_store::{DiskStore, LayeredStore, Read, State, StoreError};
-use proteus_types::{CommitTs, Durability, ShardId};
+use proteus_types::{CommitTs, Durability, Member, NodeId, ShardId};
 
 /// Adds numbers to one sum, and answers with it. A zero changes nothing.
 struct Adder;
@@ -256,4 +258,90 @@ fn a_broken_invariant_stops_the_shard_and_shows_nobody_a_half_applied_entry() {
     let value = store.get(SUM_KEY).unwrap();
     let sum = value.map_or(5, |value| u64::from_le_bytes(value[..].try_into().unwrap()));
     assert_eq!(sum, 5, "half of the broken entry is in a checkpoint");
+}
+
+/// From an image and the log behind it to every moment there was, and to none that there was not.
+#[test]
+fn the_log_behind_an_image_leads_to_any_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let source = directory.path().join("source");
+    // The sum after each commit, by its timestamp.
+    let mut history = Vec::new();
+    let (mut chunks, mut parts) = (Vec::new(), Vec::new());
+    runtime().block_on(async {
+        let sink = Arc::new(Recorder::default());
+        let shard = open(&source, clock.clone(), sink).await;
+        shard.propose(&[5]).await.unwrap();
+        let mut image = shard.image().await.unwrap();
+        while let Some(chunk) = image.next_chunk().unwrap() {
+            chunks.push(chunk);
+        }
+        history.push((5, image.commit_ts));
+        let mut position = image.id;
+        for round in 0..6 {
+            clock.advance(Duration::from_millis(3));
+            // Entries of several commits, and of one.
+            let both: Vec<_> = (1..=round % 3 + 1).map(|n| shard.propose(&[n, n + 1])).collect();
+            for proposal in both {
+                history.extend(proposal.await.unwrap());
+            }
+            while let LogBehind::Part(part) = shard.log_behind(position.index).unwrap() {
+                assert_eq!(part.previous, position);
+                position = part.last;
+                assert_eq!(
+                    LogBehind::decode(LogBehind::Part(part.clone()).encode()),
+                    Some(LogBehind::Part(part.clone()))
+                );
+                parts.push(part);
+            }
+            assert_eq!(parts.last().unwrap().through_ts, history.last().unwrap().1);
+        }
+    });
+    let restore = |name: &str, parts: &[LogPart], until: CommitTs| {
+        let place = directory.path().join(name);
+        let store = place.join("store");
+        let mut state = RestoredState::begin(&store).unwrap();
+        for chunk in &chunks {
+            state.take_chunk(chunk).unwrap();
+        }
+        state.install().unwrap();
+        let disk = Arc::new(RealDisk::open(&place.join("log")).unwrap());
+        let log =
+            Log::open(disk, LogOptions { disk_reserve_bytes: 0, ..LogOptions::default() }).unwrap();
+        let mut replay = Replay::<Adder>::open(ShardId::META, &store, log, clock.clone(), until)?;
+        for part in parts {
+            if !replay.take(&part.entries)? {
+                break;
+            }
+        }
+        runtime().block_on(replay.finish(NodeId(1), Member::default()))?;
+        Ok::<_, KernelError>(place)
+    };
+    for (place, (_, ts)) in history.iter().enumerate() {
+        // At it, and right before the next.
+        let next = history.get(place + 1).map_or(ts.plus(1), |(_, next)| *next);
+        for (way, until) in [("at", *ts), ("before", CommitTs(next.0 - 1))] {
+            let restored = restore(&format!("{way} {place}"), &parts, until).unwrap();
+            runtime().block_on(async {
+                let shard = open(&restored, clock.clone(), Arc::default()).await;
+                assert_eq!(read_sum(&shard), history[place].0, "at {until}");
+                let (sum, later) = shard.propose(&[100]).await.unwrap()[0];
+                assert!(sum == history[place].0 + 100 && later > *ts);
+            });
+        }
+    }
+    let whole = CommitTs::MAX;
+    assert!(restore("with a gap", &parts[1..], whole).is_err());
+    let mut torn = parts.clone();
+    let short = torn[2].entries.len() - 1;
+    torn[2].entries.truncate(short);
+    assert!(restore("torn", &torn, whole).is_err());
+    // Another command: the entry behind it says what it had led to.
+    let mut other = parts.clone();
+    let mut bytes = other[0].entries.to_vec();
+    let command = bytes.windows(8).position(|bytes| bytes == 2u64.to_le_bytes()).unwrap();
+    bytes[command] = 3;
+    other[0].entries = bytes.into();
+    assert!(restore("changed", &other, whole).is_err());
 }

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+pub use proteus_kernel::{LogBehind, LogPart};
 use proteus_peer::{CallError, Credentials, Dialer};
-use proteus_types::{CommitTs, Member, NodeId, ShardId};
+use proteus_types::{CommitTs, LogIndex, Member, NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 
 /// First byte of a message between nodes: for whom it is.
@@ -15,6 +16,7 @@ pub(crate) const SERVICE_ADMIN: u8 = 2;
 pub(crate) const SERVICE_IMAGE: u8 = 3;
 pub(crate) const SERVICE_DIGESTS: u8 = 4;
 pub(crate) const SERVICE_COMMITS: u8 = 5;
+pub(crate) const SERVICE_LOG: u8 = 6;
 
 /// How long an operator waits for an answer; membership changes wait for a majority.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -97,6 +99,12 @@ pub enum AdminRequest {
     /// Begins images of all shards at one moment, of the node that is asked, with all that was acknowledged
     /// before the question.
     BeginBackup,
+    /// Asks up to which entry each shard's log has to be fetched for all that was acknowledged before the question,
+    /// in any of them. If anything happened since `seen` there is a commit in each.
+    MarkLogs {
+        /// The last entries of the shards that are known.
+        seen: Vec<(ShardId, LogIndex)>,
+    },
     /// Bounds how fast whole states are sent to other nodes, in bytes a second; 0 is no bound.
     SnapshotRate {
         /// The bound.
@@ -118,6 +126,8 @@ pub enum AdminAnswer {
     Image(ImageStart),
     /// The images to be fetched.
     Backup(BackupStart),
+    /// Up to which entry the log of each shard has to be fetched, ascending by shard.
+    Logs(Vec<(ShardId, LogIndex)>),
     /// Slots have moved.
     Moved {
         /// How many are still to be.
@@ -265,6 +275,26 @@ pub async fn fetch_image(
     let answer = proteus_env::task::timeout(ADMIN_TIMEOUT, call).await;
     let answer = answer.ok_or_else(|| format!("{address} did not answer in time"))?;
     answer.map_err(|error: CallError| error.to_string())
+}
+
+/// Fetches what a shard's log has behind an entry, of what the node that is asked has applied.
+///
+/// # Errors
+/// If that node cannot be reached, or has no such shard.
+pub async fn fetch_log(
+    dialer: &Dialer,
+    address: &str,
+    shard: ShardId,
+    after: LogIndex,
+) -> Result<LogBehind, String> {
+    let mut message = vec![SERVICE_LOG];
+    message.extend_from_slice(&shard.0.to_le_bytes());
+    message.extend_from_slice(&after.0.to_le_bytes());
+    let call = dialer.call(address, Bytes::from(message));
+    let answer = proteus_env::task::timeout(ADMIN_TIMEOUT, call).await;
+    let answer = answer.ok_or_else(|| format!("{address} did not answer in time"))?;
+    let answer = answer.map_err(|error: CallError| error.to_string())?;
+    LogBehind::decode(answer).ok_or_else(|| "an answer that is not known here".to_owned())
 }
 
 /// As [`ask`], through connections that are kept.

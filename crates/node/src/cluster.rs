@@ -12,15 +12,16 @@ use proteus_kernel::{
 use proteus_kernel_api::MembersChange;
 use proteus_peer::{Answering, CallError, Dialer, Handler};
 use proteus_shard_machine::Composed;
-use proteus_types::{Member, NodeId, ShardId};
+use proteus_types::{LogIndex, Member, NodeId, ShardId};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::admin::{
     AdminAnswer, AdminRequest, ClusterStatus, NodeStatus, SERVICE_ADMIN, SERVICE_COMMITS,
-    SERVICE_CONSENSUS, SERVICE_DIGESTS, SERVICE_IMAGE, SERVICE_PROPOSER, ask_through, encode,
+    SERVICE_CONSENSUS, SERVICE_DIGESTS, SERVICE_IMAGE, SERVICE_LOG, SERVICE_PROPOSER, ask_through,
+    encode,
 };
-use crate::images::Images;
+use crate::images::{self, Images};
 use crate::numbers;
 use crate::placement::Placement;
 use crate::shards::NodeShards;
@@ -113,6 +114,10 @@ impl Handler for NodeHandler {
                 let cluster = self.0.clone();
                 return Box::pin(async move { cluster.images.answer(message).await });
             }
+            SERVICE_LOG => {
+                let cluster = self.0.clone();
+                return Box::pin(async move { cluster.answer_log(message).await });
+            }
             _ => return refused("a message for a service that is not known here"),
         };
         if message.len() < 4 {
@@ -136,6 +141,18 @@ impl Cluster {
         encode(&answer).map(Bytes::from)
     }
 
+    /// Answers `shard u32 │ after u64`, little-endian, with what the shard's log has behind that entry.
+    async fn answer_log(&self, mut message: Bytes) -> Result<Bytes, String> {
+        if message.len() != 12 {
+            return Err("not a question for a log".to_owned());
+        }
+        let (shard, after) = (ShardId(message.get_u32_le()), LogIndex(message.get_u64_le()));
+        let open = self.shards.shard(shard).ok_or("that shard is not on this node")?;
+        let read = task::spawn_blocking(move || open.log_behind(after).map(|found| found.encode()));
+        let found = read.await.map_err(|error| error.to_string())?;
+        found.map_err(|error| error.to_string())
+    }
+
     async fn carry_out(&self, request: &AdminRequest) -> Result<AdminAnswer, String> {
         if let AdminRequest::SnapshotRate { bytes_per_second_max } = request {
             for (_, shard) in self.shards.all() {
@@ -150,6 +167,10 @@ impl Cluster {
         if matches!(request, AdminRequest::BeginBackup) {
             let backup = self.images.begin_all(&self.placement.commits, &self.shards).await;
             return backup.map(AdminAnswer::Backup);
+        }
+        if let AdminRequest::MarkLogs { seen } = request {
+            let marked = images::mark_logs(&self.shards, seen).await;
+            return marked.map(AdminAnswer::Logs).map_err(|error| error.to_string());
         }
         if let AdminRequest::LeadShard { shard, node, keep_ms } = request {
             return self.lead_shard(*shard, *node, *keep_ms).await.map(|()| AdminAnswer::Done);
@@ -251,6 +272,7 @@ impl Cluster {
             AdminRequest::SnapshotRate { .. }
             | AdminRequest::BeginImage { .. }
             | AdminRequest::BeginBackup
+            | AdminRequest::MarkLogs { .. }
             | AdminRequest::LeadShard { .. }
             | AdminRequest::LeaderChosen { .. } => {}
         }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures::future::try_join_all;
 use proteus_env::{Clock, random, task};
 use proteus_kernel::{Commits, Shard, Shards, StateImage, image_whole};
-use proteus_kernel_api::Minitransaction;
+use proteus_kernel_api::{KernelError, Minitransaction};
 use proteus_shard_machine::Composed;
-use proteus_types::ShardId;
+use proteus_types::{LogIndex, ShardId};
 use tokio::sync::Mutex;
 
 use crate::admin::{BackupStart, ImageStart};
@@ -23,6 +24,31 @@ const GROUPS_MAX: usize = 4;
 /// An image that nobody has fetched a piece of for so long is given up when another begins, if nobody has
 /// fetched any of those that were begun with it either.
 const IDLE_MAX: Duration = Duration::from_secs(600);
+
+/// Up to which entry each shard's log has to be fetched for all that was acknowledged before this call. If anything
+/// happened since `seen` each shard commits a command that changes nothing, so that all of them come to a new moment.
+pub(crate) async fn mark_logs(
+    shards: &NodeShards,
+    seen: &[(ShardId, LogIndex)],
+) -> Result<Vec<(ShardId, LogIndex)>, KernelError> {
+    let applied = |all: &[(ShardId, Arc<Shard<Composed>>)]| -> Vec<(ShardId, LogIndex)> {
+        all.iter().map(|(id, shard)| (*id, shard.status().applied_index)).collect()
+    };
+    let all = shards.all();
+    for (_, shard) in &all {
+        if let Some(barrier) = shard.read_barrier() {
+            barrier.await.unwrap_or_else(|_| Err(KernelError::Stopped("stopping".to_owned())))?;
+        }
+    }
+    let now = applied(&all);
+    if now == seen {
+        return Ok(now);
+    }
+    let nothing = Minitransaction::default();
+    let marks = all.iter().map(|(_, shard)| shard.propose(std::slice::from_ref(&nothing)));
+    try_join_all(marks).await?;
+    Ok(applied(&all))
+}
 
 /// The images of one node.
 pub(crate) struct Images {

@@ -1,5 +1,8 @@
 //! `proteus backup` and `proteus restore`.
 
+mod follow;
+mod restore;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,9 +10,10 @@ use clap::Args;
 use indicatif::HumanBytes;
 use proteus_backup::{Backup, Repository, ShardBackup};
 use proteus_env::{Clock, SystemClock, task};
+use proteus_node::Dialer;
 use proteus_node::admin::{AdminAnswer, AdminRequest, ImageStart, ask_through, fetch_image};
-use proteus_node::{Dialer, Restore};
 use proteus_types::CommitTs;
+pub use restore::restore;
 
 use crate::cli::print;
 use crate::cluster::credentials;
@@ -36,11 +40,20 @@ pub struct BackupArguments {
     /// Afterwards remove all but the newest N backups of the place
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
+    /// Afterwards go on with what is committed, until stopped, so that one can restore to any moment
+    #[arg(long)]
+    follow: bool,
+    /// Seconds between two looks at what was committed
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, requires = "follow", value_parser = clap::value_parser!(u64).range(1..))]
+    every: u64,
+    /// Hours after which another backup is taken, so that a restore has less to apply
+    #[arg(long, value_name = "HOURS", default_value_t = 24, requires = "follow", value_parser = clap::value_parser!(u64).range(1..))]
+    again: u64,
     /// Take no backup: list those of the place
-    #[arg(long, conflicts_with_all = ["verify", "keep"])]
+    #[arg(long, conflicts_with_all = ["verify", "keep", "follow"])]
     list: bool,
     /// Take no backup: read all of those of the place and check every byte
-    #[arg(long, conflicts_with = "keep")]
+    #[arg(long, conflicts_with_all = ["keep", "follow"])]
     verify: bool,
 }
 
@@ -52,8 +65,8 @@ pub struct RestoreArguments {
     /// Where to make the new node's data; must hold none
     #[arg(long, value_name = "DIR", default_value = "./proteus-data")]
     data_dir: PathBuf,
-    /// The newest backup that holds nothing later: a commit timestamp as the list shows it, or
-    /// milliseconds of Unix time
+    /// What was committed up to then and nothing later, as far as the log was followed; otherwise the newest backup
+    /// before: a commit timestamp as the list shows it, or milliseconds of Unix time
     #[arg(long, value_name = "TIME")]
     at: Option<String>,
 }
@@ -71,13 +84,20 @@ pub async fn run(arguments: BackupArguments, config: &Config) -> Result<(), Stri
         return verify(&repository).await;
     }
     let dialer = Dialer::new(credentials(config)?);
+    if arguments.follow {
+        return follow::follow(&mut repository, &dialer, &arguments).await;
+    }
     take(&mut repository, &dialer, &arguments).await?;
+    prune(&mut repository, &arguments).await
+}
+
+async fn prune(repository: &mut Repository, arguments: &BackupArguments) -> Result<(), String> {
     if let Some(keep) = arguments.keep {
         let pruned = repository.prune(keep as usize).await.map_err(|error| error.to_string())?;
         if pruned.backups > 0 {
             print(&format!(
-                "Removed {} older, and {} pieces that only they needed.\n",
-                pruned.backups, pruned.pieces
+                "Removed {} older, and {} pieces and {} segments of the log that only they needed.\n",
+                pruned.backups, pruned.pieces, pruned.segments
             ))?;
         }
     }
@@ -92,7 +112,7 @@ async fn take(
     repository: &mut Repository,
     dialer: &Dialer,
     arguments: &BackupArguments,
-) -> Result<(), String> {
+) -> Result<Backup, String> {
     let clock = SystemClock::default();
     let began = clock.elapsed();
     let start = match ask_through(dialer, &arguments.peer, &AdminRequest::BeginBackup).await? {
@@ -131,7 +151,8 @@ async fn take(
         HumanBytes(backup.bytes()),
         HumanBytes(written_bytes),
         clock.elapsed().saturating_sub(began).as_secs_f64(),
-    ))
+    ))?;
+    Ok(backup)
 }
 
 async fn fetch(
@@ -164,6 +185,16 @@ async fn list(repository: &Repository) -> Result<(), String> {
             HumanBytes(backup.bytes())
         ));
     }
+    if let Some(newest) = backups.last() {
+        let through_ts = restore::reach(repository, newest).await?;
+        if through_ts > newest.commit_ts {
+            text.push_str(&format!(
+                "  {:<23} {:<25} the log reaches to here\n",
+                through_ts.to_string(),
+                moment(through_ts.physical_ms())
+            ));
+        }
+    }
     print(if backups.is_empty() { "There is no backup in this place.\n" } else { &text })
 }
 
@@ -186,49 +217,34 @@ async fn verify(repository: &Repository) -> Result<(), String> {
         let hit: Vec<String> = hit.map(|backup| backup.commit_ts.to_string()).collect();
         print(&format!("{error}; it is part of: {}\n", hit.join(", ")))?;
     }
-    if !damaged.is_empty() {
-        return Err(format!("{} of {} pieces are damaged", damaged.len(), pieces.len()));
-    }
-    print(&format!("{} backups of {} pieces are whole.\n", backups.len(), pieces.len()))
-}
-
-/// Carries `proteus restore` out.
-///
-/// # Errors
-/// Why it could not be.
-pub async fn restore(arguments: &RestoreArguments) -> Result<(), String> {
-    let at = arguments.at.as_deref().map_or(Ok(CommitTs::MAX), parse_time)?;
-    let repository = open(&arguments.place).await?;
-    let backup = repository.newest(at).await.map_err(|error| error.to_string())?;
-    let mut restore = Restore::begin(&arguments.data_dir).map_err(|error| error.to_string())?;
-    let bar = progress(Some(backup.bytes() >> 20), "MiB restored");
-    let mut bytes = 0;
-    for of_shard in &backup.shards {
-        restore.begin_shard(of_shard.shard).map_err(|error| error.to_string())?;
-        for piece in &of_shard.pieces {
-            let content = repository.piece(piece).await.map_err(|error| error.to_string())?;
-            restore = task::spawn_blocking(move || restore.take_chunk(&content).map(|()| restore))
-                .await
-                .map_err(|error| error.to_string())?
-                .map_err(|error| error.to_string())?;
-            bytes += piece.bytes;
-            bar.set_position(bytes >> 20);
-        }
-    }
-    let commit_ts = restore.finish().await.map_err(|error| error.to_string())?;
-    bar.finish_and_clear();
-    if commit_ts != backup.commit_ts {
+    let (segments, damaged_segments) = verify_log(repository).await?;
+    if !damaged.is_empty() || damaged_segments > 0 {
         return Err(format!(
-            "the backup says that it ends with {}, and its state with {commit_ts}; do not use {}",
-            backup.commit_ts,
-            arguments.data_dir.display()
+            "{} of {} pieces and {damaged_segments} of {segments} segments of the log are damaged",
+            damaged.len(),
+            pieces.len()
         ));
     }
     print(&format!(
-        "Restored everything committed up to {commit_ts} ({}) into {dir}. Start it with\n  proteus start --data-dir {dir}\n",
-        moment(backup.taken_at_ms),
-        dir = arguments.data_dir.display(),
+        "{} backups of {} pieces and {segments} segments of the log are whole.\n",
+        backups.len(),
+        pieces.len()
     ))
+}
+
+/// Reads all that is kept of the log; how many segments there are, and how many are damaged.
+async fn verify_log(repository: &Repository) -> Result<(usize, usize), String> {
+    let (mut segments, mut damaged) = (0, 0);
+    for shard in repository.logs().await.map_err(|error| error.to_string())? {
+        for segment in repository.log_of(shard).await.map_err(|error| error.to_string())? {
+            segments += 1;
+            if let Err(error) = repository.log_segment(&segment).await {
+                damaged += 1;
+                print(&format!("{error}\n"))?;
+            }
+        }
+    }
+    Ok((segments, damaged))
 }
 
 /// A commit timestamp as it is shown, `milliseconds.counter`, or the last one of a millisecond.

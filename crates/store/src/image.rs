@@ -152,15 +152,6 @@ impl IncomingStore {
         if self.pairs_bytes >= INGEST_BYTES { self.ingest() } else { Ok(()) }
     }
 
-    /// Puts `value` in place of what has arrived under `key`, once all has.
-    ///
-    /// # Errors
-    /// If the disk fails.
-    pub fn replace(&mut self, key: Bytes, value: Bytes) -> Result<(), StoreError> {
-        self.ingest()?;
-        self.disk.ingest([(&Key::from(&key[..]), &Value::from(value))].into_iter())
-    }
-
     fn ingest(&mut self) -> Result<(), StoreError> {
         let pairs = std::mem::take(&mut self.pairs);
         self.pairs_bytes = 0;

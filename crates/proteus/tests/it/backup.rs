@@ -70,6 +70,15 @@ fn fill(node: &NodeProcess) {
     });
 }
 
+fn increment(node: &NodeProcess, key: &str) {
+    let client = redis::Client::open(node.redis_url()).unwrap();
+    let increment = async {
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let () = redis::cmd("INCR").arg(key).query_async(&mut connection).await.unwrap();
+    };
+    runtime().block_on(async { tokio::time::timeout(PATIENCE, increment).await.unwrap() });
+}
+
 fn timestamps(place: &str) -> Vec<String> {
     let list = succeed(&["backup", place, "--list"]);
     list.lines().skip(1).map(|line| line.split_whitespace().next().unwrap().to_owned()).collect()
@@ -138,6 +147,64 @@ fn a_backup_under_load_holds_one_moment_and_grows_into_a_new_cluster() {
     let (left_before, right_before) = counters(&older);
     assert_eq!(left_before, right_before);
     assert!((acknowledged[0]..=left).contains(&left_before));
+}
+
+/// Any moment behind a backup can be restored while its log is followed, also behind one at which the node was killed.
+#[test]
+fn a_log_that_is_followed_leads_to_any_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("backups");
+    let place = place.to_str().unwrap();
+    let data = directory.path().join("node");
+    let mut node = NodeProcess::start_with(&data, &WITH_SECRET);
+    let address = node.address(7000).to_string();
+    let mut following = command()
+        .args(["backup", place, "--peer", &address, "--follow", "--every", "1"])
+        .env("PROTEUS_CLUSTER_SECRET", SECRET)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let reach = || {
+        let listed = timestamps(place);
+        listed.last().cloned().unwrap_or_default()
+    };
+    let mut moments = Vec::new();
+    for round in 0..3 {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
+        std::thread::scope(|scope| {
+            let (told, counted) = (stop.clone(), done.clone());
+            let writing = &node;
+            scope.spawn(move || write_until(writing, told, counted));
+            while done.load(Ordering::SeqCst) < 30 {
+                std::thread::yield_now();
+            }
+            stop.store(true, Ordering::SeqCst);
+        });
+        let count = counters(&node).0;
+        // What is committed from here on is later than that.
+        let now = std::time::SystemTime::now();
+        let now_ms = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        moments.push((now_ms.to_string(), count));
+        if round == 1 {
+            node.kill_and_restart();
+        }
+    }
+    let last = moments.last().unwrap().0.clone();
+    // Something has to happen for there to be a later moment.
+    while reach().split('.').next().unwrap_or_default() <= last.as_str() {
+        let _ = counters(&node);
+        increment(&node, "later");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    following.kill().unwrap();
+    following.wait().unwrap();
+    assert!(succeed(&["backup", place, "--verify"]).contains("are whole"));
+    for (name, (moment, count)) in moments.iter().enumerate() {
+        let directory = directory.path().join(format!("restored-{name}"));
+        let restored = restored(place, &directory, &["--at", moment]);
+        assert_eq!(counters(&restored), (*count, *count), "at {moment}");
+    }
 }
 
 #[test]

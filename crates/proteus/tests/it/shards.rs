@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redis::AsyncConnectionConfig;
 
@@ -201,7 +201,7 @@ fn succeed(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn backups_of_several_shards_hold_one_moment() {
+fn backups_of_several_shards_and_the_log_behind_them_hold_one_moment() {
     let directory = tempfile::tempdir().unwrap();
     let cluster = Cluster::start_with(directory.path(), &["--shards", "3"]);
     wait_for_leaders(&cluster, |leaders| (1..=3).all(|node| leaders.contains(&node)));
@@ -223,20 +223,45 @@ fn backups_of_several_shards_hold_one_moment() {
         succeed(&["backup", place, "--peer", &node.address(7000).to_string()]);
         println!("chain: {before} before, {links:?} after");
     }
+    let listed = || {
+        let list = succeed(&["backup", place, "--list"]);
+        let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
+        list.lines().skip(1).filter_map(first).collect::<Vec<String>>()
+    };
+    let mut moments = listed();
+    assert_eq!(moments.len(), 3);
+    let peer = cluster.nodes[2].address(7000).to_string();
+    let mut following = command()
+        .args(["backup", place, "--peer", &peer, "--follow", "--every", "1"])
+        .env("PROTEUS_CLUSTER_SECRET", SECRET)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    // A backup, then the log behind it.
+    while listed().len() < 5 {
+        wait_for(5, &progress, "no transfers");
+    }
+    for _ in 0..3 {
+        wait_for(20, &progress, "no transfers");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        moments.push(now.as_millis().to_string());
+    }
+    while listed().last() < moments.last() {
+        wait_for(5, &progress, "no transfers");
+    }
+    following.kill().unwrap();
+    following.wait().unwrap();
     stop.store(true, Ordering::Relaxed);
     for writer in writers {
         runtime.block_on(writer).unwrap();
     }
     runtime.block_on(linking).unwrap();
-    assert!(succeed(&["backup", place, "--verify"]).contains("3 backups"));
-    let list = succeed(&["backup", place, "--list"]);
-    let taken: Vec<&str> =
-        list.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
-    assert_eq!(taken.len(), 3);
+    assert!(succeed(&["backup", place, "--verify"]).contains("4 backups"));
     drop(cluster);
-    for at in taken {
+    for at in &moments {
         let data = directory.path().join(format!("restored-{at}"));
-        succeed(&["restore", place, "--data-dir", data.to_str().unwrap(), "--at", at]);
+        let told = succeed(&["restore", place, "--data-dir", data.to_str().unwrap(), "--at", at]);
+        assert!(!told.contains("followed up to"), "{told}");
         let node = NodeProcess::start_with(&data, &["--cluster-secret", SECRET]);
         runtime.block_on(async {
             let mut connection = connect(&node.redis_url()).await.unwrap();
