@@ -211,8 +211,16 @@ async fn converse(
         connection.stream.is_encrypted(),
     ));
     shared.connections.opened(connection_id, &record);
-    let established =
-        Established { session: session.clone(), access, outbox, record, received, is_read_only };
+    let established = Established {
+        session: session.clone(),
+        access,
+        outbox,
+        record,
+        received,
+        // This node has seen as much.
+        last_zxid: request.last_zxid_seen,
+        is_read_only,
+    };
     let ended = run(shared, connection, established).await;
     shared.connections.closed(connection_id);
     session.detach(connection_id);

@@ -67,6 +67,8 @@ pub(crate) struct Established {
     pub(crate) record: Arc<ConnectionRecord>,
     /// What the client sent after the handshake's frame.
     pub(crate) received: BytesMut,
+    /// What it has seen: no reply shows it less.
+    pub(crate) last_zxid: i64,
     /// Whether this server serves readers only.
     pub(crate) is_read_only: bool,
 }
@@ -159,7 +161,7 @@ pub(crate) async fn run(
         gate: ReadGate::default(),
         unanswered_count: 0,
         unanswered_bytes: 0,
-        last_zxid: 0,
+        last_zxid: established.last_zxid,
         is_admitted: shared.accounts.is_open(),
         is_read_only: established.is_read_only,
         is_ending: false,

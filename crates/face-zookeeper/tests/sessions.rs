@@ -197,8 +197,11 @@ async fn a_client_from_the_future_is_refused() {
     resume(zxid + (1 << 40)).encode(&mut bytes);
     refused.send(&bytes).await;
     assert!(refused.frame().await.is_none());
-    let (_raw, answer) = Raw::connect(served.address, &resume(zxid)).await;
+    let (mut raw, answer) = Raw::connect(served.address, &resume(zxid)).await;
     assert_eq!(answer.session_id, greeted.session_id);
+    // Nor does an error show it less than it has seen.
+    let again = raw.ask(create("/a", 0)).await;
+    assert!(again.error == -110 && again.zxid >= zxid, "{again:?}, after {zxid:#x}");
 }
 
 #[tokio::test]

@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use proteus_env::{Clock, task};
 use proteus_machine::ShardMachine;
 use proteus_types::{NodeId, ShardId};
@@ -38,32 +37,17 @@ const DOUBLINGS_MAX: u32 = 4;
 const BEHIND_MAX: u64 = 1_000;
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 
-/// Leaders that an operator chose, which stay for a while.
-#[derive(Debug, Default)]
-pub struct ChosenLeaders {
-    /// Until when, by the node's elapsed time.
-    chosen: Mutex<BTreeMap<ShardId, (NodeId, Duration)>>,
-}
-
-impl ChosenLeaders {
-    /// Lets `leader` lead `shard` until then, for as long as it does.
-    pub fn choose(&self, shard: ShardId, leader: NodeId, until: Duration) {
-        self.chosen.lock().insert(shard, (leader, until));
-    }
-
-    /// How much longer `leader` shall lead `shard`, if an operator chose it.
-    pub fn left(&self, shard: ShardId, leader: NodeId, now: Duration) -> Option<Duration> {
-        let chosen = self.chosen.lock();
-        let (_, until) = chosen.get(&shard).filter(|(of, _)| *of == leader)?;
-        until.checked_sub(now).filter(|left| !left.is_zero())
-    }
+/// Leaders that an operator chose, for a while.
+pub trait ChosenLeaders: Send + Sync + 'static {
+    /// Those whose time is not over.
+    fn chosen(&self) -> BTreeMap<ShardId, NodeId>;
 }
 
 /// Hands leadership of shards that `node` leads to voters that lead fewer, until `stop` holds true.
 pub async fn spread_leaders<M: ShardMachine>(
     node: NodeId,
     shards: Arc<dyn Shards<M>>,
-    chosen: Arc<ChosenLeaders>,
+    choices: Arc<dyn ChosenLeaders>,
     clock: Arc<dyn Clock>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -92,12 +76,15 @@ pub async fn spread_leaders<M: ShardMachine>(
             continue;
         }
         since = now;
-        let mut heirs = heirs(node, &all, &chosen, now);
+        let choices = choices.chosen();
+        let mut heirs = heirs(node, &all);
+        let mut chosen = take_chosen(node, &choices, &mut heirs);
         for _ in 0..AT_ONCE {
-            let Some((id, heir)) = next(node, &led, &heirs) else { break };
+            let next = chosen.pop_first().or_else(|| next(node, &led, &heirs));
+            let Some((id, heir)) = next else { break };
             heirs.remove(&id);
             let Some((_, shard)) = all.iter().find(|(of, _)| *of == id) else { break };
-            info!(shard = %id, to = %heir, "leadership is handed over, so that all nodes lead as many shards");
+            info!(shard = %id, to = %heir, "leadership is handed over, as the operator chose or so that all nodes lead as many shards");
             if let Err(error) = shard.group().hand_over(heir).await {
                 warn!(shard = %id, to = %heir, %error, "leadership was not handed over");
                 failures = (failures + 1).min(DOUBLINGS_MAX);
@@ -137,8 +124,6 @@ fn rank(node: NodeId, led: &BTreeMap<NodeId, usize>) -> u32 {
 fn heirs<M: ShardMachine>(
     node: NodeId,
     all: &[(ShardId, Arc<Shard<M>>)],
-    chosen: &ChosenLeaders,
-    now: Duration,
 ) -> BTreeMap<ShardId, BTreeSet<NodeId>> {
     let Some((first, of_first)) = all.first() else { return BTreeMap::new() };
     let members = of_first.group().membership();
@@ -148,7 +133,7 @@ fn heirs<M: ShardMachine>(
     };
     let mut heirs = BTreeMap::new();
     for (id, shard) in all {
-        if id == first || !shard.leads() || chosen.left(*id, node, now).is_some() {
+        if id == first || !shard.leads() {
             continue;
         }
         let status = shard.group_status();
@@ -164,6 +149,25 @@ fn heirs<M: ShardMachine>(
         }
     }
     heirs
+}
+
+/// Takes from what `node` may hand over that for which a leader was chosen: it stays if that is this node, goes
+/// there if that one is ready, and is for the rule if not.
+fn take_chosen(
+    node: NodeId,
+    choices: &BTreeMap<ShardId, NodeId>,
+    heirs: &mut BTreeMap<ShardId, BTreeSet<NodeId>>,
+) -> BTreeMap<ShardId, NodeId> {
+    let mut taken = BTreeMap::new();
+    for (shard, chosen) in choices {
+        if *chosen == node {
+            heirs.remove(shard);
+        } else if heirs.get(shard).is_some_and(|ready| ready.contains(chosen)) {
+            heirs.remove(shard);
+            taken.insert(*shard, *chosen);
+        }
+    }
+    taken
 }
 
 /// What `node` hands over next, and to whom: to the one that leads fewest, if that is two less than it does.
@@ -224,11 +228,14 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_holds_for_its_time_and_its_leader() {
-        let chosen = ChosenLeaders::default();
-        chosen.choose(ShardId(1), NodeId(2), Duration::from_secs(10));
-        let left = |node, at| chosen.left(ShardId(1), NodeId(node), Duration::from_secs(at));
-        assert_eq!(left(2, 4), Some(Duration::from_secs(6)));
-        assert_eq!((left(2, 10), left(3, 4)), (None, None));
+    fn what_was_chosen_stays_or_goes_where_it_was_chosen_to_be() {
+        let shard = ShardId;
+        let choices = [(1, 1), (2, 2), (3, 3), (9, 2)];
+        let choices = choices.map(|(id, node)| (shard(id), NodeId(node))).into();
+        let ready = [(1, ids(&[2, 3])), (2, ids(&[2, 3])), (3, ids(&[2])), (4, ids(&[2]))];
+        let mut heirs = ready.map(|(id, ready)| (shard(id), ready)).into();
+        let taken = take_chosen(NodeId(1), &choices, &mut heirs);
+        assert_eq!(taken, BTreeMap::from([(shard(2), NodeId(2))]));
+        assert_eq!(heirs.keys().copied().collect::<Vec<_>>(), [shard(3), shard(4)]);
     }
 }

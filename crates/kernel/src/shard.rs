@@ -328,14 +328,17 @@ impl<M: ShardMachine> Shard<M> {
     }
 
     /// Tries this shard's part of a commit over several; if it holds nothing else happens here until
-    /// that is finished. On its way when this returns. Answers with when it was tried.
+    /// that is finished; `lease` after it was tried nothing comes of it any more. On its way when this returns.
+    /// Answers with when it was tried.
     pub(crate) fn prepare(
         &self,
         transaction: TransactionId,
         coordinator: ShardId,
+        lease: Duration,
         part: M::Command,
     ) -> impl Future<Output = Result<(M::Outcome, CommitTs), KernelError>> + Send + use<M> {
-        let step = Step::Prepare { transaction, coordinator, part };
+        let lease_ms = u32::try_from(lease.as_millis()).unwrap_or(u32::MAX);
+        let step = Step::Prepare { transaction, coordinator, lease_ms, part };
         let outcome = self.step(Kind::Gates, &step);
         async move {
             match outcome.await? {

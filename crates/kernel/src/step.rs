@@ -34,7 +34,7 @@ pub(crate) enum Step<C> {
     /// A minitransaction of this shard alone.
     Command(C),
     /// Tries this shard's part, and lets nothing else happen here until the commit is finished.
-    Prepare { transaction: TransactionId, coordinator: ShardId, part: C },
+    Prepare { transaction: TransactionId, coordinator: ShardId, lease_ms: u32, part: C },
     /// Commits the coordinator's own part, if log time is before `until_ms`, and with it the whole.
     Decide { transaction: TransactionId, until_ms: u64, participants: Vec<ShardId>, part: C },
     /// Carries out what was prepared, at the timestamp of the decision, or lets go of it.
@@ -83,9 +83,10 @@ impl<C> Step<C> {
     pub(crate) fn encode<M: ShardMachine<Command = C>>(&self, into: &mut Vec<u8>) {
         match self {
             Step::Command(command) => encode_command::<M>(command, into),
-            Step::Prepare { transaction, coordinator, part } => {
+            Step::Prepare { transaction, coordinator, lease_ms, part } => {
                 put_head(into, 1, *transaction);
                 into.extend_from_slice(&coordinator.0.to_le_bytes());
+                into.extend_from_slice(&lease_ms.to_le_bytes());
                 M::encode(part, into);
             }
             Step::Decide { transaction, until_ms, participants, part } => {
@@ -121,8 +122,9 @@ impl<C> Step<C> {
         Ok(match kind {
             1 => {
                 let (coordinator, bytes) = take_shard(bytes)?;
+                let (lease_ms, bytes) = take_u32(bytes)?;
                 let (part, rest) = M::decode(bytes)?;
-                (Step::Prepare { transaction, coordinator, part }, rest)
+                (Step::Prepare { transaction, coordinator, lease_ms, part }, rest)
             }
             2 => {
                 let (until_ms, bytes) = take_u64(bytes)?;
@@ -237,7 +239,7 @@ pub(crate) fn take_u64(bytes: &[u8]) -> Result<(u64, &[u8]), StoreError> {
     Ok((u64::from_le_bytes(*head), rest))
 }
 
-fn take_u32(bytes: &[u8]) -> Result<(u32, &[u8]), StoreError> {
+pub(crate) fn take_u32(bytes: &[u8]) -> Result<(u32, &[u8]), StoreError> {
     let (head, rest) = bytes.split_first_chunk().ok_or_else(|| damaged("a step cut short"))?;
     Ok((u32::from_le_bytes(*head), rest))
 }

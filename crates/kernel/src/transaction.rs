@@ -5,14 +5,14 @@
 //!   coordinator (not gated)                        └── decide: own part, decision ──┘
 //! ```
 //! Each shard has one part. The highest are tried first, one after the other, so that no two commits wait
-//! for each other; each is then gated: nothing else happens there until the commit is finished, and reads
+//! for each other; a node that has no others tries them together. Each is then gated: nothing else happens there until the commit is finished, and reads
 //! wait. The lowest shard is the coordinator: the one entry that applies its part *is* the decision. It
 //! is never gated, and meta, which is the lowest of all, is always the coordinator where it has a part.
 //! Then the others carry out what was tried, at the decision's timestamp.
 //!
-//! A driver that dies leaves a gated shard behind for [`LEASE`] at most: then the shard's leader asks the
+//! A driver that dies leaves a gated shard behind for its lease at most: then the shard's leader asks the
 //! coordinator, which decides nothing any more that somebody asked about, so that all who ask are told the
-//! same. Nor does it decide what comes later than [`LEASE`] by log time, so it need not remember long what
+//! same. Nor does it decide what comes later than that by log time, so it need not remember long what
 //! it was asked about.
 //!
 //! Sources: Gray and Lamport, "Consensus on Transaction Commit" (2006), of which this is the two-phase
@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
+use futures::stream::{FuturesOrdered, StreamExt};
 use proteus_env::{Clock, task};
 use proteus_machine::{KernelError, ShardMachine};
 use proteus_types::{CommitTs, Durability, NodeId, ShardId};
@@ -39,8 +40,11 @@ use crate::shard::Shard;
 use crate::step::{Knowledge, PARTICIPANTS_MAX, TransactionId};
 use crate::undecided::{Decision, Undecided};
 
-/// How long after its first part was tried a commit may be decided.
+/// How long after its first part was tried a commit may be decided, unless it has very many parts.
 const LEASE: Duration = Duration::from_secs(2);
+
+/// How long trying one part of a commit takes at most, on average.
+const LEASE_OF_PART: Duration = Duration::from_millis(20);
 
 /// How long a caller waits for a decided commit to be carried out everywhere.
 const FINISH_PATIENCE: Duration = Duration::from_secs(10);
@@ -87,6 +91,17 @@ pub enum Spread<O> {
 pub type Spreading<O> = Pin<Box<dyn Future<Output = Result<Spread<O>, KernelError>> + Send>>;
 
 type Outcomes<O> = Pin<Box<dyn Future<Output = Result<Vec<O>, KernelError>> + Send>>;
+
+/// What came of trying the parts of a commit.
+struct Tried<O> {
+    /// Where a part may have been tried.
+    shards: Vec<ShardId>,
+    outcomes: Vec<(ShardId, O)>,
+    /// Log time until which it may be decided.
+    until_ms: u64,
+    /// What it comes to, if one did not hold.
+    failure: Option<Result<Spread<O>, KernelError>>,
+}
 
 /// The commits that a node drives, over one shard or several.
 pub struct Commits<M: ShardMachine> {
@@ -183,32 +198,12 @@ impl<M: ShardMachine> Commits<M> {
         let Some((coordinator, own_part)) = parts.pop() else {
             return Err(KernelError::Unavailable("a commit without parts".to_owned()));
         };
-        let (mut tried, mut outcomes) = (Vec::new(), Vec::new());
-        let mut until_ms = u64::MAX;
-        for (shard, part) in parts {
-            let prepared =
-                self.here(shard).map(|here| here.prepare(transaction, coordinator, part));
-            turn.leave(shard);
-            let prepared = match prepared {
-                Ok(prepared) => prepared.await,
-                Err(error) => Err(error),
-            };
-            // It may have been tried, even if that is not known.
-            tried.push(shard);
-            match prepared {
-                Ok((outcome, tried_ts)) if M::has_happened(&outcome) => {
-                    until_ms = until_ms.min(decidable_until(tried_ts));
-                    outcomes.push((shard, outcome));
-                }
-                Ok((outcome, _)) => {
-                    self.let_go(transaction, tried);
-                    return Ok(Spread::Refused { shard, outcome });
-                }
-                Err(error) => {
-                    self.let_go(transaction, tried);
-                    return Err(error);
-                }
-            }
+        let deciding = (coordinator, transaction);
+        let Tried { shards: tried, mut outcomes, until_ms, failure } =
+            self.try_parts(deciding, &mut turn, parts).await;
+        if let Some(failure) = failure {
+            self.let_go(transaction, tried);
+            return failure;
         }
         let decided = self
             .here(coordinator)
@@ -243,6 +238,58 @@ impl<M: ShardMachine> Commits<M> {
         }
     }
 
+    /// Tries parts where they belong, the highest shard's first, until one is refused.
+    async fn try_parts(
+        &self,
+        (coordinator, transaction): (ShardId, TransactionId),
+        turn: &mut Turn,
+        parts: Vec<(ShardId, M::Command)>,
+    ) -> Tried<M::Outcome> {
+        let at_once = self.at_once(coordinator);
+        let lease = lease_of(parts.len());
+        let mut parts = parts.into_iter();
+        let mut trying = FuturesOrdered::new();
+        let mut tried =
+            Tried { shards: Vec::new(), outcomes: Vec::new(), until_ms: u64::MAX, failure: None };
+        loop {
+            while trying.len() < at_once && tried.failure.is_none() {
+                let Some((shard, part)) = parts.next() else { break };
+                let prepared = self
+                    .here(shard)
+                    .map(|here| here.prepare(transaction, coordinator, lease, part));
+                turn.leave(shard);
+                // It may be tried from here on, even if that does not come to be known.
+                tried.shards.push(shard);
+                trying.push_back(async move {
+                    match prepared {
+                        Ok(prepared) => (shard, prepared.await),
+                        Err(error) => (shard, Err(error)),
+                    }
+                });
+            }
+            // What is on its way is awaited in any case: it could not be let go before it was tried.
+            let Some((shard, prepared)) = trying.next().await else { return tried };
+            match prepared {
+                Ok((outcome, tried_ts)) if M::has_happened(&outcome) => {
+                    tried.until_ms = tried.until_ms.min(decidable_until(tried_ts, lease));
+                    tried.outcomes.push((shard, outcome));
+                }
+                Ok((outcome, _)) => {
+                    tried.failure.get_or_insert(Ok(Spread::Refused { shard, outcome }));
+                }
+                Err(error) => _ = tried.failure.get_or_insert(Err(error)),
+            }
+        }
+    }
+
+    /// How many parts may be tried at once. Those of two nodes' commits could come to the same shards in another
+    /// order, and each then wait for the other. Commits of one node come to all in the order of its lanes.
+    fn at_once(&self, coordinator: ShardId) -> usize {
+        let is_alone = |here: Arc<Shard<M>>| here.group().membership().members.len() == 1;
+        let is_alone = self.here(coordinator).is_ok_and(is_alone);
+        if is_alone { PARTICIPANTS_MAX } else { 1 }
+    }
+
     /// Awaits `look` while nothing happens in any of `shards`: each tries a part that does nothing and of
     /// which nothing comes, as if it were to decide that itself. Returns the last timestamp before which
     /// everything is there, and after which nothing is, while `look` is awaited.
@@ -265,10 +312,18 @@ impl<M: ShardMachine> Commits<M> {
             let transaction = TransactionId { node: commits.node, number };
             let looked = async {
                 let mut last_ts = CommitTs::ZERO;
-                for shard in &shards {
-                    let prepared = commits.here(*shard)?.prepare(transaction, *shard, nothing());
-                    turn.leave(*shard);
-                    last_ts = last_ts.max(prepared.await?.1);
+                let lease = lease_of(shards.len());
+                let at_once = shards.last().map_or(1, |lowest| commits.at_once(*lowest));
+                for some in shards.chunks(at_once) {
+                    let mut trying = Vec::new();
+                    for shard in some {
+                        let here = commits.here(*shard)?;
+                        trying.push(here.prepare(transaction, *shard, lease, nothing()));
+                        turn.leave(*shard);
+                    }
+                    for tried in join_all(trying).await {
+                        last_ts = last_ts.max(tried?.1);
+                    }
                 }
                 look.await.map(|found| (last_ts, found))
             };
@@ -395,10 +450,11 @@ impl<M: ShardMachine> Commits<M> {
         if seen.0 != undecided {
             *seen = (undecided, now);
         }
-        if now.saturating_sub(seen.1) < LEASE {
+        let Undecided { transaction, coordinator, tried_ts, lease_ms } = undecided;
+        let lease = Duration::from_millis(lease_ms.into());
+        if now.saturating_sub(seen.1) < lease {
             return;
         }
-        let Undecided { transaction, coordinator, tried_ts } = undecided;
         if coordinator == id {
             // It only held the shard still, and nothing was to come of it.
             if let Err(error) = shard.finish(transaction, None).await {
@@ -407,7 +463,7 @@ impl<M: ShardMachine> Commits<M> {
             return;
         }
         let Ok(here) = self.here(coordinator) else { return };
-        let answer = match here.ask(transaction, decidable_until(tried_ts)).await {
+        let answer = match here.ask(transaction, decidable_until(tried_ts, lease)).await {
             Ok(Knowledge::Committed(commit_ts)) => Some(commit_ts),
             Ok(Knowledge::Aborted) => None,
             Err(_) => return,
@@ -442,8 +498,13 @@ impl<M: ShardMachine> Commits<M> {
 
 /// Log time until which a commit may be decided of which a part was tried then. Who asks about an earlier
 /// part has to wait no longer than for a later one.
-fn decidable_until(tried_ts: CommitTs) -> u64 {
-    tried_ts.physical_ms().saturating_add(LEASE.as_millis() as u64)
+fn decidable_until(tried_ts: CommitTs, lease: Duration) -> u64 {
+    tried_ts.physical_ms().saturating_add(lease.as_millis() as u64)
+}
+
+/// How long shards may be gated by a commit with so many parts: they are tried one after the other.
+fn lease_of(part_count: usize) -> Duration {
+    LEASE.max(LEASE_OF_PART * u32::try_from(part_count).unwrap_or(u32::MAX))
 }
 
 fn ended() -> KernelError {

@@ -14,7 +14,8 @@ use proteus_store::{LayeredStore, Read, State, StoreError};
 use proteus_types::{CommitTs, NodeId, ShardId};
 
 use crate::step::{
-    Knowledge, Step, StepOutcome, TransactionId, put_shards, take_shard, take_shards, take_u64,
+    Knowledge, Step, StepOutcome, TransactionId, put_shards, take_shard, take_shards, take_u32,
+    take_u64,
 };
 
 /// Keys of the kernel's own facts, in space 0.
@@ -37,6 +38,8 @@ pub struct Undecided {
     pub coordinator: ShardId,
     /// When the part was tried.
     pub tried_ts: CommitTs,
+    /// How long after that the commit may be decided, in milliseconds.
+    pub lease_ms: u32,
 }
 
 /// A commit that a coordinator decided, and that it was not told yet to be carried out everywhere.
@@ -86,7 +89,7 @@ pub(crate) fn apply_step<M: ShardMachine>(
         Step::Command(command) => {
             Ok(StepOutcome::Command(M::apply(store, position, command, changes)?))
         }
-        Step::Prepare { transaction, coordinator, part } => {
+        Step::Prepare { transaction, coordinator, lease_ms, part } => {
             let outcome = M::apply(store, position, part, &mut Vec::new())?;
             if M::has_happened(&outcome) {
                 store.rollback();
@@ -94,6 +97,7 @@ pub(crate) fn apply_step<M: ShardMachine>(
                     transaction: *transaction,
                     coordinator: *coordinator,
                     tried_ts: commit_ts,
+                    lease_ms: *lease_ms,
                 };
                 let mut bytes = encode_undecided(&tried);
                 M::encode(part, &mut bytes);
@@ -267,12 +271,13 @@ fn decode_decision(transaction: TransactionId, bytes: &[u8]) -> Result<Decision,
 }
 
 fn encode_undecided(tried: &Undecided) -> Vec<u8> {
-    let Undecided { transaction, coordinator, tried_ts } = tried;
+    let Undecided { transaction, coordinator, tried_ts, lease_ms } = tried;
     let mut bytes = Vec::new();
     for number in [transaction.node.0, transaction.number, tried_ts.0] {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
     bytes.extend_from_slice(&coordinator.0.to_le_bytes());
+    bytes.extend_from_slice(&lease_ms.to_le_bytes());
     bytes
 }
 
@@ -281,8 +286,10 @@ fn decode_undecided(bytes: &[u8]) -> Result<(Undecided, &[u8]), StoreError> {
     let (number, rest) = take_u64(rest)?;
     let (tried_ts, rest) = take_u64(rest)?;
     let (coordinator, rest) = take_shard(rest)?;
+    let (lease_ms, rest) = take_u32(rest)?;
     let transaction = TransactionId { node: NodeId(node), number };
-    Ok((Undecided { transaction, coordinator, tried_ts: CommitTs(tried_ts) }, rest))
+    let tried_ts = CommitTs(tried_ts);
+    Ok((Undecided { transaction, coordinator, tried_ts, lease_ms }, rest))
 }
 
 #[cfg(test)]

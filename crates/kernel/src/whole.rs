@@ -107,7 +107,8 @@ mod tests {
         let participants = a.1.map(|ts| (B, CommitTs(ts))).into_iter().collect();
         let coordinators = b.1.map(|ts| (A, CommitTs(ts))).into_iter().collect();
         let transaction = TransactionId { node: NodeId(1), number: 1 };
-        let tried = |ts| Undecided { transaction, coordinator: A, tried_ts: CommitTs(ts) };
+        let tried =
+            |ts| Undecided { transaction, coordinator: A, tried_ts: CommitTs(ts), lease_ms: 1 };
         let of_a = Standing { participants, ..Standing::default() };
         let of_b = Standing { coordinators, undecided: b.2.map(tried), ..Standing::default() };
         is_torn(&[

@@ -222,7 +222,9 @@ impl Writer {
     fn write(&mut self, requests: Vec<Request>) -> io::Result<()> {
         let rolled = self.maybe_roll();
         self.buffer.clear();
-        if self.recorded_byte_offset < self.flushed_byte_offset {
+        // Not by itself: on a full disk a flush alone must not fail.
+        let writes = requests.iter().any(|request| !matches!(request, Request::Flush { .. }));
+        if writes && self.recorded_byte_offset < self.flushed_byte_offset {
             self.record_flush();
         }
         let mut places = Vec::new();
@@ -286,6 +288,9 @@ impl Writer {
     }
 
     fn write_buffer(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
         self.segment.file.write_at(self.end_byte_offset, &self.buffer)?;
         self.end_byte_offset += self.buffer.len() as u64;
         self.reserved_byte_offset = self.reserved_byte_offset.max(self.end_byte_offset);

@@ -55,6 +55,8 @@ pub(crate) const SHARED_KINDS: &[u8] =
 pub(crate) const SLOT_MAP: [u8; 2] = [SPACE, 15];
 pub(crate) const OWN_SLOTS: [u8; 2] = [SPACE, 16];
 
+pub(crate) const KIND_CHOSEN_LEADER: u8 = 17;
+
 pub(crate) const DECLARED: [u8; 2] = [SPACE, KIND_DECLARATION];
 
 pub(crate) fn declaration(kind: u8, name: &[u8]) -> Bytes {

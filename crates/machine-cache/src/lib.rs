@@ -17,6 +17,7 @@ mod declared;
 mod exec;
 mod head;
 mod layout;
+mod leaders;
 mod memory;
 mod number;
 mod pattern;
@@ -32,7 +33,7 @@ use bytes::Bytes;
 use proteus_machine::key::{first_u64, has_any};
 use proteus_machine::{Abort, Ctx, Machine, View};
 use proteus_store::{Direction, Read, StoreError};
-use proteus_types::SlotMap;
+use proteus_types::{NodeId, ShardId, SlotMap};
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use smallvec::SmallVec;
@@ -45,6 +46,7 @@ pub use declared::{
     KeyPart, RecordedEvents, Refresh, declarations, declared_kinds,
 };
 pub use head::{Kind, Revision};
+pub use leaders::{ChosenLeader, chosen_leaders};
 pub use memory::{Candidate, candidates, recount, size_of, soonest, sums, used_bytes};
 pub use number::{decimal_float_text, float_text, parse_float, parse_integer};
 pub use pattern::matches;
@@ -248,6 +250,15 @@ pub enum Op {
         key: Bytes,
         /// What it was when it was chosen; if it has changed since, nothing happens.
         revision: Revision,
+    },
+    /// Tells the first shard which node an operator wants to lead some shard.
+    ChooseLeader {
+        /// The shard.
+        shard: ShardId,
+        /// The node.
+        node: NodeId,
+        /// For how long, in milliseconds; 0 takes an earlier choice back.
+        keep_ms: u64,
     },
     /// Tells the shard which shard has which slots.
     SetSlots {
@@ -602,6 +613,10 @@ impl Machine for Cache {
                 let user =
                     acl::User::from_rules(user, rules).unwrap_or_else(|_| acl::User::new(user));
                 Ok(run(ctx, call, Some(Box::new(user)))?)
+            }
+            Op::ChooseLeader { shard, node, keep_ms } => {
+                leaders::choose(ctx, *shard, *node, *keep_ms)?;
+                Ok(Reply::OK)
             }
             Op::SetSlots { map } => {
                 slots::set(ctx, map)?;

@@ -53,6 +53,7 @@ pub fn reach(op: &Op) -> Reach<'_> {
         | Op::ExpireFields { key, .. }
         | Op::Evict { key, .. } => Reach::Keys(vec![key]),
         Op::Reclaim { .. }
+        | Op::ChooseLeader { .. }
         | Op::TakeSlots { .. }
         | Op::GiveSlots { .. }
         | Op::GiveShared { .. } => Reach::Nothing,

@@ -76,6 +76,25 @@ impl Bench {
 }
 
 #[test]
+fn a_choice_of_a_leader_holds_for_its_time_or_until_another() {
+    let mut bench = Bench::new();
+    let mut choose = |shard: u32, node: u64, keep_ms: u64| {
+        let (shard, node) = (ShardId(shard), NodeId(node));
+        bench.apply(&Op::ChooseLeader { shard, node, keep_ms }).unwrap();
+        let chosen = chosen_leaders(&bench.store).unwrap();
+        let chosen = chosen.iter().map(|chosen| (chosen.shard.0, chosen.node.0));
+        let chosen: Vec<_> = chosen.collect();
+        bench.pass_ms(1_000);
+        chosen
+    };
+    assert_eq!(choose(1, 2, 1_500), [(1, 2)]);
+    assert_eq!(choose(300, 7, 60_000), [(1, 2), (300, 7)]);
+    assert_eq!(choose(4, 1, 60_000), [(4, 1), (300, 7)], "the first one's time is over");
+    assert_eq!(choose(300, 8, 60_000), [(4, 1), (300, 8)]);
+    assert_eq!(choose(300, 9, 0), [(4, 1)]);
+}
+
+#[test]
 fn slots_go_from_one_shard_to_another_with_all_that_is_theirs() {
     let (mut from, mut to) = (Bench::new(), Bench::new());
     to.shard = ShardId(1);

@@ -80,15 +80,6 @@ pub enum AdminRequest {
         #[serde(default)]
         keep_ms: u64,
     },
-    /// Tells a node which leader an operator chose.
-    LeaderChosen {
-        /// Of this shard.
-        shard: ShardId,
-        /// The leader.
-        node: NodeId,
-        /// How long it shall lead, in milliseconds.
-        keep_ms: u64,
-    },
     /// Begins an image of a shard's whole state of the node that is asked. It may lack what was acknowledged
     /// before the question.
     BeginImage {
@@ -195,7 +186,10 @@ pub struct ShardStanding {
     pub shard: ShardId,
     /// Its leader, if there is one.
     pub leader: Option<NodeId>,
-    /// How much longer that shall lead because an operator chose it, in milliseconds.
+    /// The node that an operator chose to lead it; it does whenever it can.
+    #[serde(default)]
+    pub chosen: Option<NodeId>,
+    /// How much longer that choice holds, in milliseconds.
     #[serde(default)]
     pub kept_ms: Option<u64>,
     /// Its newest term.

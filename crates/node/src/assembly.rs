@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proteus_env::{Clock, task};
-use proteus_kernel::{ChoreOptions, Commits, Links, Shard, Shards};
+use proteus_kernel::{ChoreOptions, ChosenLeaders, Commits, Links, Shard, Shards};
 use proteus_kernel_api::{Feed, KernelError};
 use proteus_log::Log;
 use proteus_shard_machine::Composed;
@@ -125,6 +125,11 @@ impl Assembly {
 
     /// The shards that are open.
     pub fn shards(&self) -> Arc<dyn Shards<Composed>> {
+        self.shards.clone()
+    }
+
+    /// Whom an operator chose to lead them.
+    pub fn chosen_leaders(&self) -> Arc<dyn ChosenLeaders> {
         self.shards.clone()
     }
 

@@ -5,10 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use proteus_env::{Clock, task};
-use proteus_kernel::{
-    Call, ChosenLeaders, GroupStatus, Links, Route, Service, Shard, Shards, TransportError,
-};
+use proteus_env::task;
+use proteus_kernel::{Call, GroupStatus, Links, Route, Service, Shard, Shards, TransportError};
 use proteus_kernel_api::MembersChange;
 use proteus_peer::{Answering, CallError, Dialer, Handler};
 use proteus_shard_machine::Composed;
@@ -87,9 +85,6 @@ pub(crate) struct Cluster {
     pub(crate) placement: Arc<Placement>,
     pub(crate) dialer: Dialer,
     pub(crate) images: Images,
-    pub(crate) clock: Arc<dyn Clock>,
-    /// Of shards beside the first.
-    pub(crate) chosen: Arc<ChosenLeaders>,
 }
 
 /// The handler that the acceptor calls.
@@ -174,10 +169,6 @@ impl Cluster {
         }
         if let AdminRequest::LeadShard { shard, node, keep_ms } = request {
             return self.lead_shard(*shard, *node, *keep_ms).await.map(|()| AdminAnswer::Done);
-        }
-        if let AdminRequest::LeaderChosen { shard, node, keep_ms } = request {
-            self.note_chosen(*shard, *node, *keep_ms);
-            return Ok(AdminAnswer::Done);
         }
         let leadership = self.shard.group().leadership();
         match leadership.leader {
@@ -273,8 +264,7 @@ impl Cluster {
             | AdminRequest::BeginImage { .. }
             | AdminRequest::BeginBackup
             | AdminRequest::MarkLogs { .. }
-            | AdminRequest::LeadShard { .. }
-            | AdminRequest::LeaderChosen { .. } => {}
+            | AdminRequest::LeadShard { .. } => {}
         }
         Ok(AdminAnswer::Done)
     }

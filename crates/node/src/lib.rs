@@ -37,9 +37,7 @@ use futures::future::join_all;
 use proteus_env::Clock;
 use proteus_env::disk::{DirectoryLock, Disk, RealDisk, lock_directory};
 use proteus_env::{net, random, task};
-use proteus_kernel::{
-    Alone, ChoreOptions, ChosenLeaders, Links, ShardStatus, Shards, spread_leaders,
-};
+use proteus_kernel::{Alone, ChoreOptions, Links, ShardStatus, Shards, spread_leaders};
 use proteus_kernel_api::{Kernel, KernelError};
 use proteus_log::{Log, LogError, LogOptions};
 use proteus_peer::serve;
@@ -236,7 +234,6 @@ impl Node {
             peer_address = listener.local_addr().ok();
             let pace = shard.group().snapshot_pace();
             pace.set(cluster.snapshot_bytes_per_second_max);
-            let chosen: Arc<ChosenLeaders> = Arc::default();
             let answering = Arc::new(Cluster {
                 node: identity.node,
                 shard: shard.clone(),
@@ -244,15 +241,18 @@ impl Node {
                 placement: placement.clone(),
                 dialer,
                 images: Images::new(clock.clone()),
-                clock: clock.clone(),
-                chosen: chosen.clone(),
             });
             let handler = Arc::new(NodeHandler(answering.clone()));
             // It is set once.
             let _ = kernel.cluster.set(answering.clone());
             task::spawn(serve(listener, cluster.credentials.clone(), handler, stopping.clone()));
-            let spreading =
-                spread_leaders(identity.node, shards.clone(), chosen, clock, stopping.clone());
+            let spreading = spread_leaders(
+                identity.node,
+                shards.clone(),
+                shards.clone(),
+                clock,
+                stopping.clone(),
+            );
             task::spawn(spreading);
             task::spawn(answering.clone().keep_up_shards(stopping.clone()));
             task::spawn(answering.keep_up(member, cluster.upkeep, stopping));

@@ -31,9 +31,6 @@ const RETRY: Duration = Duration::from_millis(5);
 /// Such pauses until this node has heard of what it has committed.
 const PATIENCE_ROUNDS: usize = 2_000;
 
-/// How long a node is waited for that is told of an operator's choice.
-const TELL_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// Shards that a cluster may have.
 const SHARDS_MAX: usize = 1_024;
 
@@ -312,14 +309,15 @@ fn set_slots(map: &SlotMap) -> cache::Op {
 
 impl Cluster {
     pub(crate) fn shard_standings(&self) -> Vec<ShardStanding> {
-        let (map, now) = (self.shards.map(), self.clock.elapsed());
+        let (map, choices) = (self.shards.map(), self.shards.choices());
         let standing = |(id, shard): (ShardId, Arc<Shard<Composed>>)| {
             let leadership = shard.group().leadership();
-            let kept = leadership.leader.and_then(|leader| self.chosen.left(id, leader, now));
+            let chosen = choices.get(&id);
             ShardStanding {
                 shard: id,
                 leader: leadership.leader,
-                kept_ms: kept.and_then(|kept| u64::try_from(kept.as_millis()).ok()),
+                chosen: chosen.map(|(node, _)| *node),
+                kept_ms: chosen.map(|(_, left_ms)| *left_ms),
                 term: leadership.term.0,
                 applied_index: shard.status().applied_index.0,
                 voters: shard.group().membership().voters.into_iter().collect(),
@@ -329,8 +327,8 @@ impl Cluster {
         self.shards.all().into_iter().map(standing).collect()
     }
 
-    /// Hands leadership of one shard to a node, through whichever leads it, and has all nodes leave it there
-    /// for a while.
+    /// Hands leadership of one shard to a node, through whichever leads it, and has it led there for a while,
+    /// whenever that node can.
     pub(crate) async fn lead_shard(
         &self,
         shard: ShardId,
@@ -341,7 +339,7 @@ impl Cluster {
         let group = here.group();
         let leader = group.leadership().leader.ok_or("the shard has no leader now; try again")?;
         if leader == self.node || leader == node {
-            self.tell_chosen(shard, node, keep_ms).await;
+            self.note_chosen(shard, node, keep_ms).await?;
         }
         if leader == node {
             return Ok(());
@@ -355,21 +353,18 @@ impl Cluster {
         Ok(())
     }
 
-    pub(crate) fn note_chosen(&self, shard: ShardId, node: NodeId, keep_ms: u64) {
-        let until = self.clock.elapsed().saturating_add(Duration::from_millis(keep_ms));
-        self.chosen.choose(shard, node, until);
-    }
-
-    /// Tells all nodes of a choice. Who does not hear it in time does not keep to it.
-    async fn tell_chosen(&self, shard: ShardId, node: NodeId, keep_ms: u64) {
-        self.note_chosen(shard, node, keep_ms);
-        let members = self.shard.group().membership().members;
-        let request = AdminRequest::LeaderChosen { shard, node, keep_ms };
-        let others = members.iter().filter(|(other, _)| **other != self.node);
-        let telling = others.map(|(_, member)| {
-            task::timeout(TELL_TIMEOUT, ask_through(&self.dialer, &member.peer_address, &request))
-        });
-        join_all(telling).await;
+    /// Writes a choice down where all nodes find it, or takes an earlier one back.
+    async fn note_chosen(&self, shard: ShardId, node: NodeId, keep_ms: u64) -> Result<(), String> {
+        if shard == ShardId::META || (keep_ms == 0 && !self.shards.choices().contains_key(&shard)) {
+            return Ok(());
+        }
+        let op = Minitransaction::of(cache::Op::ChooseLeader { shard, node, keep_ms });
+        let commits = &self.placement.commits;
+        let noted = commits.propose(ShardId::META, Durability::Flushed, vec![op]).await;
+        match noted.map_err(|error| error.to_string())?.as_slice() {
+            [Outcome::Committed { .. }] => Ok(()),
+            other => Err(format!("the choice could not be written down: {other:?}")),
+        }
     }
 
     /// Takes leadership of shards beside the first from a node, and gives it to those that lead fewest.

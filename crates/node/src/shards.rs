@@ -10,8 +10,8 @@ use futures::stream::{self, StreamExt};
 use parking_lot::{Mutex, RwLock};
 use proteus_env::{Clock, task};
 use proteus_kernel::{
-    CheckpointTurns, ChoreOptions, CommitSink, Links, Shard, ShardOptions, Shards, Timestamps,
-    Timing,
+    CheckpointTurns, ChoreOptions, ChosenLeaders, CommitSink, Links, Shard, ShardOptions, Shards,
+    Timestamps, Timing,
 };
 use proteus_kernel_api::{Change, Commit, Feed, KernelError, cache};
 use proteus_log::Log;
@@ -56,6 +56,12 @@ impl Shards<Composed> for NodeShards {
     }
 }
 
+impl ChosenLeaders for NodeShards {
+    fn chosen(&self) -> BTreeMap<ShardId, NodeId> {
+        self.choices().into_iter().map(|(shard, (node, _))| (shard, node)).collect()
+    }
+}
+
 impl NodeShards {
     /// Whether there is one shard only.
     pub(crate) fn is_whole(&self) -> bool {
@@ -65,6 +71,24 @@ impl NodeShards {
 
     pub(crate) fn map(&self) -> Arc<SlotMap> {
         self.map.read().clone()
+    }
+
+    /// Whom an operator chose to lead which shard, and for how much longer, in milliseconds. None while the first
+    /// shard cannot be read.
+    pub(crate) fn choices(&self) -> BTreeMap<ShardId, (NodeId, u64)> {
+        let mut choices = BTreeMap::new();
+        let Some(meta) = self.shard(ShardId::META) else { return choices };
+        let read = meta.read(&mut |view| match cache::chosen_leaders(view.state) {
+            Ok(chosen) => choices.extend(chosen.into_iter().filter_map(|chosen| {
+                let left_ms = chosen.until_ms.checked_sub(view.now_ms).filter(|left| *left > 0)?;
+                Some((chosen.shard, (chosen.node, left_ms)))
+            })),
+            Err(fault) => warn!(%fault, "what an operator chose cannot be read"),
+        });
+        if read.is_err() {
+            choices.clear();
+        }
+        choices
     }
 
     /// Notes a map, if it is newer than what is known.

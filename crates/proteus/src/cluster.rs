@@ -263,9 +263,17 @@ fn render(status: &ClusterStatus) -> String {
 
 /// For how long an operator's choice of the shard's leader holds.
 fn kept(standing: &ShardStanding) -> String {
-    standing.kept_ms.map_or_else(String::new, |kept_ms| {
-        format!("  (its leader was chosen, and stays for {} min)", kept_ms.div_ceil(60_000))
-    })
+    let (Some(chosen), Some(kept_ms)) = (standing.chosen, standing.kept_ms) else {
+        return String::new();
+    };
+    let minutes = kept_ms.div_ceil(60_000);
+    if standing.leader == Some(chosen) {
+        format!("  (its leader was chosen, and stays for {minutes} min)")
+    } else {
+        format!(
+            "  ({chosen} was chosen to lead it for {minutes} min more, and does as soon as it can)"
+        )
+    }
 }
 
 /// By what the cluster's nodes know each other.

@@ -434,6 +434,9 @@ fn deletions(store: &LayeredStore) -> Result<Vec<Minitransaction>, StoreError> {
             commands.insert(0, Minitransaction::of(cache::Op::Revoke { name, kind }));
         }
     }
+    for cache::ChosenLeader { shard, node, .. } in cache::chosen_leaders(store)? {
+        commands.push(Minitransaction::of(cache::Op::ChooseLeader { shard, node, keep_ms: 0 }));
+    }
     for (name, _) in cache::settings(store, "")? {
         commands.push(Minitransaction::of(cache::Op::PutSetting { name, value: None }));
     }

@@ -51,6 +51,9 @@ const DISK_FULL: &str = "no storage space";
 /// Troubles in one run.
 const TROUBLES: u64 = 15;
 
+/// Longer than any write of a slow disk.
+const SLOWEST_WRITE: Duration = Duration::from_millis(500);
+
 /// Nothing takes this long, in simulated time, once all is well again.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -554,6 +557,8 @@ impl<M: Machine> World<M> {
             node.disk.set_capacity(None);
             node.disk_pause_ms.store(0, Ordering::Relaxed);
         }
+        // What had just failed to write comes to say so.
+        task::sleep(SLOWEST_WRITE).await;
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
             // One without power may have failed to write, and not have said so yet.

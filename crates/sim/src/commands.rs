@@ -9,7 +9,7 @@ use bytes::Bytes;
 use proteus_machine::View;
 use proteus_shard_machine::{Check, Minitransaction, Op, cache, table, topic, tree};
 use proteus_store::StoreError;
-use proteus_types::CommitTs;
+use proteus_types::{CommitTs, NodeId, ShardId};
 
 use crate::random::Random;
 
@@ -468,7 +468,7 @@ impl Generator {
     fn cache_op(&mut self) -> cache::Op {
         if self.random.chance(5) {
             let key = self.key();
-            return match self.random.below(9) {
+            return match self.random.below(10) {
                 0 => cache::Op::Expire { db: 0, key, expire_at_ms: self.random.below(1 << 41) },
                 1 => cache::Op::ExpireFields { db: 0, key },
                 2 => cache::Op::Reclaim { id: self.random.below(1 << 20) + (1 << 40) },
@@ -477,6 +477,11 @@ impl Generator {
                     cache::Op::PutSetting { name, value: self.random.chance(70).then_some(key) }
                 }
                 5 => cache::Op::Invalidate { db: 0, key },
+                9 => cache::Op::ChooseLeader {
+                    shard: ShardId(self.random.below(3) as u32),
+                    node: NodeId(self.random.below(3)),
+                    keep_ms: self.random.below(2) * self.random.below(1 << 20),
+                },
                 6 => cache::Op::Declare {
                     name: format!("declaration {}", self.random.below(3)),
                     declaration: self.declaration(key),

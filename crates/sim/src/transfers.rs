@@ -256,7 +256,8 @@ impl World {
         for (shard, open) in shards.all() {
             self.network.set_shard(id, shard, Some(open));
         }
-        let spreading = spread_leaders(id, shards, Arc::default(), node.clock.clone(), stopping);
+        let choices = assembly.chosen_leaders();
+        let spreading = spread_leaders(id, shards, choices, node.clock.clone(), stopping);
         task::spawn(spreading);
         node.running = Some(Running { node: id, assembly, kernel, stop });
         Ok(())

@@ -42,6 +42,11 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // Waits for a merge under way.
         *self.0.may_merge.lock() = false;
+        // And for the thread to let go of the tree: what goes last removes files that are merged, which the next to
+        // open the store would find.
+        while Arc::strong_count(&self.0) > 1 {
+            std::thread::yield_now();
+        }
     }
 }
 

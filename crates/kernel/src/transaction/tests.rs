@@ -112,13 +112,22 @@ async fn open_over(
     run: u32,
     is_inline: bool,
 ) -> (Arc<Bank>, Arc<Commits<Account>>) {
+    let options = LogOptions { disk_reserve_bytes: 0, is_inline, ..LogOptions::default() };
+    open_shards(directory, run, options, &[A, B, C]).await
+}
+
+async fn open_shards(
+    directory: &Path,
+    run: u32,
+    options: LogOptions,
+    shards: &[ShardId],
+) -> (Arc<Bank>, Arc<Commits<Account>>) {
     let clock = Arc::new(RuntimeClock::new(1_000_000, 0));
     let disk = Arc::new(RealDisk::open(&directory.join("log")).unwrap());
-    let options = LogOptions { disk_reserve_bytes: 0, is_inline, ..LogOptions::default() };
     let log = Log::open(disk, options).unwrap();
     let bank = Arc::new(Bank::default());
     let timestamps = Arc::new(Timestamps::default());
-    for id in [A, B, C] {
+    for id in shards.iter().copied() {
         let options = ShardOptions {
             timestamps: timestamps.clone(),
             checkpoints: Arc::default(),
@@ -220,16 +229,17 @@ fn what_a_driver_leaves_behind_is_finished_as_the_coordinator_says() {
         let abandoned = |number| TransactionId { node: NodeId(9), number };
 
         // Tried and never decided.
-        let (_, tried_ts) = c.prepare(abandoned(1), A, 7).await.unwrap();
+        let (_, tried_ts) = c.prepare(abandoned(1), A, LEASE, 7).await.unwrap();
         let behind = commits.propose(C, Durability::Flushed, vec![1]);
         assert!(c.read_barrier().is_some(), "readers wait");
         assert_eq!(behind.await.unwrap(), [Booked::Balance(1)]);
-        let late = a.decide(abandoned(1), decidable_until(tried_ts), vec![C], 7).await.unwrap();
+        let late =
+            a.decide(abandoned(1), decidable_until(tried_ts, LEASE), vec![C], 7).await.unwrap();
         assert_eq!(late, None, "it was told to be aborted");
 
         // Decided, and one of two shards told.
-        c.prepare(abandoned(2), A, 10).await.unwrap();
-        b.prepare(abandoned(2), A, 20).await.unwrap();
+        c.prepare(abandoned(2), A, LEASE, 10).await.unwrap();
+        b.prepare(abandoned(2), A, LEASE, 20).await.unwrap();
         let decided = a.decide(abandoned(2), u64::MAX, vec![C, B], 30).await.unwrap();
         let (_, commit_ts) = decided.unwrap();
         c.finish(abandoned(2), Some(commit_ts)).await.unwrap();
@@ -251,7 +261,7 @@ fn a_start_finds_what_was_tried_and_decided() {
         in_paused_time(async {
             let (bank, _) = open(directory.path(), run).await;
             let (a, c) = (bank.shard(A).unwrap(), bank.shard(C).unwrap());
-            c.prepare(abandoned, A, 5).await.unwrap();
+            c.prepare(abandoned, A, LEASE, 5).await.unwrap();
             if is_decided {
                 a.decide(abandoned, u64::MAX, vec![C], 5).await.unwrap().unwrap();
             }
@@ -322,7 +332,7 @@ fn a_shard_that_nobody_lets_go_goes_on_and_is_known_to_have() {
         // As after the end of the node that held it.
         let a = bank.shard(A).unwrap();
         let abandoned = TransactionId { node: NodeId(9), number: 1 };
-        a.prepare(abandoned, A, 0).await.unwrap();
+        a.prepare(abandoned, A, LEASE, 0).await.unwrap();
         commits.propose(A, Durability::Flushed, vec![1]).await.unwrap();
         assert_eq!(balances(&bank), [1, 0, 0]);
     });
@@ -351,4 +361,36 @@ async fn entries_that_are_no_commands_open_no_gate() {
     changes.await.unwrap();
     assert_eq!(c.stop_reason(), None);
     assert_eq!(balances(&bank), [200, 0, 400]);
+}
+
+/// Shards of which each takes so long that all, one after the other, would take longer than a commit may.
+#[test]
+fn a_commit_over_hundreds_of_shards_ends_in_time_on_a_slow_disk() {
+    let directory = TempDir::new().unwrap();
+    let shards: Vec<ShardId> = (0..200).map(ShardId).collect();
+    in_paused_time(async {
+        let pause_ms = Arc::new(AtomicU64::new(0));
+        let options = LogOptions {
+            disk_reserve_bytes: 0,
+            is_inline: true,
+            inline_pause_ms: pause_ms.clone(),
+            ..LogOptions::default()
+        };
+        let (bank, commits) = open_shards(directory.path(), 1, options, &shards).await;
+        pause_ms.store(20, Ordering::Relaxed);
+        let parts = || shards.iter().map(|shard| (*shard, 1)).collect::<Vec<_>>();
+        // The second of the same node waits for the first.
+        let (first, second) = (commits.propose_over(parts()), commits.propose_over(parts()));
+        for spread in [first.await, second.await] {
+            assert!(matches!(spread, Ok(Spread::Committed { .. })), "{spread:?}");
+        }
+        assert_eq!(balances(&bank), vec![2; 200]);
+        let mut overdrawn = parts();
+        overdrawn[100].1 = -3;
+        let refused = commits.propose_over(overdrawn).await;
+        assert!(matches!(refused, Ok(Spread::Refused { shard: ShardId(100), .. })), "{refused:?}");
+        commits.propose(ShardId(199), Durability::Flushed, vec![1]).await.unwrap();
+        commits.hold_still(shards.clone(), || 0, async { Ok(()) }).await.unwrap();
+        assert_eq!(balances(&bank).iter().sum::<i64>(), 401);
+    });
 }

@@ -193,6 +193,19 @@ fn a_full_disk_refuses_admission_and_accepts_again() {
 }
 
 #[test]
+fn a_flush_on_a_full_disk_is_no_failure() {
+    let disk = SimDisk::new(9);
+    let unreserved = LogOptions { reserve_bytes: 0, ..options() };
+    let log = Log::open(Arc::new(disk.clone()), unreserved).unwrap();
+    append(&log, vec![entry(1, 0)]).unwrap();
+    let bytes: usize = disk.lengths().iter().map(|(_, bytes)| bytes).sum();
+    disk.set_capacity(Some(bytes as u64));
+    wait(|done| log.flush(done)).unwrap();
+    disk.set_capacity(None);
+    append(&log, vec![entry(1, 1)]).unwrap();
+}
+
+#[test]
 fn group_commit_answers_in_order() {
     let disk = SimDisk::new(5);
     let log = open(&disk).unwrap();
