@@ -213,8 +213,12 @@ impl Group {
             group.raft.initialize(founder).await.map_err(io::Error::other)?;
             // What is told of the group may not say so yet.
             group.wait_until_recovered().await?;
-        } else if group.membership().voters == BTreeSet::from([node]) {
+        } else if group.stored_members().await?.0 == BTreeSet::from([node.0]) {
             group.wait_until_recovered().await?;
+        }
+        if group.stored_members().await? == (BTreeSet::from([node.0]), 1) {
+            // Nobody is to be told that this one leads, and nobody else can: a node may have many such groups.
+            group.raft.runtime_config().tick(false);
         }
         Ok(group)
     }
@@ -229,11 +233,16 @@ impl Group {
             .await
             .map_err(io::Error::other)?;
         self.raft.wait_for_recovery(Some(READY_TIMEOUT)).await.map_err(io::Error::other)?;
-        if self.membership().members.len() == 1 {
-            // Nobody is to be told that it leads, and nobody else can: a node may have many such groups.
-            self.raft.runtime_config().tick(false);
-        }
         Ok(())
+    }
+
+    /// The voters and how many members there are, also while what is told of the group does not say so yet.
+    async fn stored_members(&self) -> io::Result<(BTreeSet<u64>, usize)> {
+        let members = self.raft.with_raft_state(|state| {
+            let effective = state.membership_state.effective();
+            (effective.voter_ids().collect(), effective.nodes().count())
+        });
+        members.await.map_err(io::Error::other)
     }
 
     /// Hands a payload over, to be appended after those handed over before, if this node still leads

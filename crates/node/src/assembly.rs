@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proteus_env::{Clock, task};
-use proteus_kernel::{ChoreOptions, ChosenLeaders, Commits, Links, Shard, Shards};
-use proteus_kernel_api::{Feed, KernelError};
+use proteus_kernel::{
+    ChoreOptions, ChosenLeaders, Commits, Links, Shard, Shards, StateImage, image_whole,
+};
+use proteus_kernel_api::{Feed, KernelError, Minitransaction};
 use proteus_log::Log;
 use proteus_shard_machine::Composed;
-use proteus_types::{Durability, Member, NodeId, ShardId};
+use proteus_types::{CommitTs, Durability, Member, NodeId, ShardId};
 use tokio::sync::watch;
 
 use crate::kernel::NodeKernel;
@@ -126,6 +128,15 @@ impl Assembly {
     /// The shards that are open.
     pub fn shards(&self) -> Arc<dyn Shards<Composed>> {
         self.shards.clone()
+    }
+
+    /// The states of all of them at one moment, as for a backup, with the timestamp up to which all commits are in
+    /// them.
+    ///
+    /// # Errors
+    /// As [`proteus_kernel::image_whole`].
+    pub async fn image_whole(&self) -> Result<(CommitTs, Vec<(ShardId, StateImage)>), KernelError> {
+        image_whole(&self.commits, &self.shards.all(), Minitransaction::default).await
     }
 
     /// Whom an operator chose to lead them.

@@ -53,12 +53,12 @@ use crate::kernel::FirstShardKernel;
 use crate::placement::Placement;
 use crate::restore::RESTORING_FILE;
 use crate::router::Router;
-use crate::shards::store_directory;
 
 pub use crate::assembly::{Assembly, AssemblyOptions};
 pub use crate::cluster::UpkeepOptions;
 pub use crate::kernel::NodeKernel;
 pub use crate::restore::Restore;
+pub use crate::shards::store_directory;
 pub use proteus_peer::{Credentials, Dialer, PeerTls, Secret};
 
 const FORMAT_FILE: &str = "FORMAT";

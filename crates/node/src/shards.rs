@@ -168,7 +168,7 @@ pub(crate) struct Opener {
 }
 
 /// Where a shard's checkpoints are.
-pub(crate) fn store_directory(directory: &Path, shard: ShardId) -> PathBuf {
+pub fn store_directory(directory: &Path, shard: ShardId) -> PathBuf {
     match shard {
         ShardId::META => directory.join("store"),
         shard => directory.join(format!("store-{}", shard.0)),

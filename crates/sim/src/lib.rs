@@ -12,6 +12,7 @@
 //! [`ledger`], [`history`], [`trace`], [`producers`], [`linearizable`],
 //! [`objects`], [`transactions`], [`planted`].
 
+mod backups;
 pub mod behaviour;
 pub mod cluster;
 pub mod commands;

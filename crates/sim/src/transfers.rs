@@ -27,6 +27,7 @@ use proteus_types::{Durability, Member, NodeId, SLOT_COUNT, ShardId, Slot, SlotM
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+use crate::backups;
 use crate::cluster::{PATIENCE, POWER_CUT, START_MS, in_paused_time};
 use crate::network::{Network, Weather};
 use crate::objects::{self, Called, Objects};
@@ -35,15 +36,15 @@ use crate::replica;
 
 const NODES: u64 = 3;
 const SHARDS: u32 = 3;
-const ACCOUNTS: u64 = 12;
-const CLIENTS: u64 = 4;
+pub(crate) const ACCOUNTS: u64 = 12;
+pub(crate) const CLIENTS: u64 = 4;
 const TROUBLES: u64 = 10;
 
 /// How long a move is waited for in trouble.
 const MOVE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Keys of each client that are only changed together.
-const TWINS: [&str; 2] = ["twin", "other"];
+pub(crate) const TWINS: [&str; 2] = ["twin", "other"];
 
 /// How one run went.
 #[derive(Debug, Default, Clone, Copy)]
@@ -62,6 +63,8 @@ pub struct Summary {
     pub cuts: u64,
     /// Times that slots moved.
     pub moves: u64,
+    /// Backups that were taken and restored.
+    pub backups: u64,
     /// What callers of single objects did.
     pub called: Called,
 }
@@ -73,6 +76,8 @@ pub enum Reading {
     Whole,
     /// Shard by shard, as they are there: wrong on purpose.
     Apart,
+    /// All at one moment, but in backups shard by shard: wrong on purpose.
+    BackedUpApart,
 }
 
 /// Runs the plan of `seed`.
@@ -115,11 +120,11 @@ struct Node {
 
 /// What one client was told, and may have done.
 #[derive(Debug, Default, Clone, Copy)]
-struct Told {
+pub(crate) struct Told {
     /// The count of its transfers in its last answer.
-    count: i64,
+    pub(crate) count: i64,
     /// Transfers without an answer.
-    unknown: i64,
+    pub(crate) unknown: i64,
 }
 
 struct World {
@@ -133,12 +138,24 @@ struct World {
     summary: Summary,
 }
 
-fn key(kind: &str, number: u64) -> String {
+pub(crate) fn key(kind: &str, number: u64) -> String {
     format!("{kind}:{number}")
 }
 
-fn command(words: &[&str]) -> cache::Op {
+pub(crate) fn command(words: &[&str]) -> cache::Op {
     cache::Op::command(words)
+}
+
+/// How logs are kept here.
+pub(crate) fn log_options() -> LogOptions {
+    LogOptions {
+        segment_bytes: 16 * 1024,
+        reserve_bytes: 16 * 1024,
+        disk_reserve_bytes: 64 * 1024,
+        cache_bytes_max: 4 * 1024,
+        is_inline: true,
+        ..LogOptions::default()
+    }
 }
 
 impl World {
@@ -196,15 +213,7 @@ impl World {
         if node.running.is_some() {
             return Ok(());
         }
-        let options = LogOptions {
-            segment_bytes: 16 * 1024,
-            reserve_bytes: 16 * 1024,
-            disk_reserve_bytes: 64 * 1024,
-            cache_bytes_max: 4 * 1024,
-            is_inline: true,
-            ..LogOptions::default()
-        };
-        let log = match Log::open(Arc::new(node.disk.clone()), options) {
+        let log = match Log::open(Arc::new(node.disk.clone()), log_options()) {
             Ok(log) => log,
             Err(error) if error.to_string().contains(POWER_CUT) => {
                 node.disk.crash();
@@ -304,13 +313,17 @@ impl World {
         clients.iter_mut().for_each(|client| client.random = self.random.fork());
         let kernels: Vec<_> = running.iter().map(|running| running.kernel.clone()).collect();
         let mover = self.random.pick(&running);
-        let (results, called, moved) = futures::future::join3(
+        let keeper = self.random.pick(&running);
+        let backing_up = back_up(keeper, self.told.clone(), self.random.fork(), self.reading);
+        let (results, called, moved, backed_up) = futures::future::join4(
             join_all(clients.into_iter().map(Client::work)),
             self.objects.work(&kernels),
             move_slots(mover, self.random.fork(), self.reading),
+            backing_up,
         )
         .await;
         called?;
+        self.summary.backups += u64::from(backed_up.map_err(|claim| format!("a backup, {claim}"))?);
         self.summary.moves += moved;
         for result in results {
             let did = result?;
@@ -503,6 +516,21 @@ impl World {
     }
 }
 
+/// Takes a backup of all shards through any node, now and then, and restores it; says whether there is one.
+async fn back_up(
+    through: Running,
+    told: Arc<Mutex<BTreeMap<u64, Told>>>,
+    mut random: Random,
+    reading: Reading,
+) -> Result<bool, String> {
+    if reading == Reading::Apart || random.chance(70) {
+        return Ok(false);
+    }
+    task::sleep(Duration::from_millis(random.below(300))).await;
+    let is_whole = reading == Reading::Whole;
+    backups::take(&through.assembly, is_whole, || told.lock().clone(), random.number()).await
+}
+
 /// Has slots moved, through any node, now and then; says how often some were.
 async fn move_slots(through: Running, mut random: Random, reading: Reading) -> u64 {
     // Who reads each shard by itself does not ask where a key is.
@@ -536,7 +564,7 @@ impl Client {
             let node = self.random.pick(&self.nodes);
             let answered = match self.random.chance(60) {
                 true => self.transfer(&node).await,
-                false if self.reading == Reading::Whole && self.random.chance(50) => {
+                false if self.reading != Reading::Apart && self.random.chance(50) => {
                     self.look(&node).await
                 }
                 false => self.read(&node).await,
@@ -649,7 +677,7 @@ impl Client {
             return Ok(false);
         }
         let read = match self.reading {
-            Reading::Whole => node.kernel.read(read_all),
+            Reading::Whole | Reading::BackedUpApart => node.kernel.read(read_all),
             Reading::Apart => {
                 let mut found = None;
                 let mut read = |views: &[(ShardId, View<'_>)]| {
@@ -674,7 +702,7 @@ impl Client {
 }
 
 /// A number under a key; none is zero.
-fn number_of(view: View<'_>, key: &str) -> Result<i64, StoreError> {
+pub(crate) fn number_of(view: View<'_>, key: &str) -> Result<i64, StoreError> {
     match cache::answer(view, &cache::Call::new(&["GET", key]))? {
         cache::Reply::Bulk(text) => {
             Ok(String::from_utf8_lossy(&text).parse::<i64>().unwrap_or(i64::MIN))

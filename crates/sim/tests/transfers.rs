@@ -15,6 +15,7 @@ fn commits_over_several_shards_keep_their_claims_in_trouble() {
         total.crashes += ran.crashes;
         total.cuts += ran.cuts;
         total.moves += ran.moves;
+        total.backups += ran.backups;
         total.called.answered += ran.called.answered;
         total.called.undecided += ran.called.undecided;
         Ok(())
@@ -24,6 +25,7 @@ fn commits_over_several_shards_keep_their_claims_in_trouble() {
     // Runs in which nothing happened prove nothing.
     assert!(seeds < 50 || total.acknowledged > 20 * seeds, "{total:?}");
     assert!(seeds < 50 || total.crashes > seeds && total.refused > 0, "{total:?}");
+    assert!(seeds < 50 || total.backups > seeds / 2, "{total:?}");
     assert!(seeds < 50 || total.moves > seeds && total.called.answered > 10 * seeds, "{total:?}");
 }
 
@@ -31,5 +33,12 @@ fn commits_over_several_shards_keep_their_claims_in_trouble() {
 fn a_reader_of_each_shard_by_itself_is_found_out() {
     let found = (0..40).find_map(|seed| run(seed, Reading::Apart).err());
     let is_noticed = found.as_ref().is_some_and(|claim| claim.contains("all accounts hold"));
+    assert!(is_noticed, "nobody noticed, but {found:?}");
+}
+
+#[test]
+fn a_backup_of_each_shard_by_itself_is_found_out() {
+    let found = (0..40).find_map(|seed| run(seed, Reading::BackedUpApart).err());
+    let is_noticed = found.as_ref().is_some_and(|claim| claim.contains("a backup, restored"));
     assert!(is_noticed, "nobody noticed, but {found:?}");
 }
