@@ -1,5 +1,8 @@
 //! Rows on disk that were used lately, in memory.
 
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use quick_cache::Weighter;
@@ -20,13 +23,44 @@ const VALUE_BYTES_MAX: usize = 4 * 1024;
 /// Bytes that a row costs beyond what its key and value have apart.
 const ROW_OVERHEAD_BYTES: u64 = 120;
 
+/// Keys of which it is remembered that they were looked for in vain.
+const MISSED_MAX: usize = 16 * 1024;
+
 /// What the disk says of some keys: their value, or that there is none.
 ///
 /// It stands below the tables: whatever they know of a key hides what is here. So a row here may be older
 /// than a change in the tables, and is renewed when that change has reached the disk, before the table that
 /// hides it goes.
 #[derive(Debug)]
-pub(crate) struct Rows(Cache<Key, Value, Weigh, RandomState>);
+pub(crate) struct Rows {
+    rows: Cache<Key, Value, Weigh, RandomState>,
+    missed: Missed,
+}
+
+/// Marks of keys that are not on disk and were looked for: only who is looked for again is worth a row. Most
+/// are looked for once, right before they are written for the first time.
+#[derive(Debug)]
+struct Missed {
+    marks: Box<[AtomicU16]>,
+    hashes: RandomState,
+}
+
+impl Default for Missed {
+    fn default() -> Missed {
+        let marks = (0..MISSED_MAX).map(|_| AtomicU16::new(0)).collect();
+        Missed { marks, hashes: RandomState::default() }
+    }
+}
+
+impl Missed {
+    /// Marks a key; says whether it was the last one marked in its place.
+    fn again(&self, key: &[u8]) -> bool {
+        let hash = self.hashes.hash_one(key);
+        let mark = (hash >> 48) as u16 | 1;
+        let place = self.marks.get(hash as usize % MISSED_MAX);
+        place.is_some_and(|place| place.swap(mark, Ordering::Relaxed) == mark)
+    }
+}
 
 #[derive(Debug, Clone)]
 struct Weigh;
@@ -40,33 +74,47 @@ impl Weighter<Key, Value> for Weigh {
 impl Default for Rows {
     fn default() -> Rows {
         let (hashes, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
-        Rows(Cache::with(ROWS_GUESS, ROWS_BYTES_MAX, Weigh, hashes, lifecycle))
+        let rows = Cache::with(ROWS_GUESS, ROWS_BYTES_MAX, Weigh, hashes, lifecycle);
+        Rows { rows, missed: Missed::default() }
     }
 }
 
 impl Rows {
     /// What the disk says of `key`, if that is known here.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
-        self.0.get(key)
+        self.rows.get(key)
     }
 
     /// Remembers what the disk says.
     pub(crate) fn read(&self, key: &[u8], value: Option<&Bytes>) {
-        if value.is_none_or(|value| value.len() <= VALUE_BYTES_MAX) {
+        let is_worth_it = match value {
+            Some(value) => value.len() <= VALUE_BYTES_MAX,
+            None => self.missed.again(key),
+        };
+        if is_worth_it {
             // A copy: what was read may keep a whole block of the disk's in memory.
             let value = value.map(|value| Bytes::copy_from_slice(value));
-            self.0.insert(Key::from(key), Value::from(value));
+            self.rows.insert(Key::from(key), Value::from(value));
         }
     }
 
-    /// Renews what is known, once `changes` are on disk and while they still hide what is here.
+    /// Renews what is known, once `changes` are on disk and while they still hide what is here; and adds what was
+    /// written more than once. What came once and for all, as when keys are loaded, would drive out what is
+    /// used.
     pub(crate) fn renew(&self, changes: &Table) {
-        for (key, value) in changes.iter() {
-            // Nothing older may stay; to insert is to replace.
-            if value.len() <= VALUE_BYTES_MAX {
-                self.0.insert(key.clone(), value.clone());
-            } else {
-                self.0.remove(key);
+        // What comes meanwhile is of other keys: the changes hide theirs.
+        let knows_some = !self.rows.is_empty();
+        for (key, value, is_rewritten) in changes.in_memory_order() {
+            // Nothing older may stay.
+            if value.len() > VALUE_BYTES_MAX {
+                if knows_some {
+                    self.rows.remove(key);
+                }
+            } else if is_rewritten {
+                self.rows.insert(key.clone(), value.clone());
+            } else if knows_some {
+                // If it is there; an error says that it is not.
+                let _ = self.rows.replace(key.clone(), value.clone(), true);
             }
         }
     }
