@@ -176,6 +176,28 @@ fn look_at(buffer: &[u8], start: usize) -> Option<(&[u8], &[u8], usize)> {
     (count >= 2 && place <= buffer.len()).then_some((name, first, place))
 }
 
+/// How many bytes the argument still needs that `buffer` ends with, if it is the beginning of a command; 0 if that
+/// cannot be told.
+pub fn missing(buffer: &[u8]) -> usize {
+    let number = |start| match number_line(buffer, start, "") {
+        Ok(Some((Some(number), after))) => Some((usize::try_from(number).ok()?, after)),
+        _ => None,
+    };
+    let end_of_last = || {
+        let (count, mut place) = number(buffer.first().filter(|byte| **byte == b'*').map(|_| 1)?)?;
+        for _ in 0..count {
+            buffer.get(place).filter(|byte| **byte == b'$')?;
+            let (length, start) = number(place + 1)?;
+            place = start.checked_add(length)?.checked_add(2)?;
+            if place > buffer.len() {
+                return Some(place);
+            }
+        }
+        None
+    };
+    end_of_last().map_or(0, |end| end - buffer.len())
+}
+
 fn incomplete(buffer: &BytesMut, place: usize) -> Result<Option<Arguments>, Malformed> {
     if buffer.len() - place.min(buffer.len()) > LINE_BYTES_MAX || place > REQUEST_BYTES_MAX {
         return Err(Malformed("too big bulk count string".to_owned()));
@@ -304,6 +326,7 @@ fn single_quoted<'a>(mut rest: &'a [u8], word: &mut Vec<u8>) -> Option<&'a [u8]>
 /// If the property does not hold.
 pub fn fuzz_decode(input: &[u8]) {
     first_arguments(input);
+    missing(input);
     let decode_all = |step: usize| {
         let mut buffer = BytesMut::new();
         let mut requests = Vec::new();
@@ -369,6 +392,13 @@ mod tests {
         assert!(first_arguments(&command(&["PING"])).1.is_empty());
         assert!(first_arguments(b"*2\r\n$-1\r\n$99999999999999999999\r\n").1.is_empty());
         assert!(first_arguments(b"GET d\r\n").1.is_empty());
+        let set = command(&["SET", "k", &"v".repeat(1000)]);
+        let begun = set.len() - 500;
+        assert_eq!(missing(&set[..begun]), 500);
+        assert_eq!(
+            (missing(&set), missing(b""), missing(b"*3\r\n$"), missing(b"GET")),
+            (0, 0, 0, 0)
+        );
         let many: Vec<u8> = (0..100).flat_map(|_| command(&["GET", "k"])).collect();
         assert_eq!(first_arguments(&many).1.len(), LOOKED_AHEAD_MAX);
     }

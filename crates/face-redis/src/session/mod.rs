@@ -208,7 +208,10 @@ impl Session {
             if input.is_empty() && input.capacity() > BUFFER_KEPT_BYTES_MAX {
                 input = BytesMut::new();
             }
-            input.reserve(READ_BYTES);
+            // Room for a long argument at once, once a quarter of it is there: nothing is allocated on a peer's word
+            // that it has not backed.
+            let missing = codec::missing(&input).min(3 * input.len());
+            input.reserve(READ_BYTES.max(missing));
             let client = self.client.clone();
             let idle_s = self.face.hub.settings.idle_s.load(Ordering::Relaxed);
             let idle = async {
