@@ -133,6 +133,71 @@ fn decode_array(buffer: &mut BytesMut, limits: Limits) -> Result<Option<Argument
     Ok(Some(arguments))
 }
 
+/// Commands that [`first_arguments`] looks at, at most.
+pub const LOOKED_AHEAD_MAX: usize = 32;
+
+/// The name of the command at the front of `buffer`, and the first arguments of the commands there that follow
+/// each other under that name, without taking anything; nothing of what does not look like one.
+pub fn first_arguments(buffer: &[u8]) -> (&[u8], SmallVec<[&[u8]; LOOKED_AHEAD_MAX]>) {
+    let mut found = SmallVec::new();
+    let Some((name, first, mut place)) = look_at(buffer, 0) else { return (b"", found) };
+    found.push(first);
+    while found.len() < LOOKED_AHEAD_MAX
+        && let Some((next_name, first, end)) = look_at(buffer, place)
+        && next_name == name
+    {
+        found.push(first);
+        place = end;
+    }
+    (name, found)
+}
+
+/// Name and first argument of the command that begins at `start`, and where it ends.
+fn look_at(buffer: &[u8], start: usize) -> Option<(&[u8], &[u8], usize)> {
+    if buffer.get(start) != Some(&b'*') {
+        return None;
+    }
+    let number = |start| match number_line(buffer, start, "") {
+        Ok(Some((Some(number), after))) => Some((usize::try_from(number).ok()?, after)),
+        _ => None,
+    };
+    let (count, mut place) = number(start + 1)?;
+    let mut argument = || {
+        let (length, start) =
+            number(buffer.get(place).filter(|byte| **byte == b'$').map(|_| place + 1)?)?;
+        let end = start.checked_add(length)?;
+        place = end.checked_add(2)?;
+        buffer.get(start..end)
+    };
+    let (name, first) = (argument()?, argument()?);
+    for _ in 2..count {
+        argument()?;
+    }
+    (count >= 2 && place <= buffer.len()).then_some((name, first, place))
+}
+
+/// How many bytes the argument still needs that `buffer` ends with, if it is the beginning of a command; 0 if that
+/// cannot be told.
+pub fn missing(buffer: &[u8]) -> usize {
+    let number = |start| match number_line(buffer, start, "") {
+        Ok(Some((Some(number), after))) => Some((usize::try_from(number).ok()?, after)),
+        _ => None,
+    };
+    let end_of_last = || {
+        let (count, mut place) = number(buffer.first().filter(|byte| **byte == b'*').map(|_| 1)?)?;
+        for _ in 0..count {
+            buffer.get(place).filter(|byte| **byte == b'$')?;
+            let (length, start) = number(place + 1)?;
+            place = start.checked_add(length)?.checked_add(2)?;
+            if place > buffer.len() {
+                return Some(place);
+            }
+        }
+        None
+    };
+    end_of_last().map_or(0, |end| end - buffer.len())
+}
+
 fn incomplete(buffer: &BytesMut, place: usize) -> Result<Option<Arguments>, Malformed> {
     if buffer.len() - place.min(buffer.len()) > LINE_BYTES_MAX || place > REQUEST_BYTES_MAX {
         return Err(Malformed("too big bulk count string".to_owned()));
@@ -260,6 +325,8 @@ fn single_quoted<'a>(mut rest: &'a [u8], word: &mut Vec<u8>) -> Option<&'a [u8]>
 /// # Panics
 /// If the property does not hold.
 pub fn fuzz_decode(input: &[u8]) {
+    first_arguments(input);
+    missing(input);
     let decode_all = |step: usize| {
         let mut buffer = BytesMut::new();
         let mut requests = Vec::new();
@@ -307,6 +374,33 @@ mod tests {
             prop_assert_eq!(decode_one(&bytes).unwrap(), Some(arguments));
             prop_assert_eq!(decode_one(&bytes[..cut.index(bytes.len())]).unwrap(), None);
         }
+    }
+
+    #[test]
+    fn commands_of_one_name_are_looked_at_before_they_are_taken() {
+        let command = |words: &[&str]| {
+            encode(&words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>())
+        };
+        let mut bytes = command(&["HGET", "a", "f"]);
+        bytes.extend(command(&["HGET", "bc", ""]));
+        bytes.extend(command(&["GET", "d"]));
+        let (name, found) = first_arguments(&bytes);
+        assert_eq!((name, &found[..]), (&b"HGET"[..], &[&b"a"[..], b"bc"][..]));
+        for end in 0..bytes.len() {
+            assert!(first_arguments(&bytes[..end]).1.len() <= 2);
+        }
+        assert!(first_arguments(&command(&["PING"])).1.is_empty());
+        assert!(first_arguments(b"*2\r\n$-1\r\n$99999999999999999999\r\n").1.is_empty());
+        assert!(first_arguments(b"GET d\r\n").1.is_empty());
+        let set = command(&["SET", "k", &"v".repeat(1000)]);
+        let begun = set.len() - 500;
+        assert_eq!(missing(&set[..begun]), 500);
+        assert_eq!(
+            (missing(&set), missing(b""), missing(b"*3\r\n$"), missing(b"GET")),
+            (0, 0, 0, 0)
+        );
+        let many: Vec<u8> = (0..100).flat_map(|_| command(&["GET", "k"])).collect();
+        assert_eq!(first_arguments(&many).1.len(), LOOKED_AHEAD_MAX);
     }
 
     #[test]

@@ -45,6 +45,9 @@ pub trait CommitSink<C>: Send + Sync + 'static {
     fn on_gap(&self, applied_ts: CommitTs);
 }
 
+/// Bytes that a command takes most likely, or less.
+const COMMAND_BYTES_GUESS: usize = 96;
+
 /// How often, and how many times, those are answered who proposed while the shard was stopping.
 const STOPPED_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 const STOPPED_SWEEPS: usize = 50;
@@ -278,7 +281,7 @@ impl<M: ShardMachine> Shard<M> {
         commands: &[M::Command],
     ) -> impl Future<Output = Result<(Vec<M::Outcome>, Proposed), KernelError>> + Send + use<M>
     {
-        let mut encoded = Vec::new();
+        let mut encoded = Vec::with_capacity(commands.len().saturating_mul(COMMAND_BYTES_GUESS));
         for command in commands {
             encode_command::<M>(command, &mut encoded);
         }

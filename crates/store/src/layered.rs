@@ -8,10 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::facts::{self, Facts};
 use crate::rows::Rows;
 use crate::short::{Key, Value};
 use crate::table::{Fetch, Table};
-use crate::{Direction, DiskImage, DiskStore, Read, State, StoreError, Visit};
+use crate::{Direction, DiskImage, DiskStore, Read, State, StoreError, TellKeys, Visit};
 
 /// An ordered key space: changes since the last checkpoint in memory, older ones on disk.
 ///
@@ -23,6 +24,7 @@ pub struct LayeredStore {
     active: Table,
     frozen: Option<Arc<Table>>,
     disk: Option<Disk>,
+    facts: Facts,
     /// Of every change that was ever made and not rolled back, in order.
     digest: u64,
     digest_at_savepoint: u64,
@@ -123,8 +125,9 @@ impl LayeredStore {
     }
 }
 
-impl Read for LayeredStore {
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+impl LayeredStore {
+    /// Asks layer after layer.
+    fn look_up(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         if let Some(value) = self.active.get(key) {
             return Ok(value.bytes());
         }
@@ -140,6 +143,31 @@ impl Read for LayeredStore {
         let value = disk.store.get(key)?;
         disk.rows.read(key, value.as_ref());
         Ok(value)
+    }
+
+    fn change(&mut self, key: &[u8], value: Value) {
+        if let Some(code) = facts::code(key) {
+            self.facts.change(code, &value);
+        }
+        self.active.put(key, value);
+    }
+}
+
+impl Read for LayeredStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let Some(code) = facts::code(key) else { return self.look_up(key) };
+        if let Some(value) = self.facts.get(code) {
+            return Ok(value.bytes());
+        }
+        let found = self.look_up(key)?;
+        self.facts.learn(code, Value::from(found.clone()));
+        Ok(found)
+    }
+
+    fn prefetch(&self, tell: &TellKeys<'_>) {
+        let mut fetch = self.fetch();
+        tell(&mut |key| fetch.add(key));
+        fetch.finish();
     }
 
     fn scan(
@@ -177,12 +205,12 @@ impl Read for LayeredStore {
 impl State for LayeredStore {
     fn put(&mut self, key: Bytes, value: Bytes) {
         self.digest = xxh3_64_with_seed(&value, xxh3_64_with_seed(&key, self.digest));
-        self.active.put(&key, Value::from(value));
+        self.change(&key, Value::from(value));
     }
 
     fn delete(&mut self, key: Bytes) {
         self.digest = !xxh3_64_with_seed(&key, self.digest);
-        self.active.put(&key, Value::Absent);
+        self.change(&key, Value::Absent);
     }
 
     fn savepoint(&mut self) {
@@ -193,6 +221,7 @@ impl State for LayeredStore {
     fn rollback(&mut self) {
         self.digest = self.digest_at_savepoint;
         self.active.rollback();
+        self.facts.clear();
     }
 }
 

@@ -12,9 +12,11 @@
 //! Reading order: [`Read`], [`State`], [`LayeredStore`], [`disk`].
 
 mod disk;
+mod facts;
 mod image;
 mod layered;
 mod merges;
+mod order;
 mod rows;
 mod short;
 mod table;
@@ -74,6 +76,9 @@ pub enum Direction {
 /// What a scan calls for each key and value; `Break` ends the scan.
 pub type Visit<'a> = dyn FnMut(&[u8], &Bytes) -> ControlFlow<()> + 'a;
 
+/// Tells keys, one after the other, to whom it is handed.
+pub type TellKeys<'a> = dyn Fn(&mut dyn FnMut(&[u8])) + 'a;
+
 /// Read access to an ordered key space at one moment.
 pub trait Read {
     /// The value under `key`, if there is one. Cloning it copies no bytes.
@@ -93,6 +98,12 @@ pub trait Read {
         direction: Direction,
         visit: &mut Visit<'_>,
     ) -> Result<(), StoreError>;
+
+    /// Has the processor fetch what reads of the told keys will look at, as far as it is in memory: a hint that
+    /// changes nothing. Told are at most [`FETCHED_MAX`] of them.
+    fn prefetch(&self, tell: &TellKeys<'_>) {
+        let _ = tell;
+    }
 
     /// Visits every key that begins with `prefix`, smallest first.
     ///

@@ -1,17 +1,17 @@
 //! A table in memory, with an undo record for the minitransaction under way.
 
-use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::ops::Bound;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+use crate::order::Order;
 use crate::short::{Key, Value};
 
-/// Bytes that an entry costs beyond what its key and value have apart: its row, and its share of tree and
+/// Bytes that an entry costs beyond what its key and value have apart: its row, and its share of order and
 /// hash table.
-const ENTRY_OVERHEAD_BYTES: usize = 160;
+const ENTRY_OVERHEAD_BYTES: usize = 136;
 
 /// Rows of a piece: growing by one copies nothing, and wastes little.
 const PIECE_ROWS: usize = 4096;
@@ -23,25 +23,28 @@ pub const FETCHED_MAX: usize = 32;
 /// the other, with work between, each row is waited for; together they are waited for once.
 pub struct Fetch<'t> {
     table: &'t Table,
-    numbers: [u32; FETCHED_MAX],
+    hashes: [u64; FETCHED_MAX],
     count: usize,
 }
 
 impl Fetch<'_> {
     /// Adds a key; what is beyond [`FETCHED_MAX`] of them is passed over.
     pub fn add(&mut self, key: &[u8]) {
-        let Some(number) = self.numbers.get_mut(self.count) else { return };
-        // Not compared: whatever has that hash is most likely it.
-        let hash = self.table.hashes.hash_one(key);
-        if let Some(likely) = self.table.by_hash.iter_hash(hash).next() {
-            *number = *likely;
+        if let Some(hash) = self.hashes.get_mut(self.count) {
+            *hash = self.table.hashes.hash_one(key);
             self.count += 1;
         }
     }
 
     /// Fetches the rows.
     pub fn finish(self) {
-        for number in self.numbers.into_iter().take(self.count) {
+        // Each loop does nothing else, so that the processor waits for several places at a time.
+        let mut numbers = [u32::MAX; FETCHED_MAX];
+        for (number, hash) in numbers.iter_mut().zip(self.hashes).take(self.count) {
+            // Not compared: whatever has that hash is most likely it.
+            *number = self.table.by_hash.iter_hash(hash).next().copied().unwrap_or(u32::MAX);
+        }
+        for number in numbers.into_iter().take(self.count) {
             let row = self.table.rows.get(number);
             std::hint::black_box(row.map(|row| (row.key.as_ref().first(), row.value.len())));
         }
@@ -61,8 +64,10 @@ pub(crate) struct Table {
     /// Numbers of all rows, by the hash of their keys.
     by_hash: HashTable<u32>,
     hashes: RandomState,
-    /// Numbers of all rows, by their keys.
-    by_key: BTreeMap<Key, u32>,
+    /// Numbers of all rows, in the order of their keys.
+    order: Order,
+    /// Which rows were written more than once, by their numbers.
+    rewritten: Vec<u64>,
     undo: Vec<Undo>,
     size_bytes: usize,
 }
@@ -90,7 +95,7 @@ impl Table {
 
     /// Begins to fetch rows for [`Table::get`].
     pub(crate) fn fetch(&self) -> Fetch<'_> {
-        Fetch { table: self, numbers: [0; FETCHED_MAX], count: 0 }
+        Fetch { table: self, hashes: [0; FETCHED_MAX], count: 0 }
     }
 
     fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
@@ -100,12 +105,20 @@ impl Table {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.by_key.is_empty()
+        self.rows.end() == 0
     }
 
     /// All changes in the order of their keys.
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (&Key, &Value)> {
-        self.by_key.iter().filter_map(|(key, number)| Some((key, &self.rows.get(*number)?.value)))
+        self.order.iter().filter_map(|number| self.row(number))
+    }
+
+    /// All changes in the order in which their keys came, and whether they were written more than once.
+    pub(crate) fn in_memory_order(&self) -> impl Iterator<Item = (&Key, &Value, bool)> {
+        self.rows.pieces.iter().flatten().enumerate().map(|(number, row)| {
+            let bits = self.rewritten.get(number / 64).copied().unwrap_or(0);
+            (&row.key, &row.value, bits >> (number % 64) & 1 == 1)
+        })
     }
 
     /// Changes of keys within `bounds`, in the order of their keys.
@@ -113,9 +126,12 @@ impl Table {
         &self,
         bounds: (Bound<&[u8]>, Bound<&[u8]>),
     ) -> impl DoubleEndedIterator<Item = (&Key, &Value)> {
-        self.by_key
-            .range::<[u8], _>(bounds)
-            .filter_map(|(key, number)| Some((key, &self.rows.get(*number)?.value)))
+        let numbers = self.order.range(bounds, |number| self.rows.key(number));
+        numbers.filter_map(|number| self.row(number))
+    }
+
+    fn row(&self, number: u32) -> Option<(&Key, &Value)> {
+        self.rows.get(number).map(|row| (&row.key, &row.value))
     }
 
     pub(crate) fn put(&mut self, key: &[u8], value: Value) {
@@ -127,14 +143,21 @@ impl Table {
             self.size_bytes += value.apart_bytes();
             let before = std::mem::replace(&mut row.value, value);
             self.size_bytes -= before.apart_bytes();
+            if let Some(bits) = self.rewritten.get_mut(number as usize / 64) {
+                *bits |= 1 << (number % 64);
+            }
             self.undo.push(Undo::Replaced(number, before));
             return;
         }
         let key = Key::from(key);
         self.size_bytes += cost(&key, &value);
-        let number = self.rows.push(Row { key: key.clone(), value });
-        self.by_key.insert(key, number);
+        let number = self.rows.push(Row { key, value });
+        match self.rewritten.get_mut(number as usize / 64) {
+            None => self.rewritten.push(0),
+            Some(bits) => *bits &= !(1 << (number % 64)),
+        }
         let (rows, hashes) = (&self.rows, &self.hashes);
+        self.order.insert(number, |number| rows.key(number));
         let hash_again =
             |number: &u32| rows.get(*number).map_or(0, |row| hashes.hash_one(row.key.as_ref()));
         self.by_hash.insert_unique(hash, number, hash_again);
@@ -162,9 +185,10 @@ impl Table {
 
     /// Removes the row that was added last.
     fn remove_last(&mut self) {
-        let Some((number, row)) = self.rows.pop() else { return };
+        let Some(number) = self.rows.last() else { return };
+        self.order.remove(number, |number| self.rows.key(number));
+        let Some(row) = self.rows.pop() else { return };
         self.size_bytes -= cost(&row.key, &row.value);
-        self.by_key.remove(&row.key);
         let hash = self.hashes.hash_one(row.key.as_ref());
         if let Ok(entry) = self.by_hash.find_entry(hash, |other| *other == number) {
             entry.remove();
@@ -177,7 +201,6 @@ impl Table {
 }
 
 fn cost(key: &Key, value: &Value) -> usize {
-    // Tree and row share a key that stands apart.
     key.apart_bytes() + value.apart_bytes() + ENTRY_OVERHEAD_BYTES
 }
 
@@ -220,14 +243,23 @@ impl Rows {
         number
     }
 
-    fn pop(&mut self) -> Option<(u32, Row)> {
-        let number = u32::try_from(self.end().checked_sub(1)?).ok()?;
+    /// The key of a row that is there.
+    fn key(&self, number: u32) -> &[u8] {
+        self.get(number).map_or(&[], |row| row.key.as_ref())
+    }
+
+    /// The number of the row that was added last.
+    fn last(&self) -> Option<u32> {
+        u32::try_from(self.end().checked_sub(1)?).ok()
+    }
+
+    fn pop(&mut self) -> Option<Row> {
         let piece = self.pieces.last_mut()?;
         let row = piece.pop()?;
         if piece.is_empty() {
             self.pieces.pop();
         }
-        Some((number, row))
+        Some(row)
     }
 }
 

@@ -208,7 +208,10 @@ impl Session {
             if input.is_empty() && input.capacity() > BUFFER_KEPT_BYTES_MAX {
                 input = BytesMut::new();
             }
-            input.reserve(READ_BYTES);
+            // Room for a long argument at once, once a quarter of it is there: nothing is allocated on a peer's word
+            // that it has not backed.
+            let missing = codec::missing(&input).min(3 * input.len());
+            input.reserve(READ_BYTES.max(missing));
             let client = self.client.clone();
             let idle_s = self.face.hub.settings.idle_s.load(Ordering::Relaxed);
             let idle = async {
@@ -271,7 +274,12 @@ impl Session {
         self.now_s = (self.face.clock.wall_ms() / 1000) as u32;
         self.since = started;
         let mut calls = Calls::default();
+        let mut looked_at = 0;
         while !self.is_closing && self.wanted.is_none() && !self.client.is_killed() {
+            if looked_at == 0 {
+                looked_at = self.look_ahead(input);
+            }
+            looked_at -= 1;
             let limits = if self.is_admitted { Limits::ADMITTED } else { Limits::UNAUTHENTICATED };
             let arguments = match codec::decode(input, limits) {
                 Ok(Some(arguments)) => arguments,
@@ -313,6 +321,25 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Has the processor fetch the keys of the reads at the front of `input`, which are waited for together then;
+    /// says how many commands to carry out before looking again, at least one.
+    fn look_ahead(&self, input: &[u8]) -> usize {
+        let (name, keys) = codec::first_arguments(input);
+        if keys.len() > 1
+            && let Some(Found::Data(command)) = table::find(name)
+            && !command.is_write()
+            && matches!(command.keys, Keys::Range(1, ..))
+            && !self.face.kernel.is_spread()
+        {
+            // What fails here fails again where it is answered.
+            let _ = self.face.kernel.read(|view| {
+                cache::prefetch(view, self.db, &keys);
+                Ok(())
+            });
+        }
+        keys.len().max(1)
     }
 
     /// Carries out one command; says its name.
