@@ -1,4 +1,4 @@
-//! Backups of several shards, taken while money moves, and restored into a cluster of one.
+//! Backups of several shards, and the log behind them, taken while money moves, and restored into a cluster of one.
 //!
 //! Held to these claims: the sum of what is restored is that of the accounts; what was acknowledged before the
 //! backup began is in it, and nothing that nobody asked for by its end; keys that only change together are the
@@ -8,15 +8,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use proteus_env::sim_disk::SimDisk;
-use proteus_env::{RuntimeClock, task};
-use proteus_kernel::{Alone, ChoreOptions, RestoredState, StateImage};
+use proteus_env::{Clock, RuntimeClock, task};
+use proteus_kernel::{Alone, ChoreOptions, LogBehind, Replay, RestoredState, StateImage};
 use proteus_kernel_api::Kernel;
 use proteus_log::Log;
 use proteus_machine::KernelError;
 use proteus_node::{Assembly, AssemblyOptions, store_directory};
-use proteus_shard_machine::{Minitransaction, Outcome};
-use proteus_types::{Durability, Member, NodeId, ShardId};
+use proteus_shard_machine::{Composed, Minitransaction, Outcome};
+use proteus_types::{CommitTs, Durability, Member, NodeId, ShardId};
 use tokio::sync::watch;
 
 use crate::cluster::{PATIENCE, START_MS};
@@ -25,8 +26,8 @@ use crate::transfers::{ACCOUNTS, CLIENTS, TWINS, Told, command, key, log_options
 /// How long a backup is waited for in trouble.
 const BACKUP_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Takes a backup through a node whose shards these are, of all at one moment if it `is_whole`, and restores it elsewhere; says whether it came to one:
-/// in trouble it may not.
+/// Takes a backup through a node whose shards these are, of all at one moment if it `is_whole`, and restores it
+/// elsewhere; says whether it came to one: in trouble it may not.
 pub(crate) async fn take(
     through: &Assembly,
     is_whole: bool,
@@ -39,9 +40,41 @@ pub(crate) async fn take(
         async { if is_whole { Ok(through.image_whole().await?.1) } else { apart(through).await } };
     let taken = task::timeout(BACKUP_PATIENCE, images).await;
     let Some(Ok(images)) = taken else { return Ok(false) };
+    // The log behind every other one is followed for a while.
+    let mut followed = BTreeMap::new();
+    if is_whole && seed % 2 == 0 {
+        task::sleep(Duration::from_millis(seed / 2 % 2_000)).await;
+        for (shard, image) in &images {
+            match follow(through, *shard, image) {
+                Some(log) => drop(followed.insert(*shard, log)),
+                None => return Ok(false),
+            }
+        }
+    }
     let ended = told();
-    restore(images, &begun, &ended, seed).await.map_err(|claim| format!("restored: {claim}"))?;
+    let restored = restore(images, followed, &begun, &ended, seed).await;
+    restored.map_err(|claim| format!("restored: {claim}"))?;
     Ok(true)
+}
+
+/// What a shard committed behind an image, and up to when all of it is there; `None` if it has let it go.
+fn follow(
+    through: &Assembly,
+    shard: ShardId,
+    image: &StateImage,
+) -> Option<(CommitTs, Vec<Bytes>)> {
+    let open = through.shards().shard(shard)?;
+    let (mut position, mut through_ts, mut parts) = (image.id, image.commit_ts, Vec::new());
+    loop {
+        match open.log_behind(position.index).ok()? {
+            LogBehind::Nothing => return Some((through_ts, parts)),
+            LogBehind::Part(part) if part.previous == position => {
+                (position, through_ts) = (part.last, through_ts.max(part.through_ts));
+                parts.push(part.entries);
+            }
+            LogBehind::Part(_) | LogBehind::Purged => return None,
+        }
+    }
 }
 
 /// The states of the shards, one after the other.
@@ -56,6 +89,7 @@ async fn apart(through: &Assembly) -> Result<Vec<(ShardId, StateImage)>, KernelE
 
 async fn restore(
     images: Vec<(ShardId, StateImage)>,
+    followed: BTreeMap<ShardId, (CommitTs, Vec<Bytes>)>,
     begun: &BTreeMap<u64, Told>,
     ended: &BTreeMap<u64, Told>,
     seed: u64,
@@ -65,18 +99,28 @@ async fn restore(
     let log = Log::open(Arc::new(SimDisk::new(seed)), log_options());
     let log = log.map_err(|error| error.to_string())?;
     let node = NodeId(1);
+    let clock: Arc<dyn Clock> = Arc::new(RuntimeClock::new(START_MS, 0));
+    // Up to there all shards are known.
+    let until = followed.values().map(|(through_ts, _)| *through_ts).min().unwrap_or(CommitTs::MAX);
     for (shard, mut image) in images {
         let place = store_directory(directory.path(), shard);
         let mut state = RestoredState::begin(&place).map_err(failed)?;
         while let Some(chunk) = image.next_chunk().map_err(failed)? {
             state.take_chunk(&chunk).map_err(failed)?;
         }
-        state.finish(&log, shard, node, Member::default()).await.map_err(failed)?;
+        state.install().map_err(failed)?;
+        let opened = Replay::<Composed>::open(shard, &place, log.clone(), clock.clone(), until);
+        let mut replay = opened.map_err(failed)?;
+        let (_, parts) = followed.get(&shard).cloned().unwrap_or_default();
+        for part in parts {
+            replay.take(&part).map_err(failed)?;
+        }
+        replay.finish(node, Member::default()).await.map_err(failed)?;
     }
     let assembly = Assembly::new(AssemblyOptions {
         directory: directory.path().to_owned(),
         log,
-        clock: Arc::new(RuntimeClock::new(START_MS, 0)),
+        clock,
         links: Arc::new(Alone),
         node,
         member: Member::default(),
