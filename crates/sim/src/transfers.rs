@@ -523,7 +523,7 @@ async fn back_up(
     mut random: Random,
     reading: Reading,
 ) -> Result<bool, String> {
-    if reading == Reading::Apart || random.chance(70) {
+    if reading == Reading::Apart || random.chance(85) {
         return Ok(false);
     }
     task::sleep(Duration::from_millis(random.below(300))).await;
