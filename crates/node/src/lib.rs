@@ -62,7 +62,7 @@ pub use crate::shards::store_directory;
 pub use proteus_peer::{Credentials, Dialer, PeerTls, Secret};
 
 const FORMAT_FILE: &str = "FORMAT";
-const FORMAT_VERSION: &str = "proteus data directory, version 1\n";
+const FORMAT_VERSION: &str = "proteus data directory, version 2\n";
 
 /// How a node keeps its data.
 #[derive(Debug, Clone)]
