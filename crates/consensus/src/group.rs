@@ -213,13 +213,10 @@ impl Group {
             group.raft.initialize(founder).await.map_err(io::Error::other)?;
             // What is told of the group may not say so yet.
             group.wait_until_recovered().await?;
-        } else if group.stored_members().await?.0 == BTreeSet::from([node.0]) {
+        } else if group.membership().voters == BTreeSet::from([node]) {
             group.wait_until_recovered().await?;
         }
-        if group.stored_members().await? == (BTreeSet::from([node.0]), 1) {
-            // Nobody is to be told that this one leads, and nobody else can: a node may have many such groups.
-            group.raft.runtime_config().tick(false);
-        }
+        task::spawn(group.clone().rest_if_alone());
         Ok(group)
     }
 
@@ -236,13 +233,35 @@ impl Group {
         Ok(())
     }
 
-    /// The voters and how many members there are, also while what is told of the group does not say so yet.
-    async fn stored_members(&self) -> io::Result<(BTreeSet<u64>, usize)> {
-        let members = self.raft.with_raft_state(|state| {
-            let effective = state.membership_state.effective();
-            (effective.voter_ids().collect(), effective.nodes().count())
+    /// Lets a group rest that has no other members, once it leads: nobody is to be told so, and nobody else can
+    /// lead. A node may have many such groups.
+    async fn rest_if_alone(self) {
+        if !self.has_one_member().await {
+            return;
+        }
+        let node = self.shared.node.0;
+        let waiting = self.raft.wait(Some(READY_TIMEOUT));
+        let leads = waiting.metrics(|metrics| metrics.current_leader == Some(node), "leads itself");
+        if leads.await.is_err() || !self.has_one_member().await {
+            return;
+        }
+        self.raft.runtime_config().tick(false);
+        // Whoever changes the members has the ticks go on first; that may have been just now.
+        let is_changing = self.shared.changes.load(Ordering::Acquire) > 0;
+        if is_changing || !self.has_one_member().await {
+            self.raft.runtime_config().tick(true);
+        }
+    }
+
+    /// Whether this node is the only member, also while what is told of the group does not say so yet.
+    async fn has_one_member(&self) -> bool {
+        let node = self.shared.node.0;
+        let is_alone = self.raft.with_raft_state(move |state| {
+            let members: Vec<u64> =
+                state.membership_state.effective().nodes().map(|(id, _)| *id).collect();
+            members == [node]
         });
-        members.await.map_err(io::Error::other)
+        is_alone.await.unwrap_or(false)
     }
 
     /// Hands a payload over, to be appended after those handed over before, if this node still leads

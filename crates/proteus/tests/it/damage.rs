@@ -104,7 +104,7 @@ fn the_doctor_tells_a_whole_directory_from_one_in_use_and_one_with_a_damaged_che
     let (is_whole, said) = doctor(directory.path());
     assert!(is_whole && said.contains("replays 0 entries"), "{said}");
     // Every file of the checkpoint's tables, damaged in its middle.
-    let tables = directory.path().join("store").join("keyspaces");
+    let tables = directory.path().join("store");
     let mut stack = vec![tables];
     let mut damaged_files = 0;
     while let Some(place) = stack.pop() {
