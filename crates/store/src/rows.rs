@@ -99,18 +99,20 @@ impl Rows {
     }
 
     /// Renews what is known, once `changes` are on disk and while they still hide what is here; and adds what was
-    /// written more than once. What came once and for all, as when keys are loaded, would drive out what is
-    /// used.
+    /// written more than once, and the rest while there is room. What came once and for all, as when keys are
+    /// loaded, would drive out what is used.
     pub(crate) fn renew(&self, changes: &Table) {
         // What comes meanwhile is of other keys: the changes hide theirs.
         let knows_some = !self.rows.is_empty();
+        let mut room_bytes = self.rows.capacity().saturating_sub(self.rows.weight());
         for (key, value, is_rewritten) in changes.in_memory_order() {
             // Nothing older may stay.
             if value.len() > VALUE_BYTES_MAX {
                 if knows_some {
                     self.rows.remove(key);
                 }
-            } else if is_rewritten {
+            } else if is_rewritten || room_bytes > 0 {
+                room_bytes = room_bytes.saturating_sub(Weigh.weight(key, value));
                 self.rows.insert(key.clone(), value.clone());
             } else if knows_some {
                 // If it is there; an error says that it is not.
