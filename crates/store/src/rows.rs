@@ -146,19 +146,22 @@ impl Rows {
     }
 
     /// Renews what is known, once `changes` are on disk and while they still hide what is here; and adds what was
-    /// written more than once. What came once and for all, as when keys are loaded, would drive out what is
-    /// used.
+    /// written more than once, and the rest while there is room. What came once and for all, as when keys are
+    /// loaded, would drive out what is used.
     pub(crate) fn renew(&self, changes: &Table) {
         // What comes meanwhile is of other keys: the changes hide theirs.
         let knows_some = !ROWS.is_empty();
+        let mut room_bytes = ROWS.capacity().saturating_sub(ROWS.weight());
         for (key, value, is_rewritten) in changes.in_memory_order() {
             // Nothing older may stay.
             if value.len() > VALUE_BYTES_MAX {
                 if knows_some {
                     ROWS.remove(&self.named(key.as_ref()));
                 }
-            } else if is_rewritten {
-                ROWS.insert(self.row(key.clone()), value.clone());
+            } else if is_rewritten || room_bytes > 0 {
+                let row = self.row(key.clone());
+                room_bytes = room_bytes.saturating_sub(Weigh.weight(&row, value));
+                ROWS.insert(row, value.clone());
             } else if knows_some {
                 // If it is there; an error says that it is not.
                 let _ = ROWS.replace(self.row(key.clone()), value.clone(), true);
