@@ -96,8 +96,8 @@ impl Cluster {
     pub fn leader(&self) -> usize {
         let started = Instant::now();
         loop {
-            if let Some(status) = self.status() {
-                return status["leader"].as_u64().unwrap() as usize - 1;
+            if let Some(leader) = self.status().and_then(|status| status["leader"].as_u64()) {
+                return leader as usize - 1;
             }
             assert!(started.elapsed() < PATIENCE, "nobody leads");
             std::thread::sleep(Duration::from_millis(50));
@@ -109,6 +109,18 @@ pub async fn connect(url: &str) -> Option<MultiplexedConnection> {
     let client = redis::Client::open(url).unwrap();
     let connecting = client.get_multiplexed_async_connection();
     tokio::time::timeout(Duration::from_secs(2), connecting).await.ok()?.ok()
+}
+
+/// As [`connect`], to a node that has been started and may have much to do.
+pub async fn connect_in_time(url: &str) -> MultiplexedConnection {
+    let started = Instant::now();
+    loop {
+        if let Some(connection) = connect(url).await {
+            return connection;
+        }
+        assert!(started.elapsed() < PATIENCE, "{url} does not answer");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Increments a counter of its own through one node after another, and tells what it was told last, how

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redis::AsyncConnectionConfig;
 
-use crate::cluster::{Cluster, SECRET, connect, wait_for};
+use crate::cluster::{Cluster, SECRET, connect, connect_in_time, wait_for};
 use crate::node::{NodeProcess, PATIENCE, command, runtime};
 
 const ACCOUNTS: usize = 24;
@@ -322,7 +322,7 @@ fn transact_over_shards(kills: usize) {
         println!("writer {writer}: told {told}, {unanswered} unanswered; {audits} audits");
         for url in &urls {
             let found: i64 = runtime.block_on(async {
-                let mut connection = connect(url).await.unwrap();
+                let mut connection = connect_in_time(url).await;
                 let mut get = redis::cmd("GET");
                 get.arg(format!("transfers:{writer}")).query_async(&mut connection).await.unwrap()
             });
