@@ -42,7 +42,7 @@ pub(crate) async fn take(
     let Some(Ok(images)) = taken else { return Ok(false) };
     // The log behind every other one is followed for a while.
     let mut followed = BTreeMap::new();
-    if is_whole && seed % 2 == 0 {
+    if is_whole && seed.is_multiple_of(2) {
         task::sleep(Duration::from_millis(seed / 2 % 2_000)).await;
         for (shard, image) in &images {
             match follow(through, *shard, image) {
