@@ -56,7 +56,7 @@ pub(crate) enum Arrival<O> {
     /// Of a caller on this node.
     Own(Proposal<O>),
     /// Of another node, which waits for `taken` to tell whether it was proposed.
-    Foreign { forward: Forward, taken: oneshot::Sender<Result<(), KernelError>> },
+    Foreign(Taking),
 }
 
 pub(crate) struct Proposer<M: ShardMachine> {
@@ -95,8 +95,15 @@ enum Gate {
     Impatient,
 }
 
-/// Another node's batch, and its sender, who waits for it to be proposed.
-type Taking = (Forward, oneshot::Sender<Result<(), KernelError>>);
+/// Another node's batch.
+pub(crate) struct Taking {
+    pub(crate) forward: Forward,
+    /// Its sender, who waits for it to be proposed.
+    pub(crate) taken: oneshot::Sender<Result<(), KernelError>>,
+    /// When it came, by this node's elapsed time. Its node keeps the time for its callers; but those of this node
+    /// that are behind it must not wait for it as long again.
+    pub(crate) since: Duration,
+}
 
 /// What was gathered into one batch.
 struct Gathered<O> {
@@ -188,17 +195,18 @@ impl<M: ShardMachine> Proposer<M> {
         self.refuse(gathered.own, gathered.foreign, &error);
     }
 
-    /// Since when the oldest of these waits, if somebody waits on this node.
+    /// Since when the first of this node's callers waits, or else the first batch of another node.
     fn since(&self, gathered: &Gathered<Answered<M>>) -> Duration {
-        gathered.own.first().map_or(self.clock.elapsed(), |proposal| proposal.since)
+        let own = gathered.own.first().map(|proposal| proposal.since);
+        let foreign = || gathered.foreign.first().map(|taking| taking.since);
+        own.or_else(foreign).unwrap_or_else(|| self.clock.elapsed())
     }
 
     /// Waits until another batch may be on its way; false if `first` has waited for too long.
     async fn wait_for_room(&self, first: &Arrival<Answered<M>>) -> bool {
         let since = match first {
             Arrival::Own(proposal) => proposal.since,
-            // Its node keeps the time.
-            Arrival::Foreign { .. } => self.clock.elapsed(),
+            Arrival::Foreign(taking) => taking.since,
         };
         while self.state.pending.in_flight() >= IN_FLIGHT_MAX {
             let Some(patience) = self.patience_left(since) else { return false };
@@ -318,7 +326,7 @@ impl<M: ShardMachine> Proposer<M> {
             let command_count = own.iter().map(|proposal| proposal.command_count).sum();
             origins.push(Origin { node: self.node, proposal, command_count });
         }
-        for (forward, _) in &foreign {
+        for Taking { forward, .. } in &foreign {
             self.state.timestamps.observe(forward.newest);
             commands.extend_from_slice(&forward.commands);
             let Forward { node, proposal, command_count, .. } = *forward;
@@ -339,7 +347,7 @@ impl<M: ShardMachine> Proposer<M> {
             self.state.pending.push(batch);
             self.settle(term);
         }
-        for (_, taken) in foreign {
+        for Taking { taken, .. } in foreign {
             // A node that is gone asks again.
             let _ = taken.send(Ok(()));
         }
@@ -440,7 +448,7 @@ impl<M: ShardMachine> Proposer<M> {
         for proposal in own {
             self.state.pending.answer(proposal, Err(error.clone()));
         }
-        for (_, taken) in foreign {
+        for Taking { taken, .. } in foreign {
             let _ = taken.send(Err(error.clone()));
         }
     }
@@ -450,7 +458,7 @@ impl<O> Arrival<O> {
     fn bytes(&self) -> usize {
         match self {
             Arrival::Own(proposal) => proposal.commands.len(),
-            Arrival::Foreign { forward, .. } => forward.commands.len(),
+            Arrival::Foreign(taking) => taking.forward.commands.len(),
         }
     }
 
@@ -458,7 +466,7 @@ impl<O> Arrival<O> {
     fn durability(&self) -> Durability {
         match self {
             Arrival::Own(proposal) => proposal.durability,
-            Arrival::Foreign { .. } => Durability::Flushed,
+            Arrival::Foreign(_) => Durability::Flushed,
         }
     }
 
@@ -466,7 +474,7 @@ impl<O> Arrival<O> {
     fn gates(&self) -> bool {
         match self {
             Arrival::Own(proposal) => proposal.kind == Kind::Gates,
-            Arrival::Foreign { forward, .. } => forward.gates,
+            Arrival::Foreign(taking) => taking.forward.gates,
         }
     }
 }
@@ -485,7 +493,7 @@ impl<O> Default for Gathered<O> {
 impl<O> Gathered<O> {
     fn gates(&self) -> bool {
         self.own.iter().any(|proposal| proposal.kind == Kind::Gates)
-            || self.foreign.iter().any(|(forward, _)| forward.gates)
+            || self.foreign.iter().any(|taking| taking.forward.gates)
     }
 
     fn add(&mut self, arrival: Arrival<O>) {
@@ -498,7 +506,7 @@ impl<O> Gathered<O> {
                 self.commands.extend_from_slice(&proposal.commands);
                 self.own.push(proposal);
             }
-            Arrival::Foreign { forward, taken } => self.foreign.push((forward, taken)),
+            Arrival::Foreign(taking) => self.foreign.push(taking),
         }
     }
 }

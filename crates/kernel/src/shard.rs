@@ -25,7 +25,7 @@ use crate::forward::{Forward, ForwardAnswer, Taken, first_proposal};
 use crate::image::StateImage;
 use crate::links::{Links, Route, Service, ServiceLinks};
 use crate::pending::{Answered, Kind, Proposal};
-use crate::proposer::{Arrival, LEADER_PATIENCE, Proposer};
+use crate::proposer::{Arrival, LEADER_PATIENCE, Proposer, Taking};
 use crate::reads::{Readers, ask_for_readers};
 use crate::state::ShardState;
 use crate::step::{
@@ -525,7 +525,9 @@ impl<M: ShardMachine> Shard<M> {
             return None;
         }
         let (taken, receiver) = oneshot::channel();
-        self.proposals.send(Arrival::Foreign { forward: forward.clone(), taken }).ok()?;
+        let since = self.clock.elapsed();
+        let taking = Taking { forward: forward.clone(), taken, since };
+        self.proposals.send(Arrival::Foreign(taking)).ok()?;
         Some(receiver)
     }
 
