@@ -123,83 +123,59 @@ impl Server {
         };
         let serve_options =
             ServeOptions { connections_max: config.connections_max, metrics: metrics.clone() };
+        let mut bound = Vec::new();
         for face in build_faces(&server.node, config, &clock, &metrics)? {
-            let name = face.name();
-            if config.faces.as_ref().is_none_or(|faces| faces.iter().any(|wanted| wanted == name)) {
-                server.open(face, config, &serve_options, &shutdown)?;
-            }
+            bound.extend(server.bind(face, config)?);
+        }
+        // All of them accept by now: whoever is answered by one face reaches the others.
+        for bound in bound {
+            server.serve(bound, &serve_options, &shutdown)?;
         }
         Ok(server)
     }
 
-    /// Opens a face, on threads of its own if it computes.
-    fn open(
-        &mut self,
-        face: Arc<dyn Face>,
-        config: &Config,
-        options: &ServeOptions,
-        shutdown: &Shutdown,
-    ) -> Result<(), StartError> {
-        if !face.computes() {
-            return self.open_here(face, config, options, shutdown);
-        }
-        let pool = match self.computing.take() {
-            Some(pool) => pool,
-            None => Pool::new("proteus-compute").map_err(StartError::Threads)?,
-        };
-        let opened = pool.enter(|| self.open_here(face, config, options, shutdown));
-        self.computing = Some(pool);
-        opened
-    }
-
-    fn open_here(
-        &mut self,
-        face: Arc<dyn Face>,
-        config: &Config,
-        options: &ServeOptions,
-        shutdown: &Shutdown,
-    ) -> Result<(), StartError> {
+    /// Takes the addresses of a face, if it is to be opened, for threads of its own if it computes.
+    fn bind(&mut self, face: Arc<dyn Face>, config: &Config) -> Result<Option<Bound>, StartError> {
         let name = face.name();
+        if config.faces.as_ref().is_some_and(|faces| !faces.iter().any(|wanted| wanted == name)) {
+            return Ok(None);
+        }
         if !config.accounts.is_open() && !face.authenticates() {
             warn!(
                 face = name,
                 "not opened: it cannot check passwords yet, and accounts are configured"
             );
             self.closed.push((name, "it cannot check passwords yet, and accounts are configured"));
-            return Ok(());
+            return Ok(None);
         }
-        let at =
-            |port: u16| SocketAddr::new(config.listen, port.saturating_add(config.port_offset));
-        let address = at(face.standard_port());
-        let is_tls_only =
-            config.tls_only.as_ref().is_none_or(|names| names.iter().any(|other| other == name));
-        let mut listening = Vec::new();
-        let mut listen = |address, security| -> Result<SocketAddr, StartError> {
-            let refused = |source| StartError::Listen { face: name, address, source };
-            listening
-                .push(Listening { listener: net::listen(address).map_err(refused)?, security });
-            Ok(address)
+        if face.computes() && self.computing.is_none() {
+            self.computing = Some(Pool::new("proteus-compute").map_err(StartError::Threads)?);
+        }
+        let listen = || bind(face.clone(), self.tls.as_ref(), config);
+        match self.computing.as_ref().filter(|_| face.computes()) {
+            Some(pool) => pool.enter(listen),
+            None => listen(),
+        }
+        .map(Some)
+    }
+
+    fn serve(
+        &mut self,
+        bound: Bound,
+        options: &ServeOptions,
+        shutdown: &Shutdown,
+    ) -> Result<(), StartError> {
+        let Bound { face, address, plain, encrypted, listening } = bound;
+        let name = face.name();
+        let try_it = face.try_it(address);
+        let pool = self.computing.as_ref().filter(|_| face.computes());
+        let begin = || serve(face, listening, options.clone(), shutdown.clone());
+        let serving = match pool {
+            Some(pool) => pool.enter(begin),
+            None => begin(),
         };
-        let (plain, encrypted) = match (&self.tls, face.tls_port()) {
-            (None, _) => (Some(listen(address, Security::Plain)?), None),
-            (Some(tls), None) => {
-                let tls = tls.clone();
-                let security = Security::Negotiated { tls, is_required: is_tls_only };
-                (Some(listen(address, security)?), None)
-            }
-            (Some(tls), Some(tls_port)) => {
-                let plain = match is_tls_only {
-                    true => None,
-                    false => Some(listen(address, Security::Plain)?),
-                };
-                let encrypted = listen(at(tls_port), Security::Encrypted(tls.clone()))?;
-                (plain, Some(encrypted))
-            }
-        };
-        let try_it = face.try_it(plain.or(encrypted).unwrap_or(address));
-        let serving = serve(face, listening, options.clone(), shutdown.clone())
-            .map_err(|source| StartError::Listen { face: name, address, source })?;
-        self.serving.push(serving);
+        let refused = |source| StartError::Listen { face: name, address, source };
+        self.serving.push(serving.map_err(refused)?);
         self.faces.push(OpenFace { name, address: plain, tls_address: encrypted, try_it });
         Ok(())
     }
@@ -233,6 +209,48 @@ impl Server {
         }
         self.node.shutdown().await;
     }
+}
+
+/// A face whose addresses are taken, and that answers nobody yet.
+struct Bound {
+    face: Arc<dyn Face>,
+    /// One of them.
+    address: SocketAddr,
+    plain: Option<SocketAddr>,
+    encrypted: Option<SocketAddr>,
+    listening: Vec<Listening>,
+}
+
+fn bind(face: Arc<dyn Face>, tls: Option<&Tls>, config: &Config) -> Result<Bound, StartError> {
+    let name = face.name();
+    let at = |port: u16| SocketAddr::new(config.listen, port.saturating_add(config.port_offset));
+    let address = at(face.standard_port());
+    let is_tls_only =
+        config.tls_only.as_ref().is_none_or(|names| names.iter().any(|other| other == name));
+    let mut listening = Vec::new();
+    let mut listen = |address, security| -> Result<SocketAddr, StartError> {
+        let refused = |source| StartError::Listen { face: name, address, source };
+        listening.push(Listening { listener: net::listen(address).map_err(refused)?, security });
+        Ok(address)
+    };
+    let (plain, encrypted) = match (tls, face.tls_port()) {
+        (None, _) => (Some(listen(address, Security::Plain)?), None),
+        (Some(tls), None) => {
+            let tls = tls.clone();
+            let security = Security::Negotiated { tls, is_required: is_tls_only };
+            (Some(listen(address, security)?), None)
+        }
+        (Some(tls), Some(tls_port)) => {
+            let plain = match is_tls_only {
+                true => None,
+                false => Some(listen(address, Security::Plain)?),
+            };
+            let encrypted = listen(at(tls_port), Security::Encrypted(tls.clone()))?;
+            (plain, Some(encrypted))
+        }
+    };
+    let address = plain.or(encrypted).unwrap_or(address);
+    Ok(Bound { face, address, plain, encrypted, listening })
 }
 
 fn cluster_options(config: &Config) -> Result<ClusterOptions, StartError> {
