@@ -1,4 +1,4 @@
-//! What the leader does because time passes: expiry, checkpoints.
+//! What is done because time passes: expiry, checkpoints, answers to those who have waited too long.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,13 +6,14 @@ use std::time::Duration;
 use proteus_consensus::{Group, Replica};
 use proteus_env::{Clock, task};
 use proteus_log::Log;
-use proteus_machine::{ShardMachine, View};
+use proteus_machine::{KernelError, ShardMachine, View};
 use proteus_store::StoreError;
 use proteus_types::LogIndex;
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, warn};
 
 use crate::digests::{Testimony, Voters};
+use crate::proposer::LEADER_PATIENCE;
 use crate::shard::Shard;
 use crate::state::ShardState;
 
@@ -39,6 +40,9 @@ const VOUCH_PATIENCE: Duration = Duration::from_secs(30);
 /// whole state, and how many times what is replayed after a crash it may become meanwhile.
 const LAGGARD_PATIENCE: Duration = Duration::from_secs(10);
 const KEPT_LOGS: u64 = 4;
+
+/// How often to look for callers who have waited too long.
+const PATIENCE_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// When to look for what is due, and when to take a checkpoint: whichever bound is reached first.
 #[derive(Debug, Clone)]
@@ -297,6 +301,28 @@ impl KeptLog {
                 true
             }
             Testimony::Unknown => false,
+        }
+    }
+}
+
+/// Answers those who have waited too long for an entry to be committed: a majority is out of reach.
+pub(crate) async fn sweep_impatient<M: ShardMachine>(
+    state: Arc<ShardState<M>>,
+    clock: Arc<dyn Clock>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        tokio::select! {
+            biased;
+            () = task::sleep(PATIENCE_SWEEP_INTERVAL) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        if let Some(since) = clock.elapsed().checked_sub(LEADER_PATIENCE) {
+            let error = KernelError::Unavailable(
+                "no majority of the shard's voters has answered; what was sent may still be committed"
+                    .to_owned(),
+            );
+            state.pending.fail_older(since, &error);
         }
     }
 }

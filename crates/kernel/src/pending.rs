@@ -12,12 +12,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use proteus_env::task;
 use proteus_machine::KernelError;
 use proteus_types::{Durability, ProposalId, Term};
 use tokio::sync::{Notify, oneshot};
 
 /// Bytes of proposals that wait or are on their way; beyond it new ones are refused.
 const PENDING_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// How often one who waits for all to be answered looks.
+const SETTLE_LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The outcomes of a proposal, and its encoded commands.
 pub(crate) type Answered<O> = Result<(Vec<O>, Vec<u8>), KernelError>;
@@ -109,6 +113,13 @@ impl<O> Pending<O> {
         self.bytes.fetch_sub(commands.len(), Ordering::Relaxed);
         // A caller that stopped waiting has its commit all the same.
         let _ = reply.send(result.map(|outcomes| (outcomes, commands)));
+    }
+
+    /// Resolves once everybody was answered.
+    pub(crate) async fn wait_settled(&self) {
+        while self.bytes.load(Ordering::Relaxed) > 0 {
+            task::sleep(SETTLE_LOOK_INTERVAL).await;
+        }
     }
 
     pub(crate) fn push(&self, batch: Batch<O>) {

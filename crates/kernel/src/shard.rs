@@ -19,13 +19,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
 use crate::PROPOSAL_BYTES_MAX;
-use crate::chores::{CheckpointTurns, Checkpoints, ChoreOptions, propose_due};
+use crate::chores::{CheckpointTurns, Checkpoints, ChoreOptions, propose_due, sweep_impatient};
 use crate::digests::{Testimony, Voters, differs, judge_differences, mark_difference};
 use crate::forward::{Forward, ForwardAnswer, Taken, first_proposal};
 use crate::image::StateImage;
 use crate::links::{Links, Route, Service, ServiceLinks};
 use crate::pending::{Answered, Kind, Proposal};
-use crate::proposer::{Arrival, LEADER_PATIENCE, Proposer, Taking};
+use crate::proposer::{Arrival, Proposer, Taking};
 use crate::reads::{Readers, ask_for_readers};
 use crate::state::ShardState;
 use crate::step::{
@@ -52,8 +52,8 @@ const COMMAND_BYTES_GUESS: usize = 96;
 const STOPPED_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 const STOPPED_SWEEPS: usize = 50;
 
-/// How often to look for callers who have waited too long.
-const PATIENCE_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a shard that stops waits for what is on its way.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a leader keeps another node waiting before it says to ask again.
 const APPLY_PATIENCE: Duration = Duration::from_secs(2);
@@ -703,6 +703,8 @@ impl<M: ShardMachine> Shard<M> {
         self.hand_over().await;
         self.stop.send_replace(true);
         *self.stopped.lock() = Some("the node is stopping".to_owned());
+        // What is on its way is applied first, so that the next start need not.
+        task::timeout(SETTLE_PATIENCE, self.state.pending.wait_settled()).await;
         self.group.shutdown().await;
         let state = self.state.clone();
         match task::spawn_blocking(move || state.close()).await {
@@ -777,27 +779,5 @@ async fn watch_group<M: ShardMachine>(
     for _ in 0..STOPPED_SWEEPS {
         state.pending.fail(&KernelError::Stopped(reason.clone()));
         task::sleep(STOPPED_SWEEP_INTERVAL).await;
-    }
-}
-
-/// Answers those who have waited too long for an entry to be committed: a majority is out of reach.
-async fn sweep_impatient<M: ShardMachine>(
-    state: Arc<ShardState<M>>,
-    clock: Arc<dyn Clock>,
-    mut stop: watch::Receiver<bool>,
-) {
-    loop {
-        tokio::select! {
-            biased;
-            () = task::sleep(PATIENCE_SWEEP_INTERVAL) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-        if let Some(since) = clock.elapsed().checked_sub(LEADER_PATIENCE) {
-            let error = KernelError::Unavailable(
-                "no majority of the shard's voters has answered; what was sent may still be committed"
-                    .to_owned(),
-            );
-            state.pending.fail_older(since, &error);
-        }
     }
 }
