@@ -18,7 +18,7 @@ mod log;
 mod repository;
 
 use proteus_objects::ObjectsError;
-use proteus_types::{CommitTs, ShardId};
+use proteus_types::{CommitTs, EntryId, LogIndex, ShardId, Term};
 use serde::{Deserialize, Serialize};
 
 pub use log::{LogSegment, chain};
@@ -54,6 +54,13 @@ pub struct ShardBackup {
     pub index: u64,
     /// Its pieces, in order.
     pub pieces: Vec<Piece>,
+}
+
+impl ShardBackup {
+    /// The last entry that it contains.
+    pub fn last(&self) -> EntryId {
+        EntryId { term: Term(self.term), index: LogIndex(self.index) }
+    }
 }
 
 impl Backup {

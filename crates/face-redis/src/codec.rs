@@ -154,17 +154,9 @@ pub fn first_arguments(buffer: &[u8]) -> (&[u8], SmallVec<[&[u8]; LOOKED_AHEAD_M
 
 /// Name and first argument of the command that begins at `start`, and where it ends.
 fn look_at(buffer: &[u8], start: usize) -> Option<(&[u8], &[u8], usize)> {
-    if buffer.get(start) != Some(&b'*') {
-        return None;
-    }
-    let number = |start| match number_line(buffer, start, "") {
-        Ok(Some((Some(number), after))) => Some((usize::try_from(number).ok()?, after)),
-        _ => None,
-    };
-    let (count, mut place) = number(start + 1)?;
+    let (count, mut place) = number_behind(buffer, start, b'*')?;
     let mut argument = || {
-        let (length, start) =
-            number(buffer.get(place).filter(|byte| **byte == b'$').map(|_| place + 1)?)?;
+        let (length, start) = number_behind(buffer, place, b'$')?;
         let end = start.checked_add(length)?;
         place = end.checked_add(2)?;
         buffer.get(start..end)
@@ -176,18 +168,24 @@ fn look_at(buffer: &[u8], start: usize) -> Option<(&[u8], &[u8], usize)> {
     (count >= 2 && place <= buffer.len()).then_some((name, first, place))
 }
 
+/// The number on the line at `start`, which begins with `mark`, and where that ends.
+fn number_behind(buffer: &[u8], start: usize, mark: u8) -> Option<(usize, usize)> {
+    if buffer.get(start) != Some(&mark) {
+        return None;
+    }
+    match number_line(buffer, start + 1, "") {
+        Ok(Some((Some(number), after))) => Some((usize::try_from(number).ok()?, after)),
+        _ => None,
+    }
+}
+
 /// How many bytes the argument still needs that `buffer` ends with, if it is the beginning of a command; 0 if that
 /// cannot be told.
 pub fn missing(buffer: &[u8]) -> usize {
-    let number = |start| match number_line(buffer, start, "") {
-        Ok(Some((Some(number), after))) => Some((usize::try_from(number).ok()?, after)),
-        _ => None,
-    };
     let end_of_last = || {
-        let (count, mut place) = number(buffer.first().filter(|byte| **byte == b'*').map(|_| 1)?)?;
+        let (count, mut place) = number_behind(buffer, 0, b'*')?;
         for _ in 0..count {
-            buffer.get(place).filter(|byte| **byte == b'$')?;
-            let (length, start) = number(place + 1)?;
+            let (length, start) = number_behind(buffer, place, b'$')?;
             place = start.checked_add(length)?.checked_add(2)?;
             if place > buffer.len() {
                 return Some(place);

@@ -114,7 +114,7 @@ async fn look<M: ShardMachine>(shard: &Shard<M>) -> Option<Option<(LogIndex, u64
         return Some(None);
     }
     loop {
-        let index = shard.status().applied_index;
+        let index = shard.state().applied_index();
         let mut due = Ok((Vec::new(), u64::MAX));
         let find = |view: View<'_>| {
             let next_ms = M::next_due_ms(view.state)?.unwrap_or(u64::MAX);

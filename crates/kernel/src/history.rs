@@ -106,7 +106,7 @@ impl<M: ShardMachine> Shard<M> {
     /// # Errors
     /// If the log cannot be read or is damaged.
     pub fn log_behind(&self, after: LogIndex) -> Result<LogBehind, KernelError> {
-        let applied = self.status().applied_index;
+        let applied = self.state().applied_index();
         let failed = |error: std::io::Error| KernelError::Unavailable(error.to_string());
         if after >= applied {
             return Ok(LogBehind::Nothing);

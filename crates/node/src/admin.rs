@@ -251,6 +251,18 @@ pub async fn ask(
     ask_through(&Dialer::new(credentials.clone()), address, request).await
 }
 
+/// Sends a message whose first byte says for whom it is.
+async fn call(dialer: &Dialer, address: &str, message: Vec<u8>) -> Result<Bytes, AskError> {
+    let call = dialer.call(address, Bytes::from(message));
+    let answer = proteus_env::task::timeout(ADMIN_TIMEOUT, call)
+        .await
+        .ok_or_else(|| AskError::Failed(format!("{address} did not answer in time")))?;
+    answer.map_err(|error| match error {
+        CallError::NotAdmitted(reason) => AskError::NotAdmitted(reason),
+        other => AskError::Failed(other.to_string()),
+    })
+}
+
 /// Fetches one piece of an image from the node that began it; an empty one is the end. Asking once more
 /// for the last piece gives it once more.
 ///
@@ -265,10 +277,7 @@ pub async fn fetch_image(
     let mut message = vec![SERVICE_IMAGE];
     message.extend_from_slice(&transfer.to_le_bytes());
     message.extend_from_slice(&sequence.to_le_bytes());
-    let call = dialer.call(address, Bytes::from(message));
-    let answer = proteus_env::task::timeout(ADMIN_TIMEOUT, call).await;
-    let answer = answer.ok_or_else(|| format!("{address} did not answer in time"))?;
-    answer.map_err(|error: CallError| error.to_string())
+    Ok(call(dialer, address, message).await?)
 }
 
 /// Fetches what a shard's log has behind an entry, of what the node that is asked has applied.
@@ -284,10 +293,7 @@ pub async fn fetch_log(
     let mut message = vec![SERVICE_LOG];
     message.extend_from_slice(&shard.0.to_le_bytes());
     message.extend_from_slice(&after.0.to_le_bytes());
-    let call = dialer.call(address, Bytes::from(message));
-    let answer = proteus_env::task::timeout(ADMIN_TIMEOUT, call).await;
-    let answer = answer.ok_or_else(|| format!("{address} did not answer in time"))?;
-    let answer = answer.map_err(|error: CallError| error.to_string())?;
+    let answer = call(dialer, address, message).await?;
     LogBehind::decode(answer).ok_or_else(|| "an answer that is not known here".to_owned())
 }
 
@@ -302,14 +308,7 @@ pub async fn ask_through(
 ) -> Result<AdminAnswer, AskError> {
     let mut message = vec![SERVICE_ADMIN];
     message.extend(encode(request).map_err(AskError::Failed)?);
-    let call = dialer.call(address, Bytes::from(message));
-    let answer = proteus_env::task::timeout(ADMIN_TIMEOUT, call)
-        .await
-        .ok_or_else(|| AskError::Failed(format!("{address} did not answer in time")))?;
-    let bytes = answer.map_err(|error| match error {
-        CallError::NotAdmitted(reason) => AskError::NotAdmitted(reason),
-        other => AskError::Failed(other.to_string()),
-    })?;
+    let bytes = call(dialer, address, message).await?;
     match serde_json::from_slice(&bytes).map_err(|error| AskError::Failed(error.to_string()))? {
         AdminAnswer::Refused(reason) => Err(AskError::Failed(reason)),
         answer => Ok(answer),

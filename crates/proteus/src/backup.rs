@@ -186,7 +186,7 @@ async fn list(repository: &Repository) -> Result<(), String> {
         ));
     }
     if let Some(newest) = backups.last() {
-        let through_ts = restore::reach(repository, newest).await?;
+        let (_, through_ts) = restore::log_behind(repository, newest).await?;
         if through_ts > newest.commit_ts {
             text.push_str(&format!(
                 "  {:<23} {:<25} the log reaches to here\n",

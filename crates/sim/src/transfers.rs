@@ -146,8 +146,8 @@ pub(crate) fn command(words: &[&str]) -> cache::Op {
     cache::Op::command(words)
 }
 
-/// How logs are kept here.
-pub(crate) fn log_options() -> LogOptions {
+/// How logs are kept where all runs on one thread: in small segments, and written by who asks for it.
+pub fn log_options() -> LogOptions {
     LogOptions {
         segment_bytes: 16 * 1024,
         reserve_bytes: 16 * 1024,

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proteus_backup::{Backup, LogSegment, Repository};
+use proteus_backup::{Backup, LogSegment, Repository, ShardBackup};
 use proteus_env::{Clock, SystemClock, task};
 use proteus_node::Dialer;
 use proteus_node::admin::{AdminAnswer, AdminRequest, LogBehind, LogPart, ask_through, fetch_log};
-use proteus_types::{CommitTs, EntryId, LogIndex, ShardId, Term};
+use proteus_types::{CommitTs, EntryId, ShardId};
 
 use super::{BackupArguments, prune, take};
 use crate::cli::print;
@@ -72,11 +72,9 @@ pub(super) async fn follow(
 }
 
 fn positions(backup: &Backup) -> BTreeMap<ShardId, Position> {
-    let of = |shard: &proteus_backup::ShardBackup| {
-        let last = EntryId { term: Term(shard.term), index: LogIndex(shard.index) };
-        (shard.shard, Position { last, through_ts: backup.commit_ts })
-    };
-    backup.shards.iter().map(of).collect()
+    let position =
+        |shard: &ShardBackup| Position { last: shard.last(), through_ts: backup.commit_ts };
+    backup.shards.iter().map(|shard| (shard.shard, position(shard))).collect()
 }
 
 async fn look(

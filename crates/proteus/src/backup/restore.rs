@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use proteus_backup::{Backup, LogSegment, Repository, ShardBackup, chain};
+use proteus_backup::{Backup, LogSegment, Repository, chain};
 use proteus_env::{SystemClock, task};
 use proteus_node::{NodeError, Restore};
-use proteus_types::{CommitTs, EntryId, LogIndex, Term};
+use proteus_types::CommitTs;
 
 use super::{RestoreArguments, moment, open, parse_time};
 use crate::cli::print;
@@ -19,14 +19,14 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<(), String> {
     let at = arguments.at.as_deref().map_or(Ok(CommitTs::MAX), parse_time)?;
     let repository = open(&arguments.place).await?;
     let backup = repository.newest(at).await.map_err(|error| error.to_string())?;
-    let reach = reach(&repository, &backup).await?;
+    let (logs, reach) = log_behind(&repository, &backup).await?;
     let until = at.min(reach);
     let clock = Arc::new(SystemClock::default());
     let begun = Restore::begin(&arguments.data_dir, clock, until);
     let mut restore = begun.map_err(|error| error.to_string())?;
     let bar = progress(Some(backup.bytes() >> 20), "MiB restored");
     let mut bytes = 0;
-    for of_shard in &backup.shards {
+    for (of_shard, segments) in backup.shards.iter().zip(logs) {
         restore.begin_shard(of_shard.shard).map_err(|error| error.to_string())?;
         for piece in &of_shard.pieces {
             let content = repository.piece(piece).await.map_err(|error| error.to_string())?;
@@ -35,12 +35,8 @@ pub async fn restore(arguments: &RestoreArguments) -> Result<(), String> {
             bar.set_position(bytes >> 20);
         }
         restore = apart(restore, Restore::begin_log).await?.0;
-        let segments = if until > backup.commit_ts {
-            log_of(&repository, of_shard).await?
-        } else {
-            Vec::new()
-        };
-        for segment in segments {
+        let is_needed = until > backup.commit_ts;
+        for segment in segments.into_iter().filter(|_| is_needed) {
             let part = repository.log_segment(&segment).await.map_err(|error| error.to_string())?;
             let goes_on;
             (restore, goes_on) = apart(restore, move |restore| restore.take_log(&part)).await?;
@@ -80,26 +76,22 @@ async fn apart<R: Send + 'static>(
         .map_err(|error| error.to_string())
 }
 
-/// Up to when all that was committed in any shard can be had from a backup and the log behind it.
+/// What is kept of the shards' logs behind a backup, in their order, and up to when all that was committed in any of
+/// them is there.
 ///
 /// # Errors
 /// If the log cannot be listed.
-pub(super) async fn reach(repository: &Repository, backup: &Backup) -> Result<CommitTs, String> {
-    let mut reach = CommitTs::MAX;
-    for of_shard in &backup.shards {
-        let segments = log_of(repository, of_shard).await?;
-        let of_this = segments.last().map_or(backup.commit_ts, |segment| segment.through_ts);
-        reach = reach.min(of_this.max(backup.commit_ts));
-    }
-    Ok(reach)
-}
-
-/// What is kept of a shard's log behind its state in a backup.
-async fn log_of(
+pub(super) async fn log_behind(
     repository: &Repository,
-    of_shard: &ShardBackup,
-) -> Result<Vec<LogSegment>, String> {
-    let kept = repository.log_of(of_shard.shard).await.map_err(|error| error.to_string())?;
-    let from = EntryId { term: Term(of_shard.term), index: LogIndex(of_shard.index) };
-    Ok(chain(&kept, from))
+    backup: &Backup,
+) -> Result<(Vec<Vec<LogSegment>>, CommitTs), String> {
+    let (mut logs, mut reach) = (Vec::new(), CommitTs::MAX);
+    for of_shard in &backup.shards {
+        let kept = repository.log_of(of_shard.shard).await.map_err(|error| error.to_string())?;
+        let segments = chain(&kept, of_shard.last());
+        let through_ts = segments.last().map_or(backup.commit_ts, |segment| segment.through_ts);
+        reach = reach.min(through_ts.max(backup.commit_ts));
+        logs.push(segments);
+    }
+    Ok((logs, reach))
 }

@@ -29,10 +29,11 @@ use proteus_kernel_api::{
     Change, ClusterView, Commit, Durability, Feed, Kernel, KernelError, Listener, Minitransaction,
     Proposal, ReadBarrier, View,
 };
-use proteus_log::{Log, LogOptions};
+use proteus_log::Log;
 use proteus_shard_machine::Composed;
 use proteus_sim::network::{Network, Weather};
 use proteus_sim::random::Random;
+use proteus_sim::transfers::log_options;
 use proteus_types::{CommitTs, Member, NodeId, ShardId};
 use tempfile::TempDir;
 
@@ -184,15 +185,7 @@ impl World {
             return Ok(());
         }
         node.disk.spare_power();
-        let log_options = LogOptions {
-            segment_bytes: 16 * 1024,
-            reserve_bytes: 16 * 1024,
-            disk_reserve_bytes: 64 * 1024,
-            cache_bytes_max: 4 * 1024,
-            is_inline: true,
-            ..LogOptions::default()
-        };
-        let log = Log::open(Arc::new(node.disk.clone()), log_options)
+        let log = Log::open(Arc::new(node.disk.clone()), log_options())
             .map_err(|error| format!("{id}'s log does not open: {error}"))?;
         let options = ShardOptions {
             shard: ShardId::META,
