@@ -42,6 +42,11 @@ where
     std::thread::Builder::new().name(name.to_owned()).spawn(function)
 }
 
+/// Lets everything else that is ready on this thread go first, sockets included.
+pub async fn yield_now() {
+    tokio::task::yield_now().await;
+}
+
 /// Waits for `duration`.
 pub async fn sleep(duration: Duration) {
     tokio::time::sleep(duration).await;

@@ -133,6 +133,9 @@ impl<M: ShardMachine> Proposer<M> {
                 self.refuse(impatient.own, impatient.foreign, &error);
                 continue;
             }
+            // Callers that were answered together, or whose requests arrived together, come one after
+            // another: without this the first of them would have a flush of its own.
+            task::yield_now().await;
             let gathered = self.gather(first, &mut held);
             self.hand_over(gathered).await;
         }
