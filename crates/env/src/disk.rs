@@ -340,6 +340,17 @@ pub fn resident_memory_bytes() -> Option<u64> {
     status_bytes("/proc/self/status", "VmRSS:")
 }
 
+/// Memory that this process may have, in bytes: the machine's, or that of its container if that has less; where the
+/// operating system tells.
+pub fn memory_bytes() -> Option<u64> {
+    let machine = status_bytes("/proc/meminfo", "MemTotal:");
+    let limit = |path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    // Of control groups, version 2 and 1. One without a limit has a word there, or more than any machine has.
+    let limits =
+        ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"].map(limit);
+    limits.into_iter().flatten().chain(machine).min()
+}
+
 /// Processor time that this process has taken so far, in seconds: its own, and the system's for it; where
 /// the operating system tells.
 pub fn processor_seconds() -> Option<(f64, f64)> {

@@ -51,6 +51,7 @@ pub use links::{Alone, Links, Route, Service};
 pub use proteus_consensus::{
     Call, ChangeError, GroupStatus, Leadership, Membership, Timing, TransportError,
 };
+pub use proteus_store::set_rows_memory;
 pub use shard::{Answering, CommitSink, Proposed, Shard, ShardOptions, ShardStatus};
 pub use step::TransactionId;
 pub use timestamps::Timestamps;

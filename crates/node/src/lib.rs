@@ -59,6 +59,7 @@ pub use crate::cluster::UpkeepOptions;
 pub use crate::kernel::NodeKernel;
 pub use crate::restore::Restore;
 pub use crate::shards::store_directory;
+pub use proteus_kernel::set_rows_memory;
 pub use proteus_peer::{Credentials, Dialer, PeerTls, Secret};
 
 const FORMAT_FILE: &str = "FORMAT";

@@ -163,9 +163,12 @@ struct Settings {
     /// Shards that a new cluster spreads the cache's keys over [default: 1]
     #[arg(long, value_name = "N")]
     shards: Option<String>,
-    /// Threads that serve clients and apply commits [default: as many as processors]
+    /// Threads that serve clients and apply commits [default: one less than processors]
     #[arg(long, value_name = "N")]
     workers: Option<String>,
+    /// Memory for rows that are used, beside the newest, in MiB [default: an eighth of the machine's]
+    #[arg(long, value_name = "MIB")]
+    rows_mib: Option<String>,
     /// Connections that each face holds at once [default: 20000]
     #[arg(long, value_name = "N")]
     connections_max: Option<String>,
@@ -260,6 +263,7 @@ impl Settings {
             ("disk_reserve_mib", &self.disk_reserve_mib),
             ("shards", &self.shards),
             ("workers", &self.workers),
+            ("rows_mib", &self.rows_mib),
             ("connections_max", &self.connections_max),
             ("join", &self.join),
             ("cluster_secret", &self.cluster_secret),

@@ -77,6 +77,12 @@ pub const KEYS: &[Key] = &[
         help: "Threads that serve clients and apply commits; 0: one less than processors, which SQL queries and the log need too",
     },
     Key {
+        name: "rows_mib",
+        default: "0",
+        accepts: "a number of MiB from 1 to 100000000, or 0",
+        help: "Memory for rows that are used, beside the newest; 0: an eighth of the machine's or container's, but no less than 64 MiB",
+    },
+    Key {
         name: "connections_max",
         default: "20000",
         accepts: "a number from 1 to 1000000",
@@ -327,6 +333,8 @@ pub struct Config {
     pub shard_count: u32,
     /// Threads that serve clients; 0: one less than processors.
     pub workers: usize,
+    /// Memory for rows that are used, in bytes; 0: by the machine's.
+    pub rows_bytes_max: u64,
     /// Connections that each face holds at once.
     pub connections_max: usize,
     /// A node of the cluster to join.
@@ -445,6 +453,10 @@ impl Config {
             })?,
             workers: reader
                 .parse("workers", |value| value.parse().ok().filter(|count| *count <= 1024))?,
+            rows_bytes_max: reader.parse("rows_mib", |value| {
+                let mib: u64 = value.parse().ok()?;
+                (mib <= 100_000_000).then_some(mib << 20)
+            })?,
             connections_max: reader.parse("connections_max", |value| {
                 value.parse().ok().filter(|count| (1..=1_000_000).contains(count))
             })?,

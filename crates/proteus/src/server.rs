@@ -16,7 +16,7 @@ use proteus_face_postgres::{PostgresFace, PostgresOptions};
 use proteus_face_redis::RedisFace;
 use proteus_face_zookeeper::{ZookeeperFace, ZookeeperOptions};
 use proteus_kernel_api::cache::acl;
-use proteus_node::{ClusterOptions, Node, NodeError, NodeOptions, UpkeepOptions};
+use proteus_node::{ClusterOptions, Node, NodeError, NodeOptions, UpkeepOptions, set_rows_memory};
 use proteus_objects::Objects;
 use tracing::warn;
 
@@ -109,6 +109,7 @@ impl Server {
         };
         // Before anything is opened: a typing error must not leave half a node.
         let tls = config.tls.as_ref().map(read_tls).transpose()?;
+        set_rows_memory(rows_bytes_max(config));
         let node = Node::start(&options, clock.clone()).await?;
         let metrics = Metrics::default();
         let (handle, shutdown) = ShutdownHandle::new();
@@ -251,6 +252,19 @@ fn bind(face: Arc<dyn Face>, tls: Option<&Tls>, config: &Config) -> Result<Bound
     };
     let address = plain.or(encrypted).unwrap_or(address);
     Ok(Bound { face, address, plain, encrypted, listening })
+}
+
+/// Rows that are used stay in memory up to this part of what there is.
+const ROWS_MEMORY_PART: u64 = 8;
+
+/// And in so many bytes in any case.
+const ROWS_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
+fn rows_bytes_max(config: &Config) -> u64 {
+    match config.rows_bytes_max {
+        0 => (disk::memory_bytes().unwrap_or(0) / ROWS_MEMORY_PART).max(ROWS_BYTES_MIN),
+        bytes => bytes,
+    }
 }
 
 fn cluster_options(config: &Config) -> Result<ClusterOptions, StartError> {

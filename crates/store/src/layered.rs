@@ -78,9 +78,9 @@ impl LayeredStore {
         self.disk.as_ref().map(|disk| disk.store.image())
     }
 
-    /// Begins to fetch recent changes of some keys for [`Read::get`]: a hint that changes nothing.
+    /// Begins to fetch what is in memory of some keys for [`Read::get`]: a hint that changes nothing.
     pub fn fetch(&self) -> Fetch<'_> {
-        self.active.fetch()
+        self.active.fetch(self.disk.as_ref().map(|disk| &*disk.rows))
     }
 
     /// Approximate memory held by changes not yet frozen, in bytes.

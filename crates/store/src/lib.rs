@@ -17,6 +17,7 @@ mod image;
 mod layered;
 mod merges;
 mod order;
+mod packed;
 mod rows;
 mod short;
 mod table;
@@ -28,6 +29,7 @@ use bytes::Bytes;
 pub use disk::DiskStore;
 pub use image::{DiskImage, IncomingStore};
 pub use layered::{Checkpoint, Frozen, LayeredStore};
+pub use rows::set_rows_memory;
 pub use table::{FETCHED_MAX, Fetch};
 
 /// Longest key, in bytes. A key is held in memory and in every index block, so it stays small.

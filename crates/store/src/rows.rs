@@ -6,23 +6,17 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{Equivalent, Weighter};
 
-use crate::short::{Key, Value};
-use crate::table::Table;
+use crate::packed::{PackedRows, Row};
+use crate::short::Value;
+use crate::table::{FETCHED_MAX, Table};
 
-/// Memory that the rows take at most, in bytes, whichever stores they are of.
+/// Memory that the rows take at most until [`set_rows_memory`] says otherwise, in bytes, whichever stores they
+/// are of.
 const ROWS_BYTES_MAX: u64 = 64 * 1024 * 1024;
-
-/// Rows that fit, as a first guess.
-const ROWS_GUESS: usize = 100_000;
 
 /// Larger values are read from disk: batches of records, which nobody reads twice soon.
 const VALUE_BYTES_MAX: usize = 4 * 1024;
-
-/// Bytes that a row costs beyond what its key and value have apart.
-const ROW_OVERHEAD_BYTES: u64 = 128;
 
 /// Keys of which it is remembered that they were looked for in vain.
 const MISSED_MAX: usize = 16 * 1024;
@@ -38,44 +32,29 @@ pub(crate) struct Rows {
     store: u32,
 }
 
-static ROWS: LazyLock<Cache<RowKey, Value, Weigh, RandomState>> = LazyLock::new(|| {
-    let (hashes, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
-    Cache::with(ROWS_GUESS, ROWS_BYTES_MAX, Weigh, hashes, lifecycle)
-});
+static ROWS: LazyLock<PackedRows> = LazyLock::new(|| PackedRows::new(ROWS_BYTES_MAX));
 
 /// Numbers are not given twice: rows of a store that was closed are found by nobody, and go as others come.
 static STORES: AtomicU32 = AtomicU32::new(0);
 
 static MISSED: LazyLock<Missed> = LazyLock::new(Missed::default);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct RowKey {
-    store: u32,
-    key: Key,
+/// Bounds the memory of the rows on disk that stay in memory, of all stores of the process together, in bytes.
+/// Rows come as they are used, so a small store takes no more of it than before.
+pub fn set_rows_memory(bytes_max: u64) {
+    ROWS.set_bytes_max(bytes_max);
 }
 
-/// As [`RowKey`], to be looked for.
+/// A key of a store, to be marked.
 struct Named<'a> {
     store: u32,
     key: &'a [u8],
-}
-
-impl Hash for RowKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        Named { store: self.store, key: self.key.as_ref() }.hash(state);
-    }
 }
 
 impl Hash for Named<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u32(self.store);
         state.write(self.key);
-    }
-}
-
-impl Equivalent<RowKey> for Named<'_> {
-    fn equivalent(&self, other: &RowKey) -> bool {
-        self.store == other.store && self.key == other.key.as_ref()
     }
 }
 
@@ -103,15 +82,6 @@ impl Missed {
     }
 }
 
-#[derive(Debug, Clone)]
-struct Weigh;
-
-impl Weighter<RowKey, Value> for Weigh {
-    fn weight(&self, key: &RowKey, value: &Value) -> u64 {
-        (key.key.apart_bytes() + value.apart_bytes()) as u64 + ROW_OVERHEAD_BYTES
-    }
-}
-
 impl Default for Rows {
     fn default() -> Rows {
         Rows { store: STORES.fetch_add(1, Ordering::Relaxed) }
@@ -119,29 +89,29 @@ impl Default for Rows {
 }
 
 impl Rows {
-    fn row(&self, key: Key) -> RowKey {
-        RowKey { store: self.store, key }
-    }
-
-    fn named<'a>(&self, key: &'a [u8]) -> Named<'a> {
-        Named { store: self.store, key }
-    }
-
     /// What the disk says of `key`, if that is known here.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
-        ROWS.get(&self.named(key))
+        ROWS.get(self.store, key)
+    }
+
+    /// Says by what number [`Rows::fetch`] knows a key.
+    pub(crate) fn number(&self, key: &[u8]) -> u64 {
+        ROWS.hash(self.store, key)
+    }
+
+    /// Has the processor fetch the rows with these numbers.
+    pub(crate) fn fetch(numbers: &[u64]) {
+        ROWS.fetch(numbers);
     }
 
     /// Remembers what the disk says.
     pub(crate) fn read(&self, key: &[u8], value: Option<&Bytes>) {
         let is_worth_it = match value {
             Some(value) => value.len() <= VALUE_BYTES_MAX,
-            None => MISSED.again(&self.named(key)),
+            None => MISSED.again(&Named { store: self.store, key }),
         };
         if is_worth_it {
-            // A copy: what was read may keep a whole block of the disk's in memory.
-            let value = value.map(|value| Bytes::copy_from_slice(value));
-            ROWS.insert(self.row(Key::from(key)), Value::from(value));
+            ROWS.insert(Row::new(self.store, key, value.map(AsRef::as_ref)));
         }
     }
 
@@ -150,22 +120,36 @@ impl Rows {
     /// loaded, would drive out what is used.
     pub(crate) fn renew(&self, changes: &Table) {
         // What comes meanwhile is of other keys: the changes hide theirs.
-        let knows_some = !ROWS.is_empty();
-        let mut room_bytes = ROWS.capacity().saturating_sub(ROWS.weight());
-        for (key, value, is_rewritten) in changes.in_memory_order() {
-            // Nothing older may stay.
-            if value.len() > VALUE_BYTES_MAX {
-                if knows_some {
-                    ROWS.remove(&self.named(key.as_ref()));
-                }
-            } else if is_rewritten || room_bytes > 0 {
-                let row = self.row(key.clone());
-                room_bytes = room_bytes.saturating_sub(Weigh.weight(&row, value));
-                ROWS.insert(row, value.clone());
-            } else if knows_some {
-                // If it is there; an error says that it is not.
-                let _ = ROWS.replace(self.row(key.clone()), value.clone(), true);
+        let mut room_bytes = ROWS.room_bytes();
+        let mut changes = changes.in_memory_order();
+        loop {
+            let some: Vec<_> = changes.by_ref().take(FETCHED_MAX).collect();
+            if some.is_empty() {
+                return;
+            }
+            let numbers: Vec<u64> =
+                some.iter().map(|(key, ..)| self.number(key.as_ref())).collect();
+            Rows::fetch(&numbers);
+            for (key, value, is_rewritten) in some {
+                room_bytes = self.renew_row(key.as_ref(), value, is_rewritten, room_bytes);
             }
         }
+    }
+
+    /// The same for one row; says how much room there is then.
+    fn renew_row(&self, key: &[u8], value: &Value, is_rewritten: bool, room_bytes: u64) -> u64 {
+        // Nothing older may stay.
+        if value.len() > VALUE_BYTES_MAX {
+            ROWS.remove(self.store, key);
+            return room_bytes;
+        }
+        let row = value.with_bytes(|value| Row::new(self.store, key, value));
+        if !is_rewritten && room_bytes == 0 {
+            ROWS.replace(row);
+            return 0;
+        }
+        let room_bytes = room_bytes.saturating_sub(row.size_bytes());
+        ROWS.insert(row);
+        room_bytes
     }
 }

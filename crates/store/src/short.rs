@@ -121,6 +121,15 @@ impl Value {
         }
     }
 
+    /// Calls `show` with the value where it stands; with `None` of what is not there.
+    pub(crate) fn with_bytes<R>(&self, show: impl FnOnce(Option<&[u8]>) -> R) -> R {
+        show(match self {
+            Value::Short(length, array) => Some(shown(*length, array)),
+            Value::Long(bytes) => Some(bytes),
+            Value::Absent => None,
+        })
+    }
+
     /// Length of the value; 0 of what is not there.
     pub(crate) fn len(&self) -> usize {
         match self {
@@ -144,6 +153,15 @@ impl From<Bytes> for Value {
         match in_place(&bytes) {
             Some((length, array)) => Value::Short(length, array),
             None => Value::Long(bytes),
+        }
+    }
+}
+
+impl From<&[u8]> for Value {
+    fn from(bytes: &[u8]) -> Value {
+        match in_place(bytes) {
+            Some((length, array)) => Value::Short(length, array),
+            None => Value::Long(Bytes::copy_from_slice(bytes)),
         }
     }
 }

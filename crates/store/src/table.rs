@@ -7,6 +7,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::order::Order;
+use crate::rows::Rows as RowsRead;
 use crate::short::{Key, Value};
 
 /// Bytes that an entry costs beyond what its key and value have apart: its row, and its share of order and
@@ -23,7 +24,10 @@ pub const FETCHED_MAX: usize = 32;
 /// the other, with work between, each row is waited for; together they are waited for once.
 pub struct Fetch<'t> {
     table: &'t Table,
+    /// What is known of the disk, where there is one.
+    below: Option<&'t RowsRead>,
     hashes: [u64; FETCHED_MAX],
+    numbers_below: [u64; FETCHED_MAX],
     count: usize,
 }
 
@@ -32,6 +36,11 @@ impl Fetch<'_> {
     pub fn add(&mut self, key: &[u8]) {
         if let Some(hash) = self.hashes.get_mut(self.count) {
             *hash = self.table.hashes.hash_one(key);
+            if let (Some(below), Some(number)) =
+                (self.below, self.numbers_below.get_mut(self.count))
+            {
+                *number = below.number(key);
+            }
             self.count += 1;
         }
     }
@@ -44,9 +53,22 @@ impl Fetch<'_> {
             // Not compared: whatever has that hash is most likely it.
             *number = self.table.by_hash.iter_hash(hash).next().copied().unwrap_or(u32::MAX);
         }
-        for number in numbers.into_iter().take(self.count) {
+        for number in numbers.iter().copied().take(self.count) {
             let row = self.table.rows.get(number);
             std::hint::black_box(row.map(|row| (row.key.as_ref().first(), row.value.len())));
+        }
+        if self.below.is_some() {
+            let mut missing = [0; FETCHED_MAX];
+            let mut count = 0;
+            for (number, below) in numbers.into_iter().zip(self.numbers_below).take(self.count) {
+                if number == u32::MAX
+                    && let Some(place) = missing.get_mut(count)
+                {
+                    *place = below;
+                    count += 1;
+                }
+            }
+            RowsRead::fetch(missing.get(..count).unwrap_or_default());
         }
     }
 }
@@ -93,9 +115,10 @@ impl Table {
         self.rows.get(number).map(|row| &row.value)
     }
 
-    /// Begins to fetch rows for [`Table::get`].
-    pub(crate) fn fetch(&self) -> Fetch<'_> {
-        Fetch { table: self, hashes: [0; FETCHED_MAX], count: 0 }
+    /// Begins to fetch rows for [`Table::get`], and those `below` of keys that are not here.
+    pub(crate) fn fetch<'t>(&'t self, below: Option<&'t RowsRead>) -> Fetch<'t> {
+        let (hashes, numbers_below) = ([0; FETCHED_MAX], [0; FETCHED_MAX]);
+        Fetch { table: self, below, hashes, numbers_below, count: 0 }
     }
 
     fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
@@ -318,7 +341,7 @@ mod tests {
         }
         assert!(table.get(b"no such key").is_none());
         // A hint, whatever is asked for and however much.
-        let mut fetch = table.fetch();
+        let mut fetch = table.fetch(None);
         fetch.add(b"no such key");
         model.keys().for_each(|key| fetch.add(key));
         fetch.finish();
