@@ -13,6 +13,7 @@ mod garbage;
 mod netns;
 mod node;
 mod redis_files;
+mod s3;
 mod shards;
 mod start;
 mod topic;
