@@ -66,7 +66,11 @@ pub struct RedisFace {
     run_id: u128,
     serves_waiting: Once,
     serves_replicas: Once,
+    staleness_max: Duration,
 }
+
+/// See [`RedisFace::with_staleness_max`].
+const STALENESS_MAX: Duration = Duration::from_secs(1);
 
 impl RedisFace {
     /// A face over `kernel`; within a runtime, whose task it takes to keep memory bounded.
@@ -105,7 +109,15 @@ impl RedisFace {
             run_id,
             serves_waiting: Once::new(),
             serves_replicas: Once::new(),
+            staleness_max: STALENESS_MAX,
         }
+    }
+
+    /// A face whose node, where it reads for a client that has sent `READONLY`, lacks nothing that was
+    /// acknowledged so long ago.
+    #[must_use]
+    pub fn with_staleness_max(self, staleness_max: Duration) -> RedisFace {
+        RedisFace { staleness_max, ..self }
     }
 
     /// Begins to serve commands that wait, once.

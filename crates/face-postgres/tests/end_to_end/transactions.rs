@@ -133,3 +133,32 @@ async fn statements_sent_together_commit_together() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_transaction_that_only_reads_changes_nothing() {
+    let served = serve_postgres();
+    let client = served.connect().await;
+    client.batch_execute(SETUP).await.unwrap();
+    let refused = |sql: &'static str| {
+        let client = &client;
+        async move { code(client.batch_execute(sql).await) }
+    };
+    for begin in ["BEGIN READ ONLY", "BEGIN; SET TRANSACTION READ ONLY"] {
+        client.batch_execute(begin).await.unwrap();
+        assert_eq!(total(&client).await, 30, "{begin}");
+        assert_eq!(refused("INSERT INTO t VALUES (3, 30)").await, "25006", "{begin}");
+        client.batch_execute("ROLLBACK").await.unwrap();
+    }
+    client.batch_execute("BEGIN READ ONLY").await.unwrap();
+    assert_eq!(refused("SET TRANSACTION READ WRITE").await, "25001");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    client.batch_execute("UPDATE t SET v = 11 WHERE id = 1").await.unwrap();
+    // As a driver asks for it.
+    let session = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY";
+    client.batch_execute(session).await.unwrap();
+    assert_eq!(refused("DELETE FROM t").await, "25006");
+    assert_eq!(refused("CREATE TABLE u (id int)").await, "25006");
+    client.batch_execute("BEGIN READ WRITE; DELETE FROM t WHERE id = 1; COMMIT").await.unwrap();
+    assert_eq!(total(&client).await, 20);
+    client.batch_execute("SET default_transaction_read_only = off; DELETE FROM t").await.unwrap();
+}

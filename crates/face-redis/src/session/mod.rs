@@ -269,6 +269,7 @@ impl Session {
         let mut count = 0;
         let mut last = None;
         self.is_current = false;
+        self.on_receipt();
         self.has_room = false;
         self.renew_user();
         self.now_s = (self.face.clock.wall_ms() / 1000) as u32;
@@ -427,11 +428,17 @@ impl Session {
             self.wait_while_paused(is_write).await;
         }
         let is_read = matches!(found, Found::Data(command) if !command.is_write());
-        let slots = if is_read { self.slots_alone(found, &arguments, input) } else { Vec::new() };
-        if (is_read || matches!(found, Found::Own(_)))
-            && slots.is_empty()
-            && let Err(error) = self.catch_up().await
-        {
+        let reads_here = self.reads_here(found);
+        let slots = match is_read && !reads_here {
+            true => self.slots_alone(found, &arguments, input),
+            false => Vec::new(),
+        };
+        let caught_up = match found {
+            _ if reads_here => self.be_new_enough(&arguments).await,
+            _ if slots.is_empty() && (is_read || may_look_at_state(found)) => self.catch_up().await,
+            _ => Ok(()),
+        };
+        if let Err(error) = caught_up {
             self.answer(Some(found), of_kernel(&error));
             return Some(found);
         }
@@ -685,6 +692,24 @@ fn may_hold_password(found: Found) -> bool {
     matches!(
         own.command,
         OwnCommand::Auth | OwnCommand::Hello | OwnCommand::Acl | OwnCommand::Config
+    )
+}
+
+/// Whether a command of the face's own may look at the state; the others answer by themselves.
+fn may_look_at_state(found: Found) -> bool {
+    let Found::Own(own) = found else { return false };
+    !matches!(
+        own.command,
+        OwnCommand::Asking
+            | OwnCommand::Discard
+            | OwnCommand::Echo
+            | OwnCommand::Multi
+            | OwnCommand::Ping
+            | OwnCommand::Quit
+            | OwnCommand::ReadOnly
+            | OwnCommand::ReadWrite
+            | OwnCommand::Select
+            | OwnCommand::Time
     )
 }
 

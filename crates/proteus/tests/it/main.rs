@@ -8,6 +8,7 @@ mod damage;
 mod demo;
 mod derived;
 mod feed;
+mod follower_reads;
 mod full_disk;
 mod garbage;
 mod netns;
