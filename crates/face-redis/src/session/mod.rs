@@ -4,6 +4,7 @@ mod clients;
 mod connection;
 mod durability;
 mod messages;
+mod migrate;
 mod redirect;
 mod replica;
 mod rights;
@@ -420,7 +421,7 @@ impl Session {
         let is_write = match found {
             Found::Data(command) => command.is_write(),
             // What a transaction holds is not looked at: it waits like a write.
-            Found::Own(own) => own.command == OwnCommand::Exec,
+            Found::Own(own) => matches!(own.command, OwnCommand::Exec | OwnCommand::Migrate),
         };
         if (is_write || matches!(found, Found::Data(_))) && self.face.pause_left(is_write).is_some()
         {
@@ -513,8 +514,11 @@ impl Session {
 
     fn call(&self, flags: Flags, arguments: Vec<Bytes>) -> Call {
         let seed = if flags.has(Flags::RANDOM) { proteus_env::random::random_u64() } else { 0 };
-        let origin = self.client.origin.load(Ordering::Relaxed);
-        Call { db: self.db, seed, origin, arguments }
+        Call { db: self.db, seed, origin: self.call_origin(), arguments }
+    }
+
+    fn call_origin(&self) -> u64 {
+        self.client.origin.load(Ordering::Relaxed)
     }
 
     fn is_silent(&self) -> bool {
@@ -645,6 +649,7 @@ impl Session {
                 Reply::OK
             }
             OwnCommand::Reset => self.reset(),
+            OwnCommand::Migrate => self.migrate(arguments).await,
             OwnCommand::Watch if self.transaction.is_some() => crate::errors::WATCH_IN_MULTI,
             OwnCommand::Watch => self.watch(arguments),
             OwnCommand::PubSub => self.pubsub(arguments),
