@@ -21,6 +21,7 @@ mod documentation;
 mod errors;
 mod events;
 mod evict;
+pub mod follow;
 mod hub;
 mod replication;
 mod reply;
@@ -67,6 +68,7 @@ pub struct RedisFace {
     serves_waiting: Once,
     serves_replicas: Once,
     staleness_max: Duration,
+    following: Arc<follow::Following>,
 }
 
 /// See [`RedisFace::with_staleness_max`].
@@ -94,6 +96,13 @@ impl RedisFace {
             hub.clone(),
             clock.clone(),
         ));
+        let following = Arc::new(follow::Following::default());
+        task::spawn(follow::keep_following(
+            Arc::downgrade(&following),
+            kernel.clone(),
+            hub.clone(),
+            clock.clone(),
+        ));
         let run_id = u128::from_be_bytes(proteus_env::random::random_bytes());
         RedisFace {
             kernel,
@@ -110,6 +119,7 @@ impl RedisFace {
             serves_waiting: Once::new(),
             serves_replicas: Once::new(),
             staleness_max: STALENESS_MAX,
+            following,
         }
     }
 

@@ -3,6 +3,7 @@
 mod clients;
 mod connection;
 mod durability;
+mod following;
 mod messages;
 mod migrate;
 mod redirect;
@@ -32,7 +33,7 @@ use crate::RedisFace;
 use crate::blocked::reply_of;
 use crate::client::{Client, Push};
 use crate::codec::{self, Limits};
-use crate::errors::{NOAUTH, of_kernel, wrong_arity};
+use crate::errors::{NOAUTH, READONLY, of_kernel, wrong_arity};
 use crate::hub::Subscription;
 use crate::reply::{Resp, encode, encode_push};
 use crate::slow::Calls;
@@ -414,6 +415,12 @@ impl Session {
             self.answer(Some(found), refused);
             return Some(found);
         }
+        if self.face.hub.settings.refuses_writes() && self.writes(found) {
+            self.spoil();
+            self.face.slow.reject(found.index());
+            self.answer(Some(found), READONLY);
+            return Some(found);
+        }
         if self.transaction.is_some() && !is_about_transaction(found) {
             self.queue(found, arguments);
             return Some(found);
@@ -488,6 +495,20 @@ impl Session {
             }
         }
         Some(found)
+    }
+
+    /// Whether a command, or what is queued for it, changes keys. Of a script nobody knows.
+    fn writes(&self, found: Found) -> bool {
+        let changes = |found: Found| match found {
+            Found::Data(command) => command.is_write() && command.group != Group::PubSub,
+            Found::Own(own) => own.command == OwnCommand::Migrate,
+        };
+        match (found, &self.transaction) {
+            (Found::Own(own), Some(queue)) if own.command == OwnCommand::Exec => {
+                queue.requests().iter().any(|(found, _)| changes(*found))
+            }
+            (found, _) => changes(found),
+        }
     }
 
     /// Before the first read of what one receipt brought: waits until this node has what was
@@ -649,6 +670,7 @@ impl Session {
                 Reply::OK
             }
             OwnCommand::Reset => self.reset(),
+            OwnCommand::ReplicaOf | OwnCommand::SlaveOf => self.replicaof(arguments).await,
             OwnCommand::Migrate => self.migrate(arguments).await,
             OwnCommand::Watch if self.transaction.is_some() => crate::errors::WATCH_IN_MULTI,
             OwnCommand::Watch => self.watch(arguments),
