@@ -1,7 +1,7 @@
 //! Snapshot isolation, and the state of a transaction block.
 
 use crate::support::{code, serve_postgres};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, NoTls};
 
 async fn value(client: &Client, id: i32) -> Option<i32> {
     client
@@ -161,4 +161,22 @@ async fn a_transaction_that_only_reads_changes_nothing() {
     client.batch_execute("BEGIN READ WRITE; DELETE FROM t WHERE id = 1; COMMIT").await.unwrap();
     assert_eq!(total(&client).await, 20);
     client.batch_execute("SET default_transaction_read_only = off; DELETE FROM t").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_names_settings_as_it_connects() {
+    let served = serve_postgres();
+    let address = served.face.address;
+    let settings = format!(
+        "host={} port={} user=app options='-c default_transaction_read_only=on -c proteus.max_staleness=2s'",
+        address.ip(),
+        address.port()
+    );
+    let (client, connection) = tokio_postgres::connect(&settings, NoTls).await.unwrap();
+    proteus_env::task::spawn(async move {
+        let _ = connection.await;
+    });
+    let shown = client.query_one("SHOW proteus.max_staleness", &[]).await.unwrap();
+    assert_eq!(shown.get::<_, String>(0), "2s");
+    assert_eq!(code(client.batch_execute(SETUP).await), "25006");
 }
