@@ -11,6 +11,7 @@
 
 mod cancel;
 pub mod errors;
+mod options;
 mod session;
 pub mod values;
 pub mod wire;

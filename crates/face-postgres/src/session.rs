@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use crate::PostgresFace;
 use crate::cancel::{Interrupt, Registered};
 use crate::errors::{put_error, put_fatal, put_notice};
+use crate::options;
 use crate::values::{Format, decode, format_at, put_value, type_of_oid};
 use crate::wire::{
     self, MESSAGE_BYTES_MAX, Malformed, Named, PASSWORD_BYTES_MAX, Request, Startup, put_message,
@@ -196,7 +197,8 @@ async fn begin(
     }
     let database = parameter("database").unwrap_or_else(|| user.clone());
     let mut sql = SqlSession::new(face.engine.clone(), &user, &database);
-    for (name, value) in &parameters {
+    let given = options::settings(&parameter("options").unwrap_or_default());
+    for (name, value) in given.iter().chain(&parameters) {
         let is_setting = !["user", "database", "replication", "options"].contains(&name.as_str());
         // What a client asks for in passing and we have not is no reason to turn it away.
         if is_setting && let Err(error) = sql.settings.set(name, value) {

@@ -16,6 +16,8 @@ pub(crate) const NO_PASSWORD_SET: Reply = Reply::error(
 );
 pub(crate) const OOM: Reply =
     Reply::error("OOM command not allowed when used memory > 'maxmemory'.");
+pub(crate) const READONLY: Reply =
+    Reply::error("READONLY You can't write against a read only replica.");
 pub(crate) const NOPROTO: Reply = Reply::error("NOPROTO unsupported protocol version");
 pub(crate) const DB_OUT_OF_RANGE: Reply = Reply::error("ERR DB index is out of range");
 pub(crate) const NESTED_MULTI: Reply = Reply::error("ERR MULTI calls can not be nested");

@@ -21,6 +21,7 @@ mod documentation;
 mod errors;
 mod events;
 mod evict;
+pub mod follow;
 mod hub;
 mod replication;
 mod reply;
@@ -66,7 +67,12 @@ pub struct RedisFace {
     run_id: u128,
     serves_waiting: Once,
     serves_replicas: Once,
+    staleness_max: Duration,
+    following: Arc<follow::Following>,
 }
+
+/// See [`RedisFace::with_staleness_max`].
+const STALENESS_MAX: Duration = Duration::from_secs(1);
 
 impl RedisFace {
     /// A face over `kernel`; within a runtime, whose task it takes to keep memory bounded.
@@ -90,6 +96,13 @@ impl RedisFace {
             hub.clone(),
             clock.clone(),
         ));
+        let following = Arc::new(follow::Following::default());
+        task::spawn(follow::keep_following(
+            Arc::downgrade(&following),
+            kernel.clone(),
+            hub.clone(),
+            clock.clone(),
+        ));
         let run_id = u128::from_be_bytes(proteus_env::random::random_bytes());
         RedisFace {
             kernel,
@@ -105,7 +118,16 @@ impl RedisFace {
             run_id,
             serves_waiting: Once::new(),
             serves_replicas: Once::new(),
+            staleness_max: STALENESS_MAX,
+            following,
         }
+    }
+
+    /// A face whose node, where it reads for a client that has sent `READONLY`, lacks nothing that was
+    /// acknowledged so long ago.
+    #[must_use]
+    pub fn with_staleness_max(self, staleness_max: Duration) -> RedisFace {
+        RedisFace { staleness_max, ..self }
     }
 
     /// Begins to serve commands that wait, once.

@@ -10,12 +10,17 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use proteus_kernel_api::cache::{matches, settings};
 use proteus_kernel_api::{Durability, Kernel, KernelError};
+use tokio::sync::Notify;
 
 use crate::events::{event_text, parse_events};
 use crate::evict::Policy;
+use crate::follow::PrimaryName;
 
 /// What a setting's name begins with that holds a parameter.
 pub(crate) const PREFIX: &str = "config/";
+
+/// The primary that is followed, as `host port`; REPLICAOF sets it.
+pub(crate) const PRIMARY: &str = "replicaof";
 
 /// What a parameter may be.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +37,8 @@ enum Kind {
     Word(&'static [&'static str]),
     /// `yes` or `no`.
     Flag,
+    /// Anything.
+    Text,
 }
 
 const POLICIES: &[&str] = &[
@@ -85,6 +92,8 @@ const PARAMETERS: &[(&str, &str, Kind)] = &[
     ("list-compress-depth", "0", Kind::Fixed),
     ("list-max-listpack-size", "-2", Kind::Fixed),
     ("lua-time-limit", "5000", ANY),
+    ("masterauth", "", Kind::Text),
+    ("masteruser", "", Kind::Text),
     ("maxclients", "20000", Kind::Fixed),
     ("maxmemory", "0", Kind::Memory),
     ("maxmemory-clients", "0", Kind::Fixed),
@@ -95,6 +104,8 @@ const PARAMETERS: &[(&str, &str, Kind)] = &[
     ("notify-keyspace-events", "", Kind::Events),
     ("port", "6379", Kind::Fixed),
     ("proto-max-bulk-len", "33554432", Kind::Fixed),
+    ("replica-read-only", "yes", Kind::Flag),
+    (PRIMARY, "", Kind::Fixed),
     ("save", "", Kind::Fixed),
     ("set-max-intset-entries", "512", Kind::Fixed),
     ("set-max-listpack-entries", "128", Kind::Fixed),
@@ -137,6 +148,11 @@ pub(crate) struct Settings {
     durability: Durability,
     /// Whether writes are acknowledged before they are flushed.
     relaxes: AtomicBool,
+    /// A primary is followed, and nobody else may write meanwhile.
+    follows: AtomicBool,
+    is_read_only: AtomicBool,
+    /// Wakes who follows.
+    pub(crate) primary_changed: Notify,
     is_stale: AtomicBool,
 }
 
@@ -148,6 +164,19 @@ impl Settings {
             made.take_effect(name, made.at_start(name));
         }
         made
+    }
+
+    /// The primary that is to be followed.
+    pub(crate) fn primary(&self) -> Option<PrimaryName> {
+        if !self.follows.load(Ordering::Acquire) {
+            return None;
+        }
+        PrimaryName::read(&self.get(PRIMARY))
+    }
+
+    /// Whether clients may not write, because a primary does.
+    pub(crate) fn refuses_writes(&self) -> bool {
+        self.follows.load(Ordering::Relaxed) && self.is_read_only.load(Ordering::Relaxed)
     }
 
     /// What holds for connections that do not choose.
@@ -225,6 +254,8 @@ impl Settings {
                 values.remove(known);
             }
         }
+        drop(values);
+        self.primary_changed.notify_waiters();
     }
 
     /// Makes the next one who looks read all settings again.
@@ -264,6 +295,8 @@ impl Settings {
             "latency-monitor-threshold" => self.latency_ms.store(number(), Ordering::Relaxed),
             FLUSHING => self.relaxes.store(value != ALWAYS, Ordering::Relaxed),
             "cluster-enabled" => self.redirects.store(value == "yes", Ordering::Relaxed),
+            PRIMARY => self.follows.store(!value.is_empty(), Ordering::Release),
+            "replica-read-only" => self.is_read_only.store(value == "yes", Ordering::Relaxed),
             "timeout" => self.idle_s.store(number(), Ordering::Relaxed),
             "notify-keyspace-events" => {
                 self.events.store(parse_events(value).unwrap_or(0), Ordering::Relaxed);
@@ -276,6 +309,7 @@ impl Settings {
 /// A value as it is to be shown.
 fn normal(kind: Kind, value: &str) -> Result<String, String> {
     match kind {
+        Kind::Text => Ok(value.to_owned()),
         Kind::Fixed => Err("can't set immutable config".to_owned()),
         Kind::Events => match parse_events(value) {
             Some(events) => Ok(event_text(events)),

@@ -26,6 +26,7 @@ pub(crate) enum OwnCommand {
     Latency,
     Lolwut,
     Memory,
+    Migrate,
     Module,
     Monitor,
     Multi,
@@ -42,10 +43,12 @@ pub(crate) enum OwnCommand {
     ReadOnly,
     ReadWrite,
     ReplConf,
+    ReplicaOf,
     Reset,
     Role,
     Save,
     Select,
+    SlaveOf,
     Slowlog,
     SsubScribe,
     SubScribe,
@@ -82,6 +85,7 @@ const fn own(
 const CONNECTION: Flags = Flags::FAST.and(Flags::LOADING).and(Flags::NO_SCRIPT);
 const FIRST: Flags = CONNECTION.and(Flags::NO_AUTH);
 const ADMIN: Flags = Flags::ADMIN.and(Flags::NO_SCRIPT).and(Flags::LOADING).and(Flags::DANGEROUS);
+const REPLICATION: Flags = Flags::ADMIN.and(Flags::NO_SCRIPT).and(Flags::DANGEROUS);
 const ANY: Flags = Flags::LOADING;
 const LISTEN: Flags = Flags::PUBSUB.and(Flags::NO_SCRIPT).and(Flags::LOADING);
 
@@ -113,6 +117,14 @@ pub(crate) static OWN: &[Own] = &[
         group: Group::Server,
         command: OwnCommand::Memory,
     },
+    Own {
+        name: "migrate",
+        arity: -6,
+        flags: Flags::WRITE.and(Flags::DANGEROUS),
+        keys: Keys::Migrate,
+        group: Group::Generic,
+        command: OwnCommand::Migrate,
+    },
     own("module", -2, ADMIN, Group::Server, OwnCommand::Module),
     own("monitor", 1, ADMIN, Group::Server, OwnCommand::Monitor),
     own("multi", 1, CONNECTION, Group::Transactions, OwnCommand::Multi),
@@ -129,10 +141,12 @@ pub(crate) static OWN: &[Own] = &[
     own("readonly", 1, CONNECTION, Group::Cluster, OwnCommand::ReadOnly),
     own("readwrite", 1, CONNECTION, Group::Cluster, OwnCommand::ReadWrite),
     own("replconf", -1, ADMIN, Group::Server, OwnCommand::ReplConf),
+    own("replicaof", 3, REPLICATION, Group::Server, OwnCommand::ReplicaOf),
     own("reset", 1, FIRST, Group::Connection, OwnCommand::Reset),
     own("role", 1, ADMIN.and(Flags::FAST), Group::Server, OwnCommand::Role),
     own("save", 1, ADMIN, Group::Server, OwnCommand::Save),
     own("select", 2, CONNECTION, Group::Connection, OwnCommand::Select),
+    own("slaveof", 3, REPLICATION, Group::Server, OwnCommand::SlaveOf),
     own("slowlog", -2, ADMIN, Group::Server, OwnCommand::Slowlog),
     own("ssubscribe", -2, LISTEN, Group::PubSub, OwnCommand::SsubScribe),
     own("subscribe", -2, LISTEN, Group::PubSub, OwnCommand::SubScribe),

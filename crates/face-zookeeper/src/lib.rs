@@ -78,6 +78,8 @@ pub struct ZookeeperOptions {
     pub serves_read_only: bool,
     /// What a read sees.
     pub read_level: ReadLevel,
+    /// How old what a local read shows may be, before the node asks whether there is something newer.
+    pub staleness_max: Duration,
 }
 
 /// What a read sees.
@@ -85,7 +87,8 @@ pub struct ZookeeperOptions {
 pub enum ReadLevel {
     /// Every commit that was acknowledged, on any node, before the read was sent.
     Linearizable,
-    /// What this node has applied, which may be old; `sync` catches up. As ZooKeeper reads.
+    /// What this node has applied, which may be as old as [`ZookeeperOptions::staleness_max`]; `sync` catches up.
+    /// As ZooKeeper reads.
     Local,
 }
 
@@ -104,6 +107,7 @@ impl Default for ZookeeperOptions {
             has_reconfig: false,
             serves_read_only: true,
             read_level: ReadLevel::Linearizable,
+            staleness_max: Duration::from_secs(1),
         }
     }
 }

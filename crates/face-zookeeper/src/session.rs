@@ -566,11 +566,16 @@ impl<'a> Conversation<'a> {
     /// How many of the first `count` reads may be carried out now.
     fn admitted(&mut self, count: usize) -> Result<usize, KernelError> {
         let is_sync = |waiting: &Waiting| matches!(waiting.plan, Plan::Read(Request::Sync { .. }));
-        let is_local = self.is_read_only || self.shared.options.read_level == ReadLevel::Local;
-        if is_local && !self.gate.is_closed() && !self.waiting.iter().take(count).any(is_sync) {
-            return Ok(count);
+        let Shared { kernel, options, .. } = self.shared;
+        let has_sync = self.waiting.iter().take(count).any(is_sync);
+        match options.read_level {
+            // Nobody can be asked.
+            _ if self.is_read_only && !has_sync => Ok(count),
+            ReadLevel::Local if !has_sync => {
+                self.gate.admit_within(&**kernel, options.staleness_max, count)
+            }
+            _ => self.gate.admit(&**kernel, count),
         }
-        self.gate.admit(&*self.shared.kernel, count)
     }
 
     /// Answers the reads and refusals at the front, at one state.

@@ -25,6 +25,8 @@ struct ClusterKernel {
     kernel: Arc<dyn Kernel>,
     view: Arc<Mutex<ClusterView>>,
     is_isolated: AtomicBool,
+    /// Whether it has lately heard that it lacks nothing.
+    is_recent: AtomicBool,
 }
 
 impl ClusterKernel {
@@ -50,6 +52,7 @@ impl ClusterKernel {
             kernel: memory_kernel(),
             view: Arc::new(Mutex::new(view)),
             is_isolated: AtomicBool::new(false),
+            is_recent: AtomicBool::new(true),
         })
     }
 }
@@ -67,6 +70,11 @@ impl Kernel for ClusterKernel {
         self.is_isolated
             .load(Ordering::SeqCst)
             .then(|| -> ReadBarrier { Box::pin(async move { Err(lost()) }) })
+    }
+
+    fn read_barrier_within(&self, staleness_max: Duration) -> Option<ReadBarrier> {
+        assert_eq!(staleness_max, Duration::from_millis(1234));
+        if self.is_recent.load(Ordering::SeqCst) { None } else { self.read_barrier() }
     }
 
     fn cluster(&self) -> ClusterView {
@@ -240,18 +248,24 @@ async fn without_a_majority_readers_are_served_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn local_reads_wait_for_nobody_but_a_sync_does() {
+async fn local_reads_wait_for_nobody_as_long_as_the_node_is_not_behind_but_a_sync_does() {
     let kernel = ClusterKernel::new();
     let local = ZookeeperOptions {
         read_level: ReadLevel::Local,
+        staleness_max: Duration::from_millis(1234),
         serves_read_only: false,
         ..ZookeeperOptions::default()
     };
     let served = serve_options(kernel.clone(), local);
-    let (mut raw, _) = Raw::connect(served.address, &fresh(6_000)).await;
-    assert_eq!(raw.ask(create("/a", 0)).await.error, 0);
+    let (mut one, _) = Raw::connect(served.address, &fresh(6_000)).await;
+    let (mut other, _) = Raw::connect(served.address, &fresh(6_000)).await;
+    assert_eq!(one.ask(create("/a", 0)).await.error, 0);
     kernel.is_isolated.store(true, Ordering::SeqCst);
-    assert_eq!(raw.ask(get("/a", false)).await.error, 0);
-    raw.request(1, &[Request::Sync { path: "/a".to_owned() }]).await;
-    assert!(raw.frame().await.is_none(), "this node cannot catch up: the connection is lost");
+    assert_eq!(one.ask(get("/a", false)).await.error, 0);
+    assert_eq!(other.ask(get("/a", false)).await.error, 0);
+    one.request(1, &[Request::Sync { path: "/a".to_owned() }]).await;
+    assert!(one.frame().await.is_none(), "this node cannot catch up: the connection is lost");
+    kernel.is_recent.store(false, Ordering::SeqCst);
+    other.request(1, &[get("/a", false)]).await;
+    assert!(other.frame().await.is_none(), "what it has may be too old");
 }

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use crate::{Kernel, KernelError, ReadBarrier};
 
@@ -29,8 +30,29 @@ impl ReadGate {
         kernel: &dyn Kernel,
         waiting_count: usize,
     ) -> Result<usize, KernelError> {
+        self.admit_behind(|| kernel.read_barrier(), waiting_count)
+    }
+
+    /// As [`ReadGate::admit`], for reads to which [`Kernel::read_barrier_within`] is enough.
+    ///
+    /// # Errors
+    /// As [`ReadGate::admit`].
+    pub fn admit_within(
+        &mut self,
+        kernel: &dyn Kernel,
+        staleness_max: Duration,
+        waiting_count: usize,
+    ) -> Result<usize, KernelError> {
+        self.admit_behind(|| kernel.read_barrier_within(staleness_max), waiting_count)
+    }
+
+    fn admit_behind(
+        &mut self,
+        barrier: impl FnOnce() -> Option<ReadBarrier>,
+        waiting_count: usize,
+    ) -> Result<usize, KernelError> {
         if self.barrier.is_none() && self.passed.is_none() {
-            match kernel.read_barrier() {
+            match barrier() {
                 None => return Ok(waiting_count),
                 Some(barrier) => {
                     self.barrier = Some(barrier);

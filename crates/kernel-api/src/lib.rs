@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proteus_machine::Committed;
 
@@ -129,6 +130,20 @@ pub trait Kernel: Send + Sync + 'static {
     /// time. One barrier serves any number of reads that begin after it was asked for.
     fn read_barrier(&self) -> Option<ReadBarrier> {
         None
+    }
+
+    /// As [`Kernel::read_barrier`], for readers to whom a state will do that has every commit acknowledged
+    /// `staleness_max` ago or earlier: on a node that keeps up there is nothing to wait for, and no other node
+    /// is asked for each read. What one node shows never goes back.
+    fn read_barrier_within(&self, staleness_max: Duration) -> Option<ReadBarrier> {
+        let _ = staleness_max;
+        self.read_barrier()
+    }
+
+    /// As [`Kernel::read_barrier_within`], for reads of nothing but the cache's keys in these slots.
+    fn slots_barrier_within(&self, slots: &[Slot], staleness_max: Duration) -> Option<ReadBarrier> {
+        let _ = slots;
+        self.read_barrier_within(staleness_max)
     }
 
     /// Whether the cache's keys are in several shards, so that [`read_slots`](Self::read_slots_dyn) has to wait

@@ -26,7 +26,7 @@ use crate::image::StateImage;
 use crate::links::{Links, Route, Service, ServiceLinks};
 use crate::pending::{Answered, Kind, Proposal};
 use crate::proposer::{Arrival, Proposer, Taking};
-use crate::reads::{Readers, ask_for_readers};
+use crate::reads::{Readers, Recency, ask_for_readers};
 use crate::state::ShardState;
 use crate::step::{
     FinishMessage, Finished, Knowledge, Step, StepOutcome, TransactionId, encode_command,
@@ -160,6 +160,7 @@ pub struct Shard<M: ShardMachine> {
     shard: ShardId,
     links: Arc<dyn Links>,
     readers: Readers,
+    recency: Arc<Recency>,
     voters: Arc<Voters>,
     stop: watch::Sender<bool>,
     /// Why the shard serves no more, once it does not.
@@ -226,7 +227,8 @@ impl<M: ShardMachine> Shard<M> {
         };
         task::spawn(proposer.run());
         let (readers, reading) = mpsc::unbounded_channel();
-        task::spawn(ask_for_readers(group.clone(), state.clone(), reading));
+        let recency = Arc::new(Recency::new(clock.clone()));
+        task::spawn(ask_for_readers(group.clone(), state.clone(), recency.clone(), reading));
         let stopped = Arc::new(Mutex::new(None));
         let voters = Arc::new(Voters::new(node, shard, group.clone(), links.clone()));
         let opened = Arc::new(Shard {
@@ -240,6 +242,7 @@ impl<M: ShardMachine> Shard<M> {
             shard,
             links: links.clone(),
             readers,
+            recency,
             voters: voters.clone(),
             stop,
             stopped: stopped.clone(),
@@ -483,6 +486,18 @@ impl<M: ShardMachine> Shard<M> {
         // If nobody asks any more the receiver learns it.
         let _ = self.readers.send(sender);
         Some(receiver)
+    }
+
+    /// As [`Shard::read_barrier`], for a reader to whom a state will do that has all that was acknowledged
+    /// `staleness_max` ago.
+    pub fn read_barrier_within(
+        &self,
+        staleness_max: Duration,
+    ) -> Option<oneshot::Receiver<Result<(), KernelError>>> {
+        if self.recency.is_within(staleness_max, &self.readers) {
+            return None;
+        }
+        self.read_barrier()
     }
 
     /// Answers a message that another node's links carried here. What must happen in the order of

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use proteus_kernel::{Shard, Shards};
 use proteus_kernel_api::{
@@ -65,6 +66,14 @@ impl Kernel for NodeKernel {
 
     fn read_barrier(&self) -> Option<ReadBarrier> {
         self.router.read_barrier()
+    }
+
+    fn read_barrier_within(&self, staleness_max: Duration) -> Option<ReadBarrier> {
+        self.router.read_barrier_within(staleness_max)
+    }
+
+    fn slots_barrier_within(&self, slots: &[Slot], staleness_max: Duration) -> Option<ReadBarrier> {
+        self.router.slots_barrier_within(slots, staleness_max)
     }
 
     fn is_spread(&self) -> bool {
@@ -158,6 +167,10 @@ impl Kernel for FirstShardKernel {
 
     fn read_barrier(&self) -> Option<ReadBarrier> {
         self.0.router.first_barrier()
+    }
+
+    fn read_barrier_within(&self, staleness_max: Duration) -> Option<ReadBarrier> {
+        self.0.router.first_barrier_within(staleness_max)
     }
 
     fn cluster(&self) -> ClusterView {

@@ -243,6 +243,31 @@ impl Router {
         Some(Box::pin(passed(self.meta.read_barrier()?)))
     }
 
+    /// As [`Router::read_barrier`], for who is content with what was acknowledged `staleness_max` ago.
+    pub(crate) fn read_barrier_within(&self, staleness_max: Duration) -> Option<ReadBarrier> {
+        let all = self.shards.all().into_iter();
+        let passing: Vec<_> =
+            all.filter_map(|(_, shard)| shard.read_barrier_within(staleness_max)).collect();
+        all_passed(passing)
+    }
+
+    /// As [`Router::read_barrier_within`], for reads of nothing but what is in the first shard.
+    pub(crate) fn first_barrier_within(&self, staleness_max: Duration) -> Option<ReadBarrier> {
+        Some(Box::pin(passed(self.meta.read_barrier_within(staleness_max)?)))
+    }
+
+    /// As [`Router::read_barrier_within`], for reads of nothing but what is in `slots`.
+    pub(crate) fn slots_barrier_within(
+        &self,
+        slots: &[Slot],
+        staleness_max: Duration,
+    ) -> Option<ReadBarrier> {
+        let map = self.shards.map();
+        let shards: BTreeSet<ShardId> = slots.iter().map(|slot| map.shard_of(*slot)).collect();
+        let open = shards.into_iter().filter_map(|shard| self.shards.shard(shard));
+        all_passed(open.filter_map(|shard| shard.read_barrier_within(staleness_max)).collect())
+    }
+
     /// As [`Router::read_barrier`], for [`Router::read_slots`], with the shards that it is of.
     pub(crate) fn slots_barrier(&self, slots: &[Slot]) -> (BTreeSet<ShardId>, Option<ReadBarrier>) {
         let map = self.shards.map();
@@ -271,11 +296,15 @@ fn read_spread(
 }
 
 fn barrier_of(shards: impl Iterator<Item = Arc<Shard<Composed>>>) -> Option<ReadBarrier> {
-    let passing: Vec<_> = shards.filter_map(|shard| shard.read_barrier().map(passed)).collect();
-    if passing.is_empty() {
+    all_passed(shards.filter_map(|shard| shard.read_barrier()).collect())
+}
+
+fn all_passed(barriers: Vec<Barrier>) -> Option<ReadBarrier> {
+    if barriers.is_empty() {
         return None;
     }
-    Some(Box::pin(async move { try_join_all(passing).await.map(drop) }))
+    let passing = try_join_all(barriers.into_iter().map(passed));
+    Some(Box::pin(async move { passing.await.map(drop) }))
 }
 
 async fn passed(barrier: Barrier) -> Result<(), KernelError> {

@@ -244,6 +244,9 @@ struct Settings {
     /// What ZooKeeper reads see: linearizable or local [default: linearizable]
     #[arg(long, value_name = "LEVEL")]
     zookeeper_reads: Option<String>,
+    /// How far behind a node may be that reads without asking, where a protocol allows that [default: 1000]
+    #[arg(long, value_name = "MILLISECONDS")]
+    staleness_ms_max: Option<String>,
     /// error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -289,6 +292,7 @@ impl Settings {
             ("zookeeper_reconfig", &self.zookeeper_reconfig),
             ("zookeeper_read_only", &self.zookeeper_read_only),
             ("zookeeper_reads", &self.zookeeper_reads),
+            ("staleness_ms_max", &self.staleness_ms_max),
             ("log_level", &self.log_level),
             ("log_format", &self.log_format),
         ];

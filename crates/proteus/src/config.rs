@@ -233,6 +233,12 @@ pub const KEYS: &[Key] = &[
         help: "What ZooKeeper reads see; sync catches up where they are local",
     },
     Key {
+        name: "staleness_ms_max",
+        default: "1000",
+        accepts: "a number of milliseconds from 10 to 3600000",
+        help: "How far behind a node may be that reads without asking: for Redis' READONLY, and zookeeper_reads = local",
+    },
+    Key {
         name: "log_level",
         default: "info",
         accepts: "error, warn, info, debug or trace",
@@ -377,6 +383,8 @@ pub struct Config {
     pub zookeeper_read_only: bool,
     /// What ZooKeeper reads see.
     pub zookeeper_reads: ReadLevel,
+    /// How far behind a node may be that reads without asking.
+    pub staleness_max: Duration,
     /// Log level.
     pub log_level: String,
     /// Whether logs are JSON.
@@ -525,6 +533,10 @@ impl Config {
                 "linearizable" => Some(ReadLevel::Linearizable),
                 "local" => Some(ReadLevel::Local),
                 _ => None,
+            })?,
+            staleness_max: reader.parse("staleness_ms_max", |value| {
+                let ms = value.parse().ok().filter(|ms| (10..=3_600_000).contains(ms));
+                ms.map(Duration::from_millis)
             })?,
             log_level: reader.parse("log_level", |value| {
                 let levels = ["error", "warn", "info", "debug", "trace"];

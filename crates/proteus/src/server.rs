@@ -348,6 +348,7 @@ fn build_faces(
             has_reconfig: config.zookeeper_reconfig,
             serves_read_only: config.zookeeper_read_only,
             read_level: config.zookeeper_reads,
+            staleness_max: config.staleness_max,
         },
     );
     let http = HttpFace::new(first_shard.clone(), metrics.clone(), sampled_figures(node, metrics))
@@ -361,7 +362,10 @@ fn build_faces(
             accounts(),
             kafka_options(config, objects),
         ),
-        Arc::new(RedisFace::new(kernel, clock.clone(), metrics, accounts())),
+        Arc::new(
+            RedisFace::new(kernel, clock.clone(), metrics, accounts())
+                .with_staleness_max(config.staleness_max),
+        ),
         Arc::new(postgres),
         Arc::new(http),
         Arc::new(RegistryFace::new(first_shard, accounts())),

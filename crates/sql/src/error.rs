@@ -19,6 +19,7 @@ pub mod sqlstate {
     pub const NOT_NULL_VIOLATION: &str = "23502";
     pub const UNIQUE_VIOLATION: &str = "23505";
     pub const ACTIVE_TRANSACTION: &str = "25001";
+    pub const READ_ONLY_TRANSACTION: &str = "25006";
     pub const NO_ACTIVE_TRANSACTION: &str = "25P01";
     pub const FAILED_TRANSACTION: &str = "25P02";
     pub const INVALID_STATEMENT_NAME: &str = "26000";

@@ -14,6 +14,7 @@
 //! It knows no protocol and no socket. Reading order: [`SqlSession`], [`Engine`], [`Procedures`],
 //! [`TopicReader`].
 
+mod access;
 mod batch;
 mod catalog;
 mod checked;

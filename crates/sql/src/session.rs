@@ -6,6 +6,7 @@ use datafusion::sql::sqlparser::ast::{self, Statement};
 use proteus_kernel_api::Durability;
 use proteus_kernel_api::table::{ColumnType, Row, Value};
 
+use crate::access;
 use crate::ddl;
 use crate::depth::{self, Deep};
 use crate::describe;
@@ -171,7 +172,7 @@ impl SqlSession {
             return Ok(Prepared { statement: None, parameter_types: Vec::new(), columns: None });
         };
         self.refuse_if_failed(&parsed.statement)?;
-        self.catch_up().await?;
+        self.catch_up(&parsed.statement, true).await?;
         let result = if parsed.is_deep {
             depth::on_large_stack(|| self.describe(parsed, given))
         } else {
@@ -239,10 +240,25 @@ impl SqlSession {
         ))
     }
 
-    /// Before a transaction begins to read: waits until this node has what was acknowledged anywhere.
-    async fn catch_up(&self) -> Result<(), SqlError> {
-        if matches!(self.state, State::Idle) {
-            self.engine.kernel.pass_read_barrier().await?;
+    /// Before a transaction begins to read: waits until this node has what was acknowledged anywhere, or as
+    /// much of it as the session asks for.
+    async fn catch_up(&self, statement: &Statement, is_last: bool) -> Result<(), SqlError> {
+        if !matches!(self.state, State::Idle) || !access::may_read(statement) {
+            return Ok(());
+        }
+        let begins_reading = || match statement {
+            Statement::StartTransaction { modes, .. } => {
+                settings::begins_reading(&self.settings, modes)
+            }
+            statement => is_last && access::only_reads(statement),
+        };
+        let kernel = &self.engine.kernel;
+        let barrier = match self.settings.max_staleness().filter(|_| begins_reading()) {
+            Some(staleness_max) => kernel.read_barrier_within(staleness_max),
+            None => kernel.read_barrier(),
+        };
+        if let Some(barrier) = barrier {
+            barrier.await?;
         }
         Ok(())
     }
@@ -270,7 +286,7 @@ impl SqlSession {
         }
         let parameters: Vec<(Value, ColumnType)> =
             values.into_iter().zip(prepared.parameter_types.iter().copied()).collect();
-        self.catch_up().await?;
+        self.catch_up(statement, is_last).await?;
         let result = match statement.as_ref() {
             Statement::StartTransaction { .. }
             | Statement::Commit { .. }
@@ -331,6 +347,9 @@ impl SqlSession {
         parameters: &[(Value, ColumnType)],
         is_last: bool,
     ) -> Result<Execution, SqlError> {
+        if self.settings.is_read_only() {
+            access::refuse_change(statement)?;
+        }
         let is_alone = is_last && matches!(self.state, State::Idle);
         if is_alone {
             return self.alone(statement, parameters).await;
@@ -384,11 +403,12 @@ impl SqlSession {
     async fn control(&mut self, statement: &Statement) -> Result<Execution, SqlError> {
         match statement {
             Statement::StartTransaction { modes, statements, .. } => {
-                settings::isolation_of(modes)?;
                 if !statements.is_empty() {
                     return Err(SqlError::unsupported("BEGIN … END blocks"));
                 }
-                self.begin()
+                let begun = self.begin()?;
+                settings::begin(&mut self.settings, modes)?;
+                Ok(begun)
             }
             Statement::Commit { chain: false, .. } => self.commit().await,
             Statement::Rollback { chain: false, savepoint: None } => Ok(self.rollback()),
@@ -486,6 +506,11 @@ impl SqlSession {
             Statement::Set(set) => {
                 let is_local = settings::is_local(set);
                 for (name, value) in settings::assignments(set)? {
+                    let is_begun = !matches!(self.state, State::Idle);
+                    if is_begun && self.settings.lets_change(&name, &value) {
+                        let message = "transaction read-write mode must be set before any query";
+                        return Err(SqlError::new(sqlstate::ACTIVE_TRANSACTION, message));
+                    }
                     if is_local {
                         self.settings.set_local(&name, &value)?;
                     } else if value.eq_ignore_ascii_case("default") {

@@ -1,6 +1,7 @@
 //! SET and SHOW: settings that clients expect. Most are accepted and change nothing.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use datafusion::sql::sqlparser::ast::{self, Expr};
 
@@ -20,14 +21,14 @@ pub struct Settings {
 }
 
 /// Settings with their defaults. A client may set any; those of [`FIXED`] only to what they are.
-const DEFAULTS: [(&str, &str); 25] = [
+const DEFAULTS: [(&str, &str); 27] = [
     ("application_name", ""),
     ("bytea_output", "hex"),
     ("client_encoding", "UTF8"),
     ("client_min_messages", "notice"),
     ("datestyle", "ISO, MDY"),
     ("default_transaction_isolation", "repeatable read"),
-    ("default_transaction_read_only", "off"),
+    (DEFAULT_READ_ONLY, "off"),
     ("extra_float_digits", "1"),
     ("idle_in_transaction_session_timeout", "0"),
     ("integer_datetimes", "on"),
@@ -37,6 +38,7 @@ const DEFAULTS: [(&str, &str); 25] = [
     ("lc_messages", "C"),
     ("lock_timeout", "0"),
     ("max_identifier_length", "63"),
+    (MAX_STALENESS, "0"),
     ("search_path", "\"$user\", public"),
     ("server_encoding", "UTF8"),
     ("server_version", SERVER_VERSION),
@@ -46,7 +48,15 @@ const DEFAULTS: [(&str, &str); 25] = [
     (SYNCHRONOUS, "on"),
     ("timezone", "UTC"),
     ("transaction_isolation", "repeatable read"),
+    (TRANSACTION_READ_ONLY, "off"),
 ];
+
+/// Whether a transaction may change anything, and whether those may that do not say.
+const TRANSACTION_READ_ONLY: &str = "transaction_read_only";
+const DEFAULT_READ_ONLY: &str = "default_transaction_read_only";
+
+/// How old what is read may be, where nothing is changed; 0: it has all that was acknowledged.
+const MAX_STALENESS: &str = "proteus.max_staleness";
 
 /// Whether a commit is flushed before it is acknowledged.
 const SYNCHRONOUS: &str = "synchronous_commit";
@@ -87,7 +97,9 @@ impl Settings {
     /// A setting's value.
     pub fn get(&self, name: &str) -> Option<String> {
         let name = name.to_lowercase();
-        let set = self.local.get(&name).or_else(|| self.set.get(&name));
+        let set = |name: &str| self.local.get(name).or_else(|| self.set.get(name));
+        let default = || if name == TRANSACTION_READ_ONLY { set(DEFAULT_READ_ONLY) } else { None };
+        let set = set(&name).or_else(default);
         set.or_else(|| self.values.get(&name)).cloned()
     }
 
@@ -130,6 +142,22 @@ impl Settings {
     pub fn durability(&self) -> Option<Durability> {
         let set = self.local.get(SYNCHRONOUS).or_else(|| self.set.get(SYNCHRONOUS))?;
         Some(if set == "off" { Durability::Relaxed } else { Durability::Flushed })
+    }
+
+    /// Whether the transaction under way, or the next, may change nothing.
+    pub fn is_read_only(&self) -> bool {
+        self.get(TRANSACTION_READ_ONLY).as_deref() == Some("on")
+    }
+
+    /// Whether setting this would let a transaction change something that so far may not.
+    pub fn lets_change(&self, name: &str, value: &str) -> bool {
+        name == TRANSACTION_READ_ONLY && self.is_read_only() && boolean(value) == Some("off")
+    }
+
+    /// How old what is read may be, where nothing is changed; `None` if it must not lack anything.
+    pub fn max_staleness(&self) -> Option<Duration> {
+        let set = self.local.get(MAX_STALENESS).or_else(|| self.set.get(MAX_STALENESS))?;
+        duration(set).filter(|staleness| !staleness.is_zero())
     }
 
     fn changed(&self, name: &str, value: &str) -> Result<(String, String), SqlError> {
@@ -191,13 +219,22 @@ fn checked(name: &str, value: &str) -> Result<String, SqlError> {
         "standard_conforming_strings" => ["on", "true", "1"].contains(&lower.as_str()),
         "bytea_output" => lower == "hex",
         SYNCHRONOUS => {
-            return match lower.as_str() {
-                "on" | "true" | "yes" | "1" => Ok("on".to_owned()),
-                "off" | "false" | "no" | "0" => Ok("off".to_owned()),
+            return match (boolean(value), lower.as_str()) {
+                (Some(value), _) => Ok(value.to_owned()),
                 // As on a single server.
-                "local" | "remote_write" | "remote_apply" => Ok(lower),
+                (None, "local" | "remote_write" | "remote_apply") => Ok(lower),
                 _ => Err(invalid(name, value)),
             };
+        }
+        DEFAULT_READ_ONLY | TRANSACTION_READ_ONLY => {
+            let message = format!("parameter \"{name}\" requires a Boolean value");
+            let refused = || SqlError::new(sqlstate::INVALID_PARAMETER, message);
+            return boolean(value).map(str::to_owned).ok_or_else(refused);
+        }
+        MAX_STALENESS => {
+            let units = "Valid units for this parameter are \"us\", \"ms\", \"s\", \"min\", \"h\", and \"d\".";
+            let refused = || invalid(name, value).hint(units);
+            return duration(value).map(|_| lower.trim().to_owned()).ok_or_else(refused);
         }
         "transaction_isolation" | "default_transaction_isolation" => {
             // All weaker levels are given as snapshot isolation, which is stronger.
@@ -214,6 +251,32 @@ fn checked(name: &str, value: &str) -> Result<String, SqlError> {
     Err(invalid(name, value))
 }
 
+/// As PostgreSQL reads a truth value.
+fn boolean(value: &str) -> Option<&'static str> {
+    match value.to_lowercase().as_str() {
+        "on" | "true" | "yes" | "1" | "t" | "y" => Some("on"),
+        "off" | "false" | "no" | "0" | "f" | "n" => Some("off"),
+        _ => None,
+    }
+}
+
+/// A time as PostgreSQL reads one that is in milliseconds unless it says otherwise.
+fn duration(value: &str) -> Option<Duration> {
+    let value = value.trim();
+    let digits = value.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = value.split_at_checked(digits)?;
+    let us_each = match unit.trim().to_lowercase().as_str() {
+        "us" => 1,
+        "" | "ms" => 1_000,
+        "s" => 1_000_000,
+        "min" => 60_000_000,
+        "h" => 3_600_000_000,
+        "d" => 86_400_000_000,
+        _ => return None,
+    };
+    Some(Duration::from_micros(number.parse::<u64>().ok()?.checked_mul(us_each)?))
+}
+
 fn invalid(name: &str, value: &str) -> SqlError {
     let message = format!("invalid value for parameter \"{name}\": \"{value}\"");
     SqlError::new(sqlstate::INVALID_PARAMETER, message)
@@ -221,11 +284,13 @@ fn invalid(name: &str, value: &str) -> SqlError {
 
 /// Whether a SET statement holds for the transaction alone.
 pub fn is_local(set: &ast::Set) -> bool {
-    let scope = match set {
-        ast::Set::SingleAssignment { scope, .. } => scope.as_ref(),
-        _ => None,
-    };
-    matches!(scope, Some(ast::ContextModifier::Local))
+    match set {
+        ast::Set::SingleAssignment { scope, .. } => {
+            matches!(scope, Some(ast::ContextModifier::Local))
+        }
+        ast::Set::SetTransaction { session, .. } => !session,
+        _ => false,
+    }
 }
 
 /// The text of a SET's value.
@@ -256,18 +321,45 @@ pub fn assignments(set: &ast::Set) -> Result<Vec<(String, String)>, SqlError> {
         ast::Set::SetNames { charset_name, .. } => {
             Ok(vec![("client_encoding".to_owned(), names::fold(charset_name))])
         }
-        ast::Set::SetTransaction { modes, .. } => isolation_of(modes),
+        ast::Set::SetTransaction { modes, session, .. } => {
+            let name = if *session { DEFAULT_READ_ONLY } else { TRANSACTION_READ_ONLY };
+            let read_only = is_read_only(modes)?;
+            Ok(read_only.map(|on| (name.to_owned(), on.to_owned())).into_iter().collect())
+        }
         ast::Set::SetSessionAuthorization(_) | ast::Set::SetRole { .. } => Ok(Vec::new()),
         other => Err(SqlError::unsupported(other)),
     }
 }
 
-/// Reads the modes of BEGIN and SET TRANSACTION.
+/// Makes the settings of a transaction that begins what the modes of its BEGIN say.
 ///
 /// # Errors
 /// 0A000 for SERIALIZABLE.
-pub fn isolation_of(modes: &[ast::TransactionMode]) -> Result<Vec<(String, String)>, SqlError> {
+pub fn begin(settings: &mut Settings, modes: &[ast::TransactionMode]) -> Result<(), SqlError> {
+    match is_read_only(modes)? {
+        Some(value) => settings.set_local(TRANSACTION_READ_ONLY, value),
+        None => Ok(()),
+    }
+}
+
+/// Whether a transaction that begins with these modes will change nothing.
+pub fn begins_reading(settings: &Settings, modes: &[ast::TransactionMode]) -> bool {
+    match is_read_only(modes) {
+        Ok(Some(value)) => value == "on",
+        _ => settings.is_read_only(),
+    }
+}
+
+/// Reads the modes of BEGIN and SET TRANSACTION.
+fn is_read_only(modes: &[ast::TransactionMode]) -> Result<Option<&'static str>, SqlError> {
+    use ast::TransactionAccessMode::{ReadOnly, ReadWrite};
+    let mut is_read_only = None;
     for mode in modes {
+        match mode {
+            ast::TransactionMode::AccessMode(ReadOnly) => is_read_only = Some("on"),
+            ast::TransactionMode::AccessMode(ReadWrite) => is_read_only = Some("off"),
+            ast::TransactionMode::IsolationLevel(_) => {}
+        }
         if *mode
             == ast::TransactionMode::IsolationLevel(ast::TransactionIsolationLevel::Serializable)
         {
@@ -275,7 +367,7 @@ pub fn isolation_of(modes: &[ast::TransactionMode]) -> Result<Vec<(String, Strin
                 .hint("Transactions have snapshot isolation, PostgreSQL's REPEATABLE READ."));
         }
     }
-    Ok(Vec::new())
+    Ok(is_read_only)
 }
 
 #[cfg(test)]
@@ -297,5 +389,35 @@ mod tests {
         settings.reset(Some("synchronous_commit"));
         assert_eq!(settings.durability(), None);
         assert_eq!(settings.set("synchronous_commit", "maybe").unwrap_err().code, "22023");
+    }
+
+    #[test]
+    fn staleness_is_a_time_as_postgresql_writes_it() {
+        let mut settings = Settings::default();
+        assert_eq!(settings.max_staleness(), None);
+        for (value, ms) in [("250", 250), ("2s", 2000), (" 1 min ", 60_000), ("1500ms", 1500)] {
+            settings.set("proteus.max_staleness", value).unwrap();
+            assert_eq!(settings.max_staleness(), Some(Duration::from_millis(ms)), "{value}");
+        }
+        for value in ["", "soon", "-1", "1.5s", "3w", "99999999999999999999", "9999999999999999d"] {
+            let refused = settings.set("proteus.max_staleness", value).unwrap_err();
+            assert_eq!(refused.code, "22023", "{value}");
+        }
+        settings.set_local("Proteus.Max_Staleness", "0").unwrap();
+        assert_eq!(settings.max_staleness(), None, "nothing is to be missing");
+    }
+
+    #[test]
+    fn a_transaction_reads_only_if_it_or_the_session_says_so() {
+        let mut settings = Settings::default();
+        assert!(!settings.is_read_only());
+        settings.set("default_transaction_read_only", "true").unwrap();
+        assert_eq!(settings.get("transaction_read_only").unwrap(), "on");
+        assert!(settings.is_read_only() && settings.lets_change("transaction_read_only", "no"));
+        settings.set_local("transaction_read_only", "off").unwrap();
+        assert!(!settings.is_read_only());
+        settings.end_local();
+        assert!(settings.is_read_only());
+        assert_eq!(settings.set("transaction_read_only", "maybe").unwrap_err().code, "22023");
     }
 }

@@ -1,7 +1,7 @@
 //! Snapshot isolation, and the state of a transaction block.
 
 use crate::support::{code, serve_postgres};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, NoTls};
 
 async fn value(client: &Client, id: i32) -> Option<i32> {
     client
@@ -132,4 +132,51 @@ async fn statements_sent_together_commit_together() {
         .batch_execute("DROP TABLE d; CREATE TABLE IF NOT EXISTS t (x int); DROP TABLE IF EXISTS d")
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_transaction_that_only_reads_changes_nothing() {
+    let served = serve_postgres();
+    let client = served.connect().await;
+    client.batch_execute(SETUP).await.unwrap();
+    let refused = |sql: &'static str| {
+        let client = &client;
+        async move { code(client.batch_execute(sql).await) }
+    };
+    for begin in ["BEGIN READ ONLY", "BEGIN; SET TRANSACTION READ ONLY"] {
+        client.batch_execute(begin).await.unwrap();
+        assert_eq!(total(&client).await, 30, "{begin}");
+        assert_eq!(refused("INSERT INTO t VALUES (3, 30)").await, "25006", "{begin}");
+        client.batch_execute("ROLLBACK").await.unwrap();
+    }
+    client.batch_execute("BEGIN READ ONLY").await.unwrap();
+    assert_eq!(refused("SET TRANSACTION READ WRITE").await, "25001");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    client.batch_execute("UPDATE t SET v = 11 WHERE id = 1").await.unwrap();
+    // As a driver asks for it.
+    let session = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY";
+    client.batch_execute(session).await.unwrap();
+    assert_eq!(refused("DELETE FROM t").await, "25006");
+    assert_eq!(refused("CREATE TABLE u (id int)").await, "25006");
+    client.batch_execute("BEGIN READ WRITE; DELETE FROM t WHERE id = 1; COMMIT").await.unwrap();
+    assert_eq!(total(&client).await, 20);
+    client.batch_execute("SET default_transaction_read_only = off; DELETE FROM t").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_names_settings_as_it_connects() {
+    let served = serve_postgres();
+    let address = served.face.address;
+    let settings = format!(
+        "host={} port={} user=app options='-c default_transaction_read_only=on -c proteus.max_staleness=2s'",
+        address.ip(),
+        address.port()
+    );
+    let (client, connection) = tokio_postgres::connect(&settings, NoTls).await.unwrap();
+    proteus_env::task::spawn(async move {
+        let _ = connection.await;
+    });
+    let shown = client.query_one("SHOW proteus.max_staleness", &[]).await.unwrap();
+    assert_eq!(shown.get::<_, String>(0), "2s");
+    assert_eq!(code(client.batch_execute(SETUP).await), "25006");
 }

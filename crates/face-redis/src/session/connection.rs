@@ -114,13 +114,14 @@ impl Session {
         self.resp = resp;
         let is_resp3 = resp == Resp::Three;
         self.client.about.lock().is_resp3 = is_resp3;
+        let role = if self.face.hub.settings.primary().is_some() { "replica" } else { "master" };
         Ok(Reply::Map(vec![
             (text("server"), text("redis")),
             (text("version"), text(REDIS_VERSION)),
             (text("proto"), Reply::Integer(if is_resp3 { 3 } else { 2 })),
             (text("id"), self.client_id()),
             (text("mode"), text(self.mode())),
-            (text("role"), text("master")),
+            (text("role"), text(role)),
             (text("modules"), Reply::Array(Vec::new())),
         ]))
     }

@@ -3,7 +3,9 @@
 mod clients;
 mod connection;
 mod durability;
+mod following;
 mod messages;
+mod migrate;
 mod redirect;
 mod replica;
 mod rights;
@@ -31,7 +33,7 @@ use crate::RedisFace;
 use crate::blocked::reply_of;
 use crate::client::{Client, Push};
 use crate::codec::{self, Limits};
-use crate::errors::{NOAUTH, of_kernel, wrong_arity};
+use crate::errors::{NOAUTH, READONLY, of_kernel, wrong_arity};
 use crate::hub::Subscription;
 use crate::reply::{Resp, encode, encode_push};
 use crate::slow::Calls;
@@ -269,6 +271,7 @@ impl Session {
         let mut count = 0;
         let mut last = None;
         self.is_current = false;
+        self.on_receipt();
         self.has_room = false;
         self.renew_user();
         self.now_s = (self.face.clock.wall_ms() / 1000) as u32;
@@ -412,6 +415,12 @@ impl Session {
             self.answer(Some(found), refused);
             return Some(found);
         }
+        if self.face.hub.settings.refuses_writes() && self.writes(found) {
+            self.spoil();
+            self.face.slow.reject(found.index());
+            self.answer(Some(found), READONLY);
+            return Some(found);
+        }
         if self.transaction.is_some() && !is_about_transaction(found) {
             self.queue(found, arguments);
             return Some(found);
@@ -419,7 +428,7 @@ impl Session {
         let is_write = match found {
             Found::Data(command) => command.is_write(),
             // What a transaction holds is not looked at: it waits like a write.
-            Found::Own(own) => own.command == OwnCommand::Exec,
+            Found::Own(own) => matches!(own.command, OwnCommand::Exec | OwnCommand::Migrate),
         };
         if (is_write || matches!(found, Found::Data(_))) && self.face.pause_left(is_write).is_some()
         {
@@ -427,11 +436,17 @@ impl Session {
             self.wait_while_paused(is_write).await;
         }
         let is_read = matches!(found, Found::Data(command) if !command.is_write());
-        let slots = if is_read { self.slots_alone(found, &arguments, input) } else { Vec::new() };
-        if (is_read || matches!(found, Found::Own(_)))
-            && slots.is_empty()
-            && let Err(error) = self.catch_up().await
-        {
+        let reads_here = self.reads_here(found);
+        let slots = match is_read && !reads_here {
+            true => self.slots_alone(found, &arguments, input),
+            false => Vec::new(),
+        };
+        let caught_up = match found {
+            _ if reads_here => self.be_new_enough(&arguments).await,
+            _ if slots.is_empty() && (is_read || may_look_at_state(found)) => self.catch_up().await,
+            _ => Ok(()),
+        };
+        if let Err(error) = caught_up {
             self.answer(Some(found), of_kernel(&error));
             return Some(found);
         }
@@ -482,6 +497,20 @@ impl Session {
         Some(found)
     }
 
+    /// Whether a command, or what is queued for it, changes keys. Of a script nobody knows.
+    fn writes(&self, found: Found) -> bool {
+        let changes = |found: Found| match found {
+            Found::Data(command) => command.is_write() && command.group != Group::PubSub,
+            Found::Own(own) => own.command == OwnCommand::Migrate,
+        };
+        match (found, &self.transaction) {
+            (Found::Own(own), Some(queue)) if own.command == OwnCommand::Exec => {
+                queue.requests().iter().any(|(found, _)| changes(*found))
+            }
+            (found, _) => changes(found),
+        }
+    }
+
     /// Before the first read of what one receipt brought: waits until this node has what was
     /// acknowledged anywhere before.
     async fn catch_up(&mut self) -> Result<(), KernelError> {
@@ -506,8 +535,11 @@ impl Session {
 
     fn call(&self, flags: Flags, arguments: Vec<Bytes>) -> Call {
         let seed = if flags.has(Flags::RANDOM) { proteus_env::random::random_u64() } else { 0 };
-        let origin = self.client.origin.load(Ordering::Relaxed);
-        Call { db: self.db, seed, origin, arguments }
+        Call { db: self.db, seed, origin: self.call_origin(), arguments }
+    }
+
+    fn call_origin(&self) -> u64 {
+        self.client.origin.load(Ordering::Relaxed)
     }
 
     fn is_silent(&self) -> bool {
@@ -638,6 +670,8 @@ impl Session {
                 Reply::OK
             }
             OwnCommand::Reset => self.reset(),
+            OwnCommand::ReplicaOf | OwnCommand::SlaveOf => self.replicaof(arguments).await,
+            OwnCommand::Migrate => self.migrate(arguments).await,
             OwnCommand::Watch if self.transaction.is_some() => crate::errors::WATCH_IN_MULTI,
             OwnCommand::Watch => self.watch(arguments),
             OwnCommand::PubSub => self.pubsub(arguments),
@@ -685,6 +719,24 @@ fn may_hold_password(found: Found) -> bool {
     matches!(
         own.command,
         OwnCommand::Auth | OwnCommand::Hello | OwnCommand::Acl | OwnCommand::Config
+    )
+}
+
+/// Whether a command of the face's own may look at the state; the others answer by themselves.
+fn may_look_at_state(found: Found) -> bool {
+    let Found::Own(own) = found else { return false };
+    !matches!(
+        own.command,
+        OwnCommand::Asking
+            | OwnCommand::Discard
+            | OwnCommand::Echo
+            | OwnCommand::Multi
+            | OwnCommand::Ping
+            | OwnCommand::Quit
+            | OwnCommand::ReadOnly
+            | OwnCommand::ReadWrite
+            | OwnCommand::Select
+            | OwnCommand::Time
     )
 }
 

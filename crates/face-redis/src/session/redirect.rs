@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use proteus_kernel_api::cache::commands::{Command, Keys};
+use proteus_kernel_api::cache::commands::{Command, Flags, Keys};
 use proteus_kernel_api::cache::{self, Call, Reply};
 use proteus_kernel_api::{KernelError, Slot};
 
@@ -41,8 +41,10 @@ const HELP: &[&str] = &[
 pub(super) struct Redirecting {
     /// Whether it wants to be; `None` if it has not said so.
     wanted: Option<bool>,
-    /// It reads on nodes that lead nothing.
+    /// It reads what the node that it asks has, which may be a little old; it need not lead.
     is_readonly: bool,
+    /// What that node has is new enough for the receipt under way.
+    is_new_enough: bool,
     /// The next request is to be carried out here.
     is_asking: bool,
 }
@@ -78,6 +80,37 @@ impl Session {
             }
         }
         Reply::OK
+    }
+
+    /// A receipt begins.
+    pub(super) fn on_receipt(&mut self) {
+        self.redirecting.is_new_enough = false;
+    }
+
+    /// Whether a command reads what this node has by itself, because the connection has asked for that.
+    pub(super) fn reads_here(&self, found: Found) -> bool {
+        let is_read =
+            |command: &Command| !command.is_write() && !command.flags.has(Flags::BLOCKING);
+        self.redirecting.is_readonly && matches!(found, Found::Data(command) if is_read(command))
+    }
+
+    /// Before such a read: waits only if this node has not heard for too long whether there is something newer.
+    pub(super) async fn be_new_enough(&mut self, arguments: &[Bytes]) -> Result<(), KernelError> {
+        if self.is_current || self.redirecting.is_new_enough {
+            return Ok(());
+        }
+        let (kernel, staleness_max) = (&self.face.kernel, self.face.staleness_max);
+        let slots =
+            if kernel.is_spread() { cache::spread::slots_read(arguments) } else { Vec::new() };
+        let barrier = match slots.as_slice() {
+            [] => kernel.read_barrier_within(staleness_max),
+            slots => kernel.slots_barrier_within(slots, staleness_max),
+        };
+        if let Some(barrier) = barrier {
+            barrier.await?;
+        }
+        self.redirecting.is_new_enough = slots.is_empty();
+        Ok(())
     }
 
     /// What a client that is redirected hears instead of an answer; `None` if the request is for this node.

@@ -51,6 +51,15 @@ impl NodeProcess {
     }
 
     pub fn start_with(directory: &Path, arguments: &[&str]) -> NodeProcess {
+        NodeProcess::start_from(command, directory, arguments)
+    }
+
+    /// A node from a command that knows more than [`command`].
+    pub fn start_from(
+        command: impl Fn() -> Command,
+        directory: &Path,
+        arguments: &[&str],
+    ) -> NodeProcess {
         let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
         loop {
             let port_offset = free_port_offset();

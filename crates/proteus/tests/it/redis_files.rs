@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use crate::cluster::Cluster;
 use crate::node::{NodeProcess, PATIENCE, command, free_port_offset, runtime};
 
 fn run(node: &NodeProcess, arguments: &[&str]) -> Result<String, String> {
@@ -231,4 +232,48 @@ fn a_primary_is_copied_and_followed_until_its_clients_can_move() {
         (fingerprint(&node.redis_url()).await, fingerprint(&again.url).await)
     });
     assert_eq!(loaded, now);
+}
+
+/// A cluster follows through whichever node leads: what a primary's commands change is there once, though nodes are
+/// killed meanwhile.
+#[test]
+fn a_cluster_follows_a_primary_over_the_loss_of_its_leaders() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let Some(primary) = RealRedis::start(first.path()) else { return };
+    let mut cluster = Cluster::start_with(second.path(), &[]);
+    let (host, port) = primary.address.split_once(':').unwrap();
+    let url = cluster.nodes[0].redis_url();
+    runtime().block_on(ask::<()>(&url, &format!("REPLICAOF {host} {port}")));
+    let count = 4_000;
+    for round in 0..4 {
+        runtime().block_on(async {
+            let mut connection = connect(&primary.url).await;
+            for number in 0..count / 4 {
+                let mut pipeline = redis::pipe();
+                pipeline.cmd("INCR").arg("n").cmd("RPUSH").arg("l").arg(number);
+                pipeline.query_async::<Vec<redis::Value>>(&mut connection).await.unwrap();
+            }
+        });
+        if round < 3 {
+            let leader = cluster.leader();
+            cluster.nodes[leader].kill_and_restart();
+        }
+    }
+    let leader = cluster.leader();
+    for node in [leader, (leader + 1) % 3] {
+        let url = cluster.nodes[node].redis_url();
+        let started = Instant::now();
+        runtime().block_on(async {
+            while ask::<Option<i64>>(&url, "GET n").await != Some(count) {
+                assert!(started.elapsed() < PATIENCE, "it does not catch up");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+            assert_eq!(ask::<i64>(&url, "LLEN l").await, count);
+        });
+    }
+    runtime().block_on(async {
+        let url = cluster.nodes[(leader + 2) % 3].redis_url();
+        ask::<()>(&url, "REPLICAOF NO ONE").await;
+        assert_eq!(ask::<i64>(&url, "INCR n").await, count + 1);
+    });
 }

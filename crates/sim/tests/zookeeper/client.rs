@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 use proteus_env::net::TcpStream;
-use proteus_env::{net, task};
+use proteus_env::{Clock, RuntimeClock, net, task};
 use proteus_face_zookeeper::codec::{
     ConnectRequest, CreateRequest, DeleteRequest, ReadKind, Request, WatchSets, take_frame,
 };
@@ -16,7 +16,7 @@ use proteus_kernel_api::tree::AclEntry;
 use proteus_sim::random::Random;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::PATIENCE;
+use crate::{PATIENCE, STALENESS_MAX};
 
 /// Znodes that are set and watched.
 const KEYS: u64 = 3;
@@ -32,20 +32,43 @@ const TIMEOUT_MS: i32 = 6_000;
 const NO_NODE: i32 = -101;
 
 /// What somebody was shown or told: nobody may be shown less from then on.
-#[derive(Default)]
 pub struct Truth {
-    /// The newest change of each znode, of its data or children.
-    newest: BTreeMap<String, i64>,
+    clock: RuntimeClock,
+    /// The newest change of each znode, of its data or children, and when it became known.
+    newest: BTreeMap<String, Vec<(Duration, i64)>>,
     pub events: u64,
     pub replies: u64,
     pub reconnects: u64,
     pub expired: u64,
 }
 
+impl Default for Truth {
+    fn default() -> Truth {
+        Truth {
+            clock: RuntimeClock::new(0, 0),
+            newest: BTreeMap::new(),
+            events: 0,
+            replies: 0,
+            reconnects: 0,
+            expired: 0,
+        }
+    }
+}
+
 impl Truth {
     fn note(&mut self, path: &str, zxid: i64) {
         let newest = self.newest.entry(path.to_owned()).or_default();
-        *newest = (*newest).max(zxid);
+        if newest.last().is_none_or(|(_, known)| *known < zxid) {
+            newest.push((self.clock.elapsed(), zxid));
+        }
+    }
+
+    /// The newest change of a znode that was known so long ago.
+    fn known(&self, path: &str, ago: Duration) -> i64 {
+        let newest = self.newest.get(path).into_iter().flatten();
+        let now = self.clock.elapsed();
+        let known = newest.take_while(|(since, _)| now - *since >= ago);
+        known.last().map_or(0, |(_, zxid)| *zxid)
     }
 }
 
@@ -73,6 +96,10 @@ struct Reply {
 pub struct Client {
     number: usize,
     random: Random,
+    /// Whether nodes answer reads by themselves.
+    is_local: bool,
+    /// The newest change of each znode that this client was told or shown.
+    own: BTreeMap<String, i64>,
     addresses: Arc<Mutex<Vec<SocketAddr>>>,
     truth: Arc<Mutex<Truth>>,
     pub stream: Option<(TcpStream, BytesMut)>,
@@ -96,12 +123,15 @@ impl Client {
     pub fn new(
         number: usize,
         random: Random,
+        is_local: bool,
         addresses: Arc<Mutex<Vec<SocketAddr>>>,
         truth: Arc<Mutex<Truth>>,
     ) -> Client {
         Client {
             number,
             random,
+            is_local,
+            own: BTreeMap::new(),
             addresses,
             truth,
             stream: None,
@@ -202,14 +232,28 @@ impl Client {
         if reply.error == 0 {
             let mut stat = reply.body;
             stat.advance(8);
-            self.truth.lock().note(path, stat.get_i64());
+            self.note(path, stat.get_i64());
         }
         Ok(())
     }
 
+    fn note(&mut self, path: &str, zxid: i64) {
+        self.truth.lock().note(path, zxid);
+        let own = self.own.entry(path.to_owned()).or_default();
+        *own = (*own).max(zxid);
+    }
+
     /// Reads, and watches from then on.
     async fn look(&mut self, kind: Kind, path: &str) -> Answered<()> {
-        let floor = self.truth.lock().newest.get(path).copied().unwrap_or_default();
+        let lags = self.is_local && !self.random.chance(20);
+        let floor = if lags {
+            let known = self.truth.lock().known(path, STALENESS_MAX);
+            known.max(self.own.get(path).copied().unwrap_or_default())
+        } else {
+            let known = self.truth.lock().known(path, Duration::ZERO);
+            self.sync(path).await?;
+            known
+        };
         let read = if kind == Kind::Data { ReadKind::Data } else { ReadKind::ChildrenAndStat };
         let reply = self.ask(&Request::read(read, path, true)).await?;
         if reply.error != 0 {
@@ -221,7 +265,7 @@ impl Client {
         if shown < floor {
             return self.claim(&format!("{path} is shown at {shown:#x}, after {floor:#x}"));
         }
-        self.truth.lock().note(path, shown);
+        self.note(path, shown);
         match self.watches.insert((kind, path.to_owned()), shown) {
             Some(before) if before != shown => self.claim(&format!(
                 "{path} is shown at {shown:#x}, and its watch set at {before:#x} has not fired"
@@ -249,7 +293,16 @@ impl Client {
         Ok(())
     }
 
+    /// Has the node catch up, where it would not by itself.
+    async fn sync(&mut self, path: &str) -> Answered<()> {
+        if self.is_local {
+            self.ask(&Request::Sync { path: path.to_owned() }).await?;
+        }
+        Ok(())
+    }
+
     pub async fn members(&mut self) -> Answered<BTreeSet<String>> {
+        self.sync(MEMBERS).await?;
         let listing = Request::read(ReadKind::Children, MEMBERS, false);
         let mut body = self.ask(&listing).await?.body;
         let mut found = BTreeSet::new();

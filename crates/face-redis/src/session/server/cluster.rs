@@ -344,6 +344,9 @@ impl Session {
     }
 
     pub(super) fn role(&self) -> Reply {
+        if let Some(role) = self.role_of_follower() {
+            return role;
+        }
         let (nodes, offset) = (self.nodes(), self.replication_offset());
         let mut followers = Vec::new();
         self.face.hub.replication.each_follower(|follower| {
@@ -386,10 +389,17 @@ impl Session {
             followers
                 .push(format!("ip={address},port={port},state={state},offset={acked},lag={lag_s}"));
         });
-        let mut out = String::new();
-        if nodes.own_leads() {
-            let replicas: Vec<&Node> = nodes.all.iter().filter(|node| !node.leads).collect();
+        let followed = self.info_of_follower();
+        let (mut out, mut id) = (String::new(), self.face.hub.replication.id());
+        let (mut offset, mut first) = (offset, 0);
+        if let Some((about, followed_id, place)) = followed {
             // Writing to a string cannot fail, here and below.
+            let _ = write!(out, "{about}connected_slaves:{}\r\n", followers.len());
+            offset = place;
+            id = if followed_id.is_empty() { id } else { followed_id };
+        } else if nodes.own_leads() {
+            first = nodes.all.len().saturating_sub(1);
+            let replicas: Vec<&Node> = nodes.all.iter().filter(|node| !node.leads).collect();
             let count = replicas.len() + followers.len();
             let _ = write!(out, "role:master\r\nconnected_slaves:{count}\r\n");
             for (at, node) in replicas.iter().enumerate() {
@@ -409,15 +419,13 @@ impl Session {
                 followers.len()
             );
         }
-        let first = if nodes.own_leads() { nodes.all.len().saturating_sub(1) } else { 0 };
         for (at, line) in followers.iter().enumerate() {
             let _ = write!(out, "slave{}:{line}\r\n", first + at);
         }
         let _ = write!(
             out,
             "master_failover_state:no-failover\r\nmaster_replid:{}\r\nmaster_replid2:{:040x}\r\nmaster_repl_offset:{offset}\r\nsecond_repl_offset:-1\r\nrepl_backlog_active:0\r\nrepl_backlog_size:0\r\nrepl_backlog_first_byte_offset:0\r\nrepl_backlog_histlen:0\r\n",
-            self.face.hub.replication.id(),
-            0
+            id, 0
         );
         out
     }
