@@ -134,6 +134,12 @@ impl Index {
         self.cached_bytes -= freed_bytes;
     }
 
+    pub(crate) fn forget(&mut self, shard: ShardId) {
+        if let Some(gone) = self.shards.remove(&shard) {
+            self.cached_bytes -= in_memory_bytes(gone.entries.into_iter());
+        }
+    }
+
     /// The oldest segment that still holds an entry present in some shard.
     pub(crate) fn oldest_needed(&self) -> Option<u64> {
         self.shards

@@ -261,6 +261,16 @@ impl Log {
         self.wake_writer();
     }
 
+    /// Removes all that the log has of a shard, of which this node has no replica any more: its entries and its
+    /// small facts. Nobody may use them meanwhile; the shard may begin anew afterwards.
+    pub fn forget(&self, shard: ShardId, done: Done) {
+        let mut index = self.shared.index.lock();
+        index.forget(shard);
+        self.submit(Request::Forget { shard, done });
+        drop(index);
+        self.wake_writer();
+    }
+
     /// Flushes what was appended before, also what need not be yet.
     pub fn flush(&self, done: Done) {
         self.submit(Request::Flush { done });

@@ -277,6 +277,7 @@ fn take(record: Record, sequence: u64, place: u64, shards: &mut BTreeMap<ShardId
                 found.purged = Some(upto);
             }
         }
+        Record::Forget { shard } => _ = shards.remove(&shard),
         Record::Flushed { .. } => {}
     }
 }
