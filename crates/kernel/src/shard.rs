@@ -1,6 +1,6 @@
 //! The handle to a shard on this node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
@@ -64,7 +64,7 @@ const IMAGE_PATIENCE: Duration = Duration::from_secs(10);
 const IMAGE_RETRY: Duration = Duration::from_millis(100);
 
 /// The outcomes to come of one proposal.
-type Answer<O> = oneshot::Receiver<Answered<O>>;
+pub(crate) type Answer<O> = oneshot::Receiver<Answered<O>>;
 
 /// Commands that were proposed, as they are kept until they are answered: whoever may have to propose them again
 /// need not keep them meanwhile.
@@ -160,6 +160,8 @@ pub struct Shard<M: ShardMachine> {
     shard: ShardId,
     links: Arc<dyn Links>,
     readers: Readers,
+    /// By stream, the newest attempt of nodes that have no replica.
+    pub(crate) attempts: Mutex<BTreeMap<u64, u64>>,
     voters: Arc<Voters>,
     stop: watch::Sender<bool>,
     /// Why the shard serves no more, once it does not.
@@ -240,6 +242,7 @@ impl<M: ShardMachine> Shard<M> {
             shard,
             links: links.clone(),
             readers,
+            attempts: Mutex::default(),
             voters: voters.clone(),
             stop,
             stopped: stopped.clone(),
@@ -291,6 +294,27 @@ impl<M: ShardMachine> Shard<M> {
             let outcomes = outcomes.into_iter().filter_map(StepOutcome::into_command).collect();
             Ok((outcomes, Proposed(encoded)))
         }
+    }
+
+    /// Hands a proposal of a node that has no replica over.
+    pub(crate) fn submit_for(
+        &self,
+        kind: Kind,
+        durability: Durability,
+        encoded: Vec<u8>,
+        command_count: usize,
+    ) -> Result<Answer<StepOutcome<M::Outcome>>, KernelError> {
+        self.submit(kind, durability, encoded, command_count)
+    }
+
+    /// Notes a timestamp that another node has seen.
+    pub(crate) fn observe(&self, seen: CommitTs) {
+        self.state.timestamps.observe(seen);
+    }
+
+    /// The newest timestamp that this node has seen.
+    pub(crate) fn newest(&self) -> CommitTs {
+        self.state.timestamps.newest()
     }
 
     fn submit(
@@ -504,6 +528,7 @@ impl<M: ShardMachine> Shard<M> {
                 }
                 None => Box::pin(std::future::ready(Err("not a question known here".to_owned()))),
             },
+            Service::Away => self.answer_away(message),
             Service::Digests => Box::pin(std::future::ready(self.state.digests.answer(&message))),
             Service::Proposer => match Forward::decode(&message) {
                 Some(forward) => {
@@ -607,13 +632,24 @@ impl<M: ShardMachine> Shard<M> {
     }
 
     /// Makes durable what the state has come to, so that little is left to be written.
-    pub(crate) async fn checkpoint(&self) -> Result<(), KernelError> {
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn checkpoint(&self) -> Result<(), KernelError> {
         let state = self.state.clone();
         Ok(task::spawn_blocking(move || state.checkpoint()).await.map_err(|_| stopping())??)
     }
 
+    /// Whether the shard is held still by a commit over several, as far as this node has applied.
+    pub fn is_held(&self) -> bool {
+        self.undecided().is_some()
+    }
+
     /// Sets the state aside as it is now, for [`Shard::image_set_aside`].
-    pub(crate) async fn set_aside(&self) -> Result<EntryId, KernelError> {
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn set_aside(&self) -> Result<EntryId, KernelError> {
         let state = self.state.clone();
         Ok(task::spawn_blocking(move || state.set_aside()).await.map_err(|_| stopping())??)
     }
@@ -622,7 +658,7 @@ impl<M: ShardMachine> Shard<M> {
     ///
     /// # Errors
     /// As [`Shard::image`], or if another checkpoint was taken since.
-    pub(crate) async fn image_set_aside(&self, id: EntryId) -> Result<StateImage, KernelError> {
+    pub async fn image_set_aside(&self, id: EntryId) -> Result<StateImage, KernelError> {
         let state = self.state.clone();
         let image = task::spawn_blocking(move || state.image_set_aside(id)).await;
         let another = || KernelError::Unavailable("another checkpoint was taken since".to_owned());

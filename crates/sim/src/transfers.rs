@@ -8,7 +8,7 @@
 //! single objects are linearizable; once all is well nothing is left undecided, all replicas hold the same, and every node leads as
 //! many shards as any other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +36,11 @@ use crate::replica;
 
 const NODES: u64 = 3;
 const SHARDS: u32 = 3;
+
+/// Nodes and shards where not every node has every shard, and replicas of each shard beside the first.
+const NODES_WITH_ROOM: u64 = 5;
+const SHARDS_WITH_ROOM: u32 = 4;
+const REPLICAS: usize = 3;
 pub(crate) const ACCOUNTS: u64 = 12;
 pub(crate) const CLIENTS: u64 = 4;
 const TROUBLES: u64 = 10;
@@ -65,6 +70,10 @@ pub struct Summary {
     pub moves: u64,
     /// Backups that were taken and restored.
     pub backups: u64,
+    /// Replicas that were to move.
+    pub replicas_moved: u64,
+    /// Replicas that were removed by nodes that had them.
+    pub retired: u64,
     /// What callers of single objects did.
     pub called: Called,
 }
@@ -78,6 +87,18 @@ pub enum Reading {
     Apart,
     /// All at one moment, but in backups shard by shard: wrong on purpose.
     BackedUpApart,
+    /// All at one moment, where each shard beside the first is on three of five nodes, and replicas move.
+    WithRoom,
+}
+
+impl Reading {
+    fn nodes(self) -> u64 {
+        if self == Reading::WithRoom { NODES_WITH_ROOM } else { NODES }
+    }
+
+    fn shards(self) -> u32 {
+        if self == Reading::WithRoom { SHARDS_WITH_ROOM } else { SHARDS }
+    }
 }
 
 /// Runs the plan of `seed`.
@@ -116,6 +137,8 @@ struct Node {
     directory: TempDir,
     clock: Arc<RuntimeClock>,
     running: Option<Running>,
+    /// It has been started once.
+    has_begun: bool,
 }
 
 /// What one client was told, and may have done.
@@ -163,7 +186,7 @@ impl World {
         let mut random = Random::new(seed);
         let network = Network::new(random.fork(), Weather::random(&mut random));
         let objects = Objects::new(&mut random, true);
-        let mut map = SlotMap::even(SHARDS);
+        let mut map = SlotMap::even(reading.shards());
         // Newer than that of a single shard, which nobody has to be told.
         map.version = 1;
         World {
@@ -179,7 +202,7 @@ impl World {
     }
 
     async fn live(&mut self) -> Result<(), String> {
-        for number in 1..=NODES {
+        for number in 1..=self.reading.nodes() {
             let node = Node {
                 disk: SimDisk::new(self.random.number()),
                 directory: tempfile::tempdir().expect("a temporary directory"),
@@ -188,19 +211,28 @@ impl World {
                     self.random.below(41) as i64 - 20,
                 )),
                 running: None,
+                has_begun: false,
             };
             self.nodes.insert(NodeId(number), node);
             self.start(NodeId(number)).await?;
         }
         self.form().await?;
         for trouble in 0..TROUBLES {
+            if self.reading == Reading::WithRoom {
+                let shard = 1 + self.random.below(u64::from(self.reading.shards()) - 1) as u32;
+                self.place(ShardId(shard)).await;
+                self.retire().await;
+            }
             self.work().await.map_err(|claim| format!("trouble {trouble}: {claim}"))?;
             self.trouble().await?;
         }
         self.all_well().await?;
         // It takes its time.
-        if self.random.chance(20) {
+        if self.random.chance(20) && self.reading != Reading::WithRoom {
             self.leaders_spread().await?;
+        }
+        if self.reading == Reading::WithRoom {
+            self.all_placed().await?;
         }
         self.settle().await
     }
@@ -240,8 +272,13 @@ impl World {
         }));
         let (stop, stopping) = watch::channel(false);
         let found = id == NodeId(1);
+        let (with_room, shard_count) = (self.reading == Reading::WithRoom, self.reading.shards());
+        let is_new = !std::mem::replace(&mut node.has_begun, true);
         let opening = async {
-            for number in 0..SHARDS {
+            assembly.finish_retiring().await.map_err(|e| KernelError::Stopped(e.to_string()))?;
+            // With room a node that is new has the first only.
+            let shards = if with_room && !found { 1 } else { shard_count };
+            for number in (0..shards).filter(|number| !with_room || *number == 0 || is_new) {
                 assembly.open(ShardId(number), found).await?;
             }
             assembly.open_all(found, &stopping).await
@@ -262,6 +299,11 @@ impl World {
                 return Err(format!("{id} does not open: {error}"));
             }
         };
+        if with_room {
+            self.network.set_shards(id, Some(shards.clone()));
+            let (assembly, stopping) = (assembly.clone(), stopping.clone());
+            task::spawn(async move { assembly.keep_up_shards(stopping).await });
+        }
         for (shard, open) in shards.all() {
             self.network.set_shard(id, shard, Some(open));
         }
@@ -278,10 +320,13 @@ impl World {
 
     async fn form(&mut self) -> Result<(), String> {
         let Some(founder) = self.running().into_iter().next() else { return Err("nobody".into()) };
-        let members: BTreeMap<NodeId, Member> = (1..=NODES)
+        let members: BTreeMap<NodeId, Member> = (1..=self.reading.nodes())
             .map(|id| (NodeId(id), Member { incarnation: id, ..Member::default() }))
             .collect();
         let voters = members.keys().copied().collect();
+        if self.reading == Reading::WithRoom {
+            return self.form_with_room(&founder, members, voters).await;
+        }
         for (id, shard) in founder.shards() {
             let failed = |error: proteus_kernel::ChangeError| format!("{id}: {error}");
             shard.group().set_members(members.clone()).await.map_err(failed)?;
@@ -293,6 +338,99 @@ impl World {
         let creating = founder.kernel.commit(objects::creation()).await;
         creating.map_err(|error| error.to_string())?;
         Ok(())
+    }
+
+    /// The first shard on every node, each other on some: they are told so before they have members.
+    async fn form_with_room(
+        &mut self,
+        founder: &Running,
+        members: BTreeMap<NodeId, Member>,
+        voters: BTreeSet<NodeId>,
+    ) -> Result<(), String> {
+        let set = cache::Op::SetSlots { map: self.map.clone() };
+        let count = cache::Op::SetReplicaCount { count: REPLICAS as u32 };
+        let mut placing = Minitransaction::of(count).op(set.clone());
+        for number in 1..self.reading.shards() {
+            let nodes = vec![founder.node];
+            let shard = ShardId(number);
+            placing = placing.op(cache::Op::PlaceReplicas { shard, was: Vec::new(), nodes });
+        }
+        for (id, shard) in founder.shards() {
+            let first = if id == ShardId::META {
+                placing.clone()
+            } else {
+                Minitransaction::of(set.clone())
+            };
+            shard.propose(&[first]).await.map_err(|error| error.to_string())?;
+            if id == ShardId::META {
+                let failed = |error: proteus_kernel::ChangeError| format!("{id}: {error}");
+                shard.group().set_members(members.clone()).await.map_err(failed)?;
+                let joined = task::timeout(PATIENCE, shard.group().set_voters(&voters)).await;
+                joined.ok_or("the cluster never forms")?.map_err(failed)?;
+            }
+        }
+        let creating = founder.kernel.commit(objects::creation()).await;
+        creating.map_err(|error| error.to_string())?;
+        for number in 1..self.reading.shards() {
+            self.place(ShardId(number)).await;
+        }
+        Ok(())
+    }
+
+    /// Chooses other nodes for a shard's replicas, most of which stay.
+    async fn place(&mut self, shard: ShardId) {
+        let running = self.running();
+        if running.is_empty() {
+            return;
+        }
+        let through = self.random.pick(&running);
+        let was = through.assembly.replicas().nodes.get(&shard).cloned().unwrap_or_default();
+        let mut nodes: BTreeSet<NodeId> = was.iter().copied().collect();
+        if nodes.len() >= REPLICAS {
+            nodes.remove(&self.random.pick(&was));
+        }
+        while nodes.len() < REPLICAS {
+            nodes.insert(NodeId(1 + self.random.below(self.reading.nodes())));
+        }
+        let nodes = nodes.into_iter().collect();
+        let op = cache::Op::PlaceReplicas { shard, was, nodes };
+        // Who is refused knew of an older choice.
+        let placing = through.kernel.commit(Minitransaction::of(op));
+        if let Some(Ok(Outcome::Committed { .. })) = task::timeout(MOVE_PATIENCE, placing).await {
+            self.summary.replicas_moved += 1;
+        }
+    }
+
+    /// Has nodes remove shards that are not to be there, as who leads these says; says how many are left.
+    async fn retire(&mut self) -> usize {
+        let running = self.running();
+        let mut left = 0;
+        for node in &running {
+            let replicas = node.assembly.replicas();
+            for (shard, _) in node.shards() {
+                if shard == ShardId::META || replicas.are_on(shard, node.node) {
+                    continue;
+                }
+                left += 1;
+                let is_out = async || {
+                    for other in &running {
+                        let asked = other.assembly.is_member(shard, node.node);
+                        if let Some(Ok(is_member)) = task::timeout(MOVE_PATIENCE, asked).await {
+                            return !is_member;
+                        }
+                    }
+                    false
+                };
+                if !is_out().await {
+                    continue;
+                }
+                // One without power has not ended, and is buried.
+                if node.assembly.retire(shard, is_out()).await.is_ok() {
+                    self.summary.retired += 1;
+                }
+            }
+        }
+        left
     }
 
     async fn work(&mut self) -> Result<(), String> {
@@ -336,7 +474,7 @@ impl World {
     }
 
     async fn trouble(&mut self) -> Result<(), String> {
-        let id = NodeId(1 + self.random.below(NODES));
+        let id = NodeId(1 + self.random.below(self.reading.nodes()));
         match self.random.below(10) {
             0..=1 => {
                 self.summary.cuts += 1;
@@ -366,7 +504,7 @@ impl World {
                 // Leaders of different shards on different nodes.
                 for running in self.running() {
                     for (_, open) in running.shards() {
-                        let to = NodeId(1 + self.random.below(NODES));
+                        let to = NodeId(1 + self.random.below(self.reading.nodes()));
                         if open.leads() && to != running.node {
                             // Who cannot hand over goes on leading.
                             let _ = task::timeout(PATIENCE, open.group().hand_over(to)).await;
@@ -401,6 +539,7 @@ impl World {
             }
             node.disk.cut_power_after(0);
             running.stop.send_replace(true);
+            self.network.set_shards(*id, None);
             for (shard, open) in shards {
                 self.network.set_shard(*id, shard, None);
                 open.abandon().await;
@@ -415,7 +554,7 @@ impl World {
         self.network.heal();
         self.network.set_weather(Weather { delay_ms_max: 2, lost_percent: 0, repeated_percent: 0 });
         self.bury().await?;
-        for id in (1..=NODES).map(NodeId) {
+        for id in (1..=self.reading.nodes()).map(NodeId) {
             if let Some(node) = self.nodes.get(&id) {
                 node.disk.spare_power();
             }
@@ -456,8 +595,9 @@ impl World {
                         nodes.iter().filter_map(|node| node.assembly.shards().shard(ShardId(id)));
                     of.map(|shard| shard.status().applied_index).collect::<Vec<_>>()
                 };
-                let agree =
-                    (0..SHARDS).map(applied).all(|all| all.windows(2).all(|w| w[0] == w[1]));
+                let agree = (0..self.reading.shards())
+                    .map(applied)
+                    .all(|all| all.windows(2).all(|w| w[0] == w[1]));
                 if agree && nodes.iter().all(is_settled) {
                     return;
                 }
@@ -466,7 +606,7 @@ impl World {
         };
         task::timeout(PATIENCE, settled).await.ok_or("something is left undecided for ever")?;
         self.summary.called = self.objects.settle()?;
-        for id in (0..SHARDS).map(ShardId) {
+        for id in (0..self.reading.shards()).map(ShardId) {
             let dumps =
                 nodes.iter().filter_map(|node| node.assembly.shards().shard(id)).map(|shard| {
                     let mut dump = Ok(BTreeMap::new());
@@ -484,6 +624,26 @@ impl World {
         Ok(())
     }
 
+    /// With all well each shard comes to be on the nodes that were chosen, and on no other.
+    async fn all_placed(&mut self) -> Result<(), String> {
+        for _ in 0..600 {
+            let left = self.retire().await;
+            let nodes = self.running();
+            let Some(first) = nodes.first() else { return Err("nobody runs".to_owned()) };
+            let replicas = first.assembly.replicas();
+            let is_placed = |shard: &ShardId| {
+                let has_it = |node: &&Running| node.assembly.shards().shard(*shard).is_some();
+                let on: Vec<NodeId> = nodes.iter().filter(has_it).map(|node| node.node).collect();
+                replicas.nodes.get(shard) == Some(&on)
+            };
+            if left == 0 && (1..self.reading.shards()).map(ShardId).all(|shard| is_placed(&shard)) {
+                return Ok(());
+            }
+            task::sleep(Duration::from_millis(500)).await;
+        }
+        Err("replicas never come to be where they were chosen to be".to_owned())
+    }
+
     /// With all well every node comes to lead as many shards as any other, or one more.
     async fn leaders_spread(&self) -> Result<(), String> {
         let nodes = self.running();
@@ -494,7 +654,7 @@ impl World {
                 };
                 let led: Vec<usize> = nodes.iter().map(led).collect();
                 let (most, fewest) = (led.iter().max(), led.iter().min());
-                let is_whole = led.iter().sum::<usize>() == SHARDS as usize;
+                let is_whole = led.iter().sum::<usize>() == self.reading.shards() as usize;
                 if is_whole && most.zip(fewest).is_some_and(|(most, fewest)| most - fewest <= 1) {
                     return;
                 }
@@ -507,6 +667,7 @@ impl World {
     async fn end(&mut self) {
         for running in self.running() {
             running.stop.send_replace(true);
+            self.network.set_shards(running.node, None);
             for (id, shard) in running.shards() {
                 self.network.set_shard(running.node, id, None);
                 shard.abandon().await;
@@ -523,7 +684,7 @@ async fn back_up(
     mut random: Random,
     reading: Reading,
 ) -> Result<bool, String> {
-    if reading == Reading::Apart || random.chance(85) {
+    if matches!(reading, Reading::Apart | Reading::WithRoom) || random.chance(85) {
         return Ok(false);
     }
     task::sleep(Duration::from_millis(random.below(300))).await;
@@ -540,7 +701,7 @@ async fn move_slots(through: Running, mut random: Random, reading: Reading) -> u
     task::sleep(Duration::from_millis(random.below(100))).await;
     let first = random.below(u64::from(SLOT_COUNT)) as u16;
     let last = (first + random.below(4_000) as u16).min(SLOT_COUNT - 1);
-    let to = ShardId(random.below(u64::from(SHARDS)) as u32);
+    let to = ShardId(random.below(u64::from(reading.shards())) as u32);
     let moving = through.assembly.move_slots((first, last), to, Duration::from_secs(2));
     // Who asked may lose patience while too few nodes answer; what was begun goes on.
     let moved = task::timeout(MOVE_PATIENCE, moving).await;
@@ -637,6 +798,11 @@ impl Client {
         let slot = |key: &String| Slot::of_key(key.as_bytes());
         let twin_slots: Vec<Slot> = twin_keys.iter().map(slot).collect();
         let looking = async {
+            if !node.kernel.has_all() {
+                let twins = numbers_of(&*node.kernel, &twin_keys).await?;
+                let count = numbers_of(&*node.kernel, std::slice::from_ref(&count_key)).await?;
+                return Ok(((twins[0], twins[1]), count[0]));
+            }
             let twins = node.kernel.read_slots(&twin_slots, |view| {
                 Ok((number_of(view, &twin_keys[0])?, number_of(view, &twin_keys[1])?))
             });
@@ -672,12 +838,22 @@ impl Client {
                 (0..ACCOUNTS).map(|account| number_of(view, &key("account", account))).sum();
             Ok((accounts?, number_of(view, &own)?))
         };
+        if !node.kernel.has_all() {
+            let accounts = (0..ACCOUNTS).map(|account| key("account", account));
+            let keys: Vec<String> = accounts.chain([own]).collect();
+            let read = task::timeout(PATIENCE, numbers_of(&*node.kernel, &keys)).await;
+            let Ok(mut numbers) = read.ok_or("a read never ends")? else { return Ok(false) };
+            let count = numbers.pop().unwrap_or_default();
+            return self.check(begun, (numbers.iter().sum(), count));
+        }
         let barrier = task::timeout(PATIENCE, node.kernel.pass_read_barrier()).await;
         if barrier.ok_or("a read barrier never ends")?.is_err() {
             return Ok(false);
         }
         let read = match self.reading {
-            Reading::Whole | Reading::BackedUpApart => node.kernel.read(read_all),
+            Reading::Whole | Reading::BackedUpApart | Reading::WithRoom => {
+                node.kernel.read(read_all)
+            }
             Reading::Apart => {
                 let mut found = None;
                 let mut read = |views: &[(ShardId, View<'_>)]| {
@@ -688,7 +864,12 @@ impl Client {
                 read.and_then(|()| found.ok_or_else(missing)?.map_err(KernelError::from))
             }
         };
-        let Ok((sum, count)) = read else { return Ok(false) };
+        let Ok(found) = read else { return Ok(false) };
+        self.check(begun, found)
+    }
+
+    /// Holds what all accounts hold together, and the count of its own transfers, to what was told before.
+    fn check(&mut self, begun: Told, (sum, count): (i64, i64)) -> Result<bool, String> {
         if sum != 0 {
             return Err(format!("all accounts hold {sum}"));
         }
@@ -699,6 +880,20 @@ impl Client {
         self.summary.reads += 1;
         Ok(true)
     }
+}
+
+/// Numbers under keys, wherever they are, at one moment; none is zero.
+async fn numbers_of(kernel: &dyn Kernel, keys: &[String]) -> Result<Vec<i64>, KernelError> {
+    let words: Vec<&str> = ["MGET"].into_iter().chain(keys.iter().map(String::as_str)).collect();
+    let call = cache::Call::new(&words);
+    let unknown = || KernelError::Unavailable("another answer".to_owned());
+    let answer = kernel.ask(cache::Question::Command(call)).await?;
+    let cache::Answer::Reply(cache::Reply::Array(found)) = answer else { return Err(unknown()) };
+    let number = |reply: &cache::Reply| match reply {
+        cache::Reply::Bulk(text) => String::from_utf8_lossy(text).parse().unwrap_or(i64::MIN),
+        _ => 0,
+    };
+    Ok(found.iter().map(number).collect())
 }
 
 /// A number under a key; none is zero.

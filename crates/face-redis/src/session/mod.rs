@@ -21,7 +21,7 @@ use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
 use proteus_kernel_api::cache::acl::User;
 use proteus_kernel_api::cache::commands::{Flags, Group, Keys, unknown_command};
-use proteus_kernel_api::cache::{self, Call, Reply, answer_known};
+use proteus_kernel_api::cache::{self, Answer, Call, Question, Reply, answer_known};
 use proteus_kernel_api::{
     Durability, KernelError, Minitransaction, Outcome, Slot as KeySlot, View,
 };
@@ -118,6 +118,8 @@ struct Session {
     /// A read may follow: this node has what was acknowledged anywhere before the last receipt.
     is_current: bool,
     redirecting: redirect::Redirecting,
+    /// What all keys take, and how many there are, where this node does not have them all.
+    figures: Option<(u64, Vec<(u64, u64)>)>,
 }
 
 /// Commands waiting for one proposal, and replies waiting behind them.
@@ -185,6 +187,7 @@ impl Session {
             wanted: None,
             is_current: false,
             redirecting: redirect::Redirecting::default(),
+            figures: None,
         }
     }
 
@@ -428,7 +431,10 @@ impl Session {
         }
         let is_read = matches!(found, Found::Data(command) if !command.is_write());
         let slots = if is_read { self.slots_alone(found, &arguments, input) } else { Vec::new() };
+        // Who asks where keys are waits for nothing here.
+        let asks = is_read && !self.face.kernel.has_all();
         if (is_read || matches!(found, Found::Own(_)))
+            && !asks
             && slots.is_empty()
             && let Err(error) = self.catch_up().await
         {
@@ -444,13 +450,15 @@ impl Session {
             }
             Found::Data(command) if redirect::is_of_node(command) && self.redirects() => {
                 self.settle().await;
-                let reply = self.of_own_slots(command, self.call(command.flags, arguments));
+                let call = self.call(command.flags, arguments);
+                let reply = self.of_own_slots(command, call).await;
                 self.answer(Some(found), reply.unwrap_or_else(|error| of_kernel(&error)));
             }
             Found::Data(command) => {
                 let call = self.call(command.flags, arguments);
                 self.before_data(command, &call.arguments);
-                let is_restricted = command.group == Group::Scripting && !self.user.is_unrestricted;
+                let is_restricted =
+                    command.group == Group::Scripting && (asks || !self.user.is_unrestricted);
                 if command.is_write() || is_restricted || !self.batch.minitransactions.is_empty() {
                     let slot = publish_slot(found, &call.arguments).unwrap_or(Slot::One);
                     let silent = self.is_silent();
@@ -458,8 +466,9 @@ impl Session {
                     self.batch.minitransactions.push(Minitransaction::of(self.op(found, call)));
                     self.batch.slots.push((Some(found), silent, slot));
                 } else {
-                    let reply = match self.about_use(command, &call.arguments) {
+                    let reply = match self.about_use(command, &call.arguments).await {
                         Some(reply) => Ok(reply),
+                        None if asks => self.ask_command(call.clone()).await,
                         None if !slots.is_empty() => {
                             let read = |view: View<'_>| answer_known(view, command, &call);
                             self.face.kernel.read_slots(&slots, read).await
@@ -480,6 +489,37 @@ impl Session {
             }
         }
         Some(found)
+    }
+
+    /// What a command answers that only reads, wherever its keys are.
+    async fn ask_command(&self, call: Call) -> Result<Reply, KernelError> {
+        match self.face.kernel.ask(Question::Command(call)).await? {
+            Answer::Reply(reply) => Ok(reply),
+            _ => Err(unknown_answer()),
+        }
+    }
+
+    /// Learns what all keys take where this node does not have them all.
+    async fn learn_figures(&mut self) {
+        if self.face.kernel.has_all() {
+            self.figures = None;
+            return;
+        }
+        if let Ok(Answer::Figures { used_bytes, counts }) =
+            self.face.kernel.ask(Question::Figures).await
+        {
+            self.figures = Some((used_bytes, counts));
+        }
+    }
+
+    /// What all keys take, and how many each database has and how many of them expire.
+    fn figures(&self) -> (u64, Vec<(u64, u64)>) {
+        if let Some(figures) = &self.figures {
+            return figures.clone();
+        }
+        let kernel = &self.face.kernel;
+        let used = kernel.read(cache::used_bytes).unwrap_or(0);
+        (used, kernel.read(cache::database_counts).unwrap_or_default())
     }
 
     /// Before the first read of what one receipt brought: waits until this node has what was
@@ -639,7 +679,7 @@ impl Session {
             }
             OwnCommand::Reset => self.reset(),
             OwnCommand::Watch if self.transaction.is_some() => crate::errors::WATCH_IN_MULTI,
-            OwnCommand::Watch => self.watch(arguments),
+            OwnCommand::Watch => self.watch(arguments).await,
             OwnCommand::PubSub => self.pubsub(arguments),
             OwnCommand::Monitor => {
                 self.face.hub.monitor(&self.client);
@@ -652,6 +692,11 @@ impl Session {
             own => self.about_server(own, arguments).await,
         })
     }
+}
+
+/// The kernel answered another question.
+pub(crate) fn unknown_answer() -> KernelError {
+    KernelError::Unavailable("a node answered what is not known here".to_owned())
 }
 
 fn us(time: Duration) -> u64 {

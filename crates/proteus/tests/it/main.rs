@@ -13,6 +13,7 @@ mod garbage;
 mod netns;
 mod node;
 mod redis_files;
+mod room;
 mod shards;
 mod start;
 mod topic;
