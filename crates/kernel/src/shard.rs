@@ -296,28 +296,7 @@ impl<M: ShardMachine> Shard<M> {
         }
     }
 
-    /// Hands a proposal of a node that has no replica over.
-    pub(crate) fn submit_for(
-        &self,
-        kind: Kind,
-        durability: Durability,
-        encoded: Vec<u8>,
-        command_count: usize,
-    ) -> Result<Answer<StepOutcome<M::Outcome>>, KernelError> {
-        self.submit(kind, durability, encoded, command_count)
-    }
-
-    /// Notes a timestamp that another node has seen.
-    pub(crate) fn observe(&self, seen: CommitTs) {
-        self.state.timestamps.observe(seen);
-    }
-
-    /// The newest timestamp that this node has seen.
-    pub(crate) fn newest(&self) -> CommitTs {
-        self.state.timestamps.newest()
-    }
-
-    fn submit(
+    pub(crate) fn submit(
         &self,
         kind: Kind,
         durability: Durability,

@@ -110,11 +110,17 @@ fn a_shard_that_was_forgotten_may_begin_anew() {
     assert_eq!((log.shards(), log.bounds(SHARD)), (vec![other], (None, None)));
     drop(log);
     let log = open(&disk).unwrap();
-    assert_eq!((log.shards(), log.meta(SHARD, MetaKey::Vote)), (vec![other], None));
+    let vote = Bytes::from_static(b"vote");
+    assert_eq!((log.shards(), log.meta(SHARD, MetaKey::Vote)), (vec![other], Some(vote)));
+    assert_eq!(log.floor(SHARD), Some((Term(1), LogIndex(39))), "what it had is not forgotten");
     append(&log, (0..3).map(|index| entry(2, index)).collect()).unwrap();
     drop(log);
     let log = open(&disk).unwrap();
     assert_eq!(read_all(&log), (0..3).map(|index| entry(2, index)).collect::<Vec<_>>());
+    assert_eq!(
+        (log.shards(), log.floor(SHARD)),
+        (vec![SHARD, other], Some((Term(1), LogIndex(39))))
+    );
     assert_eq!(log.read(other, 0..1, 9).unwrap(), [entry(1, 0)]);
 }
 
