@@ -221,7 +221,9 @@ impl Group {
             group.raft.initialize(founder).await.map_err(io::Error::other)?;
             // What is told of the group may not say so yet.
             group.wait_until_recovered().await?;
-        } else if group.membership().voters == BTreeSet::from([node]) {
+        } else if group.membership().voters == BTreeSet::from([node])
+            && !group.shared.storage.is_below_floor()
+        {
             group.wait_until_recovered().await?;
         }
         task::spawn(group.clone().rest_if_alone());

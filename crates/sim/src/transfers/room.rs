@@ -144,7 +144,18 @@ impl World {
             }
             task::sleep(Duration::from_millis(500)).await;
         }
-        Err("replicas never come to be where they were chosen to be".to_owned())
+        let mut how = String::new();
+        for node in self.running() {
+            how.push_str(&format!("\n{} by {:?}:", node.node, node.assembly.replicas().nodes));
+            for (id, shard) in node.shards() {
+                let status = shard.group_status();
+                how.push_str(&format!(
+                    " {id} {:?} {:?};",
+                    status.leadership, status.membership.voters
+                ));
+            }
+        }
+        Err(format!("replicas never come to be where they were chosen to be: {how}"))
     }
 }
 
