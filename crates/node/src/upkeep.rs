@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use proteus_env::task;
 use proteus_kernel::{Shard, Shards};
@@ -14,6 +15,9 @@ use tracing::warn;
 use crate::cluster::{BEHIND_MAX, SILENCE_MAX, UPKEEP_INTERVAL, behind};
 use crate::replicas;
 use crate::shards::NodeShards;
+
+/// How long a change of one shard's members keeps those of the others waiting.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Looks after the shards that a node leads.
 #[derive(Clone)]
@@ -34,10 +38,14 @@ impl Upkeep {
                 _ = stop.wait_for(|stop| *stop) => return,
             }
             for (id, shard) in self.shards.all() {
-                if id != ShardId::META
-                    && shard.leads()
-                    && let Err(reason) = self.keep_up_shard(id, &shard).await
-                {
+                if id == ShardId::META || !shard.leads() {
+                    continue;
+                }
+                let changing = self.keep_up_shard(id, &shard);
+                // Who is removed meanwhile never hears what became of a change, and has other shards to look after.
+                let changed = task::timeout(CHANGE_PATIENCE, changing).await;
+                let late = || Err("it takes long".to_owned());
+                if let Err(reason) = changed.unwrap_or_else(late) {
                     warn!(shard = %id, reason, "the shard's members could not be changed; it is tried again");
                 }
             }
