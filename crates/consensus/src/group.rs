@@ -26,6 +26,9 @@ use crate::network::{Answer, Message, Peers, call, decode, encode};
 use crate::replica::{ReceivedImage, Replica, ReplicaMachine, SnapshotHandle, SnapshotPace};
 use crate::transport::{Transport, TransportError};
 
+/// How often a node that was taken back looks whether it has caught up with what it had.
+const FLOOR_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
 /// How long a group of one voter may take until it leads itself and has replayed its log. A bounded
 /// log replays in a small part of this, also on a slow disk.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -208,16 +211,34 @@ impl Group {
             metrics: raft.metrics(),
         };
         let group = Group { raft, shared: Arc::new(shared) };
+        if group.shared.storage.is_below_floor() {
+            // It may take itself for a voter, by what it has of the log so far.
+            group.raft.runtime_config().elect(false);
+            task::spawn(group.clone().elect_from_floor_on());
+        }
         if options.found && !group.raft.is_initialized().await.map_err(io::Error::other)? {
             let founder = BTreeMap::from([(node.0, options.member)]);
             group.raft.initialize(founder).await.map_err(io::Error::other)?;
             // What is told of the group may not say so yet.
             group.wait_until_recovered().await?;
-        } else if group.membership().voters == BTreeSet::from([node]) {
+        } else if group.membership().voters == BTreeSet::from([node])
+            && !group.shared.storage.is_below_floor()
+        {
             group.wait_until_recovered().await?;
         }
         task::spawn(group.clone().rest_if_alone());
         Ok(group)
+    }
+
+    /// Lets a node that was removed and taken back stand for election once it has what it had.
+    async fn elect_from_floor_on(self) {
+        while !self.has_stopped() {
+            if !self.shared.storage.is_below_floor() {
+                self.raft.runtime_config().elect(true);
+                return;
+            }
+            task::sleep(FLOOR_LOOK_INTERVAL).await;
+        }
     }
 
     async fn wait_until_recovered(&self) -> io::Result<()> {
@@ -504,6 +525,12 @@ impl Group {
                 Ok(response) => Answer::Append(response),
                 Err(error) => refused(error.to_string()),
             },
+            // It had more of the log than that, and was removed and taken back since.
+            Message::Vote(request) | Message::PreVote(request)
+                if self.shared.storage.had_more_than(request.last_log_id.as_ref()) =>
+            {
+                refused("this node has known a log that goes further".to_owned())
+            }
             Message::Vote(request) => match self.raft.vote(request).await {
                 Ok(response) => Answer::Vote(response),
                 Err(error) => refused(error.to_string()),
@@ -512,6 +539,9 @@ impl Group {
                 Ok(response) => Answer::Vote(response),
                 Err(error) => refused(error.to_string()),
             },
+            Message::TransferLeader(_) if self.shared.storage.is_below_floor() => {
+                refused("this node has known a log that goes further".to_owned())
+            }
             Message::TransferLeader(request) => {
                 match self.raft.handle_transfer_leader(request).await {
                     Ok(response) => Answer::TransferLeader(response),

@@ -46,6 +46,22 @@ impl LogStorage {
         Durability::Flushed
     }
 
+    /// Whether this node has had a log that goes further than `last`, before the shard was removed from it. Who asks
+    /// for its vote must have what it had: without that a node that was removed, and taken back with an empty log,
+    /// could help one to lead that knows nothing of either.
+    pub(crate) fn had_more_than(&self, last: Option<&LogId>) -> bool {
+        let last = last.map(entry_id).map(|last| (last.term, last.index));
+        self.log.floor(self.shard).is_some_and(|floor| Some(floor) > last)
+    }
+
+    /// Whether this node has less of the log than it had before the shard was removed from it. Until it has as much it
+    /// must neither stand for election nor be given leadership: what it has may name it as a voter of long ago.
+    pub(crate) fn is_below_floor(&self) -> bool {
+        let (_, last) = self.log.bounds(self.shard);
+        let last = last.map(|last| (last.term, last.index));
+        self.log.floor(self.shard).is_some_and(|floor| Some(floor) > last)
+    }
+
     /// Returns once everything that was appended before is on stable storage.
     pub(crate) async fn flush(&self) -> io::Result<()> {
         self.wait(|log, done| log.flush(done)).await

@@ -12,6 +12,9 @@ pub enum TransportError {
     /// The node cannot be reached now, or did not answer in time. Whether it acted is not known.
     #[error("{0}")]
     Unreachable(String),
+    /// The node cannot be reached now, and the message was not sent to it.
+    #[error("{0}")]
+    NotSent(String),
     /// The node answered that it does not take the message.
     #[error("{0}")]
     Refused(String),

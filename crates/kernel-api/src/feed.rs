@@ -92,6 +92,14 @@ impl Feed {
         self.grown.notify_waiters();
     }
 
+    /// Has all listeners look again, for commits of a shard of which cursors know nothing.
+    pub fn tell_gap(&self) {
+        let _telling = self.telling.lock();
+        for listener in self.listeners.read().iter() {
+            listener.on_gap();
+        }
+    }
+
     /// The kernel's call when commits up to `applied_ts` happened that nobody is told of one by one.
     pub fn skip(&self, applied_ts: CommitTs) {
         let _telling = self.telling.lock();

@@ -41,6 +41,9 @@ pub type Proposal = Pin<Box<dyn Future<Output = Result<Vec<Outcome>, KernelError
 /// What a read waits for; see [`Kernel::read_barrier`].
 pub type ReadBarrier = Pin<Box<dyn Future<Output = Result<(), KernelError>> + Send>>;
 
+/// An answer to come; see [`Kernel::ask`].
+pub type Asking = Pin<Box<dyn Future<Output = Result<cache::Answer, KernelError>> + Send>>;
+
 /// The cluster as one of its nodes sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClusterView {
@@ -229,6 +232,30 @@ pub trait Kernel: Send + Sync + 'static {
         self.read_dyn(reader)
     }
 
+    /// Whether this node has a replica of every shard, so that all keys can be read here. Otherwise those who read
+    /// keys of a shard that is not here are answered with an error, and [`Kernel::ask`] instead.
+    fn has_all(&self) -> bool {
+        true
+    }
+
+    /// Reads keys of the cache wherever they are, as they are after every commit that was acknowledged before this
+    /// call.
+    fn ask(&self, question: cache::Question) -> Asking {
+        let mut answer = Ok(cache::Answer::Nothing);
+        let read = self.read_dyn(&mut |view| {
+            answer = question.answer(view).map_err(KernelError::from);
+        });
+        Box::pin(std::future::ready(read.and(answer)))
+    }
+
+    /// As [`Kernel::read_dyn`], of nothing but what is in the first shard, which every node has.
+    ///
+    /// # Errors
+    /// As [`Kernel::read_dyn`].
+    fn read_first_dyn(&self, reader: &mut dyn FnMut(View<'_>)) -> Result<(), KernelError> {
+        self.read_dyn(reader)
+    }
+
     /// Adds a listener to the feed, for as long as the kernel lives.
     fn follow(&self, listener: Arc<dyn Listener>);
 
@@ -246,6 +273,17 @@ impl dyn Kernel {
         reader: impl FnOnce(View<'_>) -> Result<T, StoreError>,
     ) -> Result<T, KernelError> {
         once(reader, |reader| self.read_dyn(reader))
+    }
+
+    /// [`Kernel::read_first_dyn`] with a result.
+    ///
+    /// # Errors
+    /// As [`Kernel::read`](Self::read).
+    pub fn read_first<T>(
+        &self,
+        reader: impl FnOnce(View<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, KernelError> {
+        once(reader, |reader| self.read_first_dyn(reader))
     }
 
     /// As [`Kernel::read_slot_dyn`] with a result, of the slot of `key`.

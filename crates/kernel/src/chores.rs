@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use proteus_consensus::{Group, Replica};
 use proteus_env::{Clock, task};
 use proteus_log::Log;
@@ -10,12 +11,16 @@ use proteus_machine::{KernelError, ShardMachine, View};
 use proteus_store::StoreError;
 use proteus_types::LogIndex;
 use tokio::sync::{Semaphore, watch};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::digests::{Testimony, Voters};
 use crate::proposer::LEADER_PATIENCE;
 use crate::shard::Shard;
 use crate::state::ShardState;
+
+/// How often, and how many times, those are answered who proposed while the shard was stopping.
+const STOPPED_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+const STOPPED_SWEEPS: usize = 50;
 
 /// Commands due that are proposed at once.
 const DUE_COUNT_MAX: usize = 1_000;
@@ -324,5 +329,24 @@ pub(crate) async fn sweep_impatient<M: ShardMachine>(
             );
             state.pending.fail_older(since, &error);
         }
+    }
+}
+
+/// Notes why the group has stopped, once it has, and answers those who still wait.
+pub(crate) async fn watch_group<M: ShardMachine>(
+    group: Group,
+    state: Arc<ShardState<M>>,
+    stopped: Arc<Mutex<Option<String>>>,
+) {
+    let reason = group.stopped().await;
+    stopped.lock().get_or_insert_with(|| {
+        error!(reason, "the shard stopped; restart the node once the cause is mended");
+        reason.clone()
+    });
+    // No proposal is accepted from here on. One that the group took while it was stopping reaches
+    // the waiting list only afterwards, and must not wait for ever.
+    for _ in 0..STOPPED_SWEEPS {
+        state.pending.fail(&KernelError::Stopped(reason.clone()));
+        task::sleep(STOPPED_SWEEP_INTERVAL).await;
     }
 }

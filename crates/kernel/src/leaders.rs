@@ -61,8 +61,7 @@ pub async fn spread_leaders<M: ShardMachine>(
         }
         let all = shards.all();
         let now = clock.elapsed();
-        let leaders: BTreeMap<ShardId, Option<NodeId>> =
-            all.iter().map(|(id, shard)| (*id, shard.group().leadership().leader)).collect();
+        let leaders = shards.leaders();
         if leaders != seen {
             (seen, since) = (leaders, now);
             continue;
@@ -97,14 +96,13 @@ pub async fn spread_leaders<M: ShardMachine>(
     }
 }
 
-/// How many shards each voter of the first leads.
+/// How many shards each node leads that votes in any that is here.
 fn led<M: ShardMachine>(
     all: &[(ShardId, Arc<Shard<M>>)],
     leaders: &BTreeMap<ShardId, Option<NodeId>>,
 ) -> BTreeMap<NodeId, usize> {
-    let voters = all.first().map(|(_, first)| first.group().membership().voters);
-    let mut led: BTreeMap<NodeId, usize> =
-        voters.into_iter().flatten().map(|voter| (voter, 0)).collect();
+    let voters = all.iter().flat_map(|(_, shard)| shard.group().membership().voters);
+    let mut led: BTreeMap<NodeId, usize> = voters.map(|voter| (voter, 0)).collect();
     for leader in leaders.values().flatten() {
         *led.entry(*leader).or_default() += 1;
     }
@@ -119,7 +117,7 @@ fn rank(node: NodeId, led: &BTreeMap<NodeId, usize>) -> u32 {
     u32::try_from(led.iter().filter(is_before).count()).unwrap_or(u32::MAX)
 }
 
-/// The shards whose leadership `node` may hand over, and to whom: to those that vote in the first too, are
+/// The shards whose leadership `node` may hand over, and to whom: to those that are not to be emptied, are
 /// there, and have what it has.
 fn heirs<M: ShardMachine>(
     node: NodeId,
@@ -127,10 +125,8 @@ fn heirs<M: ShardMachine>(
 ) -> BTreeMap<ShardId, BTreeSet<NodeId>> {
     let Some((first, of_first)) = all.first() else { return BTreeMap::new() };
     let members = of_first.group().membership();
-    let may_lead = |voter: &NodeId| {
-        members.voters.contains(voter)
-            && members.members.get(voter).is_some_and(|member| !member.follows_only)
-    };
+    let may_lead =
+        |voter: &NodeId| members.members.get(voter).is_some_and(|member| !member.follows_only);
     let mut heirs = BTreeMap::new();
     for (id, shard) in all {
         if id == first || !shard.leads() {

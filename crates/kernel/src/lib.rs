@@ -21,6 +21,7 @@
 //! Reading order: [`Shard`], `envelope`, `proposer`, `pending`, `forward`, `state`, `reads`, `image`, `history`, `digests`, `chores`; for several shards
 //! `transaction`, `undecided`, `whole`, `whole_image`, `leaders`.
 
+mod away;
 mod chores;
 mod digests;
 mod envelope;
@@ -42,6 +43,7 @@ mod undecided;
 mod whole;
 mod whole_image;
 
+pub use away::Away;
 pub use chores::{CheckpointTurns, ChoreOptions};
 pub use digests::differs;
 pub use history::{LogBehind, LogPart, Replay};
@@ -55,9 +57,9 @@ pub use proteus_store::set_rows_memory;
 pub use shard::{Answering, CommitSink, Proposed, Shard, ShardOptions, ShardStatus};
 pub use step::TransactionId;
 pub use timestamps::Timestamps;
-pub use transaction::{Commits, Shards, Spread, Spreading};
-pub use whole::read_whole;
-pub use whole_image::image_whole;
+pub use transaction::{Commits, Shards, Spread, Spreading, Way};
+pub use whole::{ask_whole, read_whole};
+pub use whole_image::{Aside, AsideElsewhere, Imaged, image_spread, image_whole};
 
 /// Largest minitransaction with its parameters, in bytes. A log entry holds one or more.
 pub const PROPOSAL_BYTES_MAX: usize = 64 * 1024 * 1024;

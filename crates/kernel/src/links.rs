@@ -14,6 +14,8 @@ pub enum Service {
     Proposer,
     /// Its comparison of replicas' states.
     Digests,
+    /// Any of its replicas, for nodes that have none.
+    Away,
     /// Its leader, to finish what was tried of a commit over several shards.
     Commits,
 }

@@ -1,6 +1,6 @@
 //! The handle to a shard on this node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
@@ -19,7 +19,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
 use crate::PROPOSAL_BYTES_MAX;
-use crate::chores::{CheckpointTurns, Checkpoints, ChoreOptions, propose_due, sweep_impatient};
+use crate::chores::{
+    CheckpointTurns, Checkpoints, ChoreOptions, propose_due, sweep_impatient, watch_group,
+};
 use crate::digests::{Testimony, Voters, differs, judge_differences, mark_difference};
 use crate::forward::{Forward, ForwardAnswer, Taken, first_proposal};
 use crate::image::StateImage;
@@ -48,10 +50,6 @@ pub trait CommitSink<C>: Send + Sync + 'static {
 /// Bytes that a command takes most likely, or less.
 const COMMAND_BYTES_GUESS: usize = 96;
 
-/// How often, and how many times, those are answered who proposed while the shard was stopping.
-const STOPPED_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
-const STOPPED_SWEEPS: usize = 50;
-
 /// How long a shard that stops waits for what is on its way.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -64,7 +62,7 @@ const IMAGE_PATIENCE: Duration = Duration::from_secs(10);
 const IMAGE_RETRY: Duration = Duration::from_millis(100);
 
 /// The outcomes to come of one proposal.
-type Answer<O> = oneshot::Receiver<Answered<O>>;
+pub(crate) type Answer<O> = oneshot::Receiver<Answered<O>>;
 
 /// Commands that were proposed, as they are kept until they are answered: whoever may have to propose them again
 /// need not keep them meanwhile.
@@ -161,6 +159,8 @@ pub struct Shard<M: ShardMachine> {
     links: Arc<dyn Links>,
     readers: Readers,
     recency: Arc<Recency>,
+    /// By stream, the newest attempt of nodes that have no replica.
+    pub(crate) attempts: Mutex<BTreeMap<u64, u64>>,
     voters: Arc<Voters>,
     stop: watch::Sender<bool>,
     /// Why the shard serves no more, once it does not.
@@ -243,6 +243,7 @@ impl<M: ShardMachine> Shard<M> {
             links: links.clone(),
             readers,
             recency,
+            attempts: Mutex::default(),
             voters: voters.clone(),
             stop,
             stopped: stopped.clone(),
@@ -296,7 +297,7 @@ impl<M: ShardMachine> Shard<M> {
         }
     }
 
-    fn submit(
+    pub(crate) fn submit(
         &self,
         kind: Kind,
         durability: Durability,
@@ -519,6 +520,7 @@ impl<M: ShardMachine> Shard<M> {
                 }
                 None => Box::pin(std::future::ready(Err("not a question known here".to_owned()))),
             },
+            Service::Away => self.answer_away(message),
             Service::Digests => Box::pin(std::future::ready(self.state.digests.answer(&message))),
             Service::Proposer => match Forward::decode(&message) {
                 Some(forward) => {
@@ -622,13 +624,24 @@ impl<M: ShardMachine> Shard<M> {
     }
 
     /// Makes durable what the state has come to, so that little is left to be written.
-    pub(crate) async fn checkpoint(&self) -> Result<(), KernelError> {
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn checkpoint(&self) -> Result<(), KernelError> {
         let state = self.state.clone();
         Ok(task::spawn_blocking(move || state.checkpoint()).await.map_err(|_| stopping())??)
     }
 
+    /// Whether the shard is held still by a commit over several, as far as this node has applied.
+    pub fn is_held(&self) -> bool {
+        self.undecided().is_some()
+    }
+
     /// Sets the state aside as it is now, for [`Shard::image_set_aside`].
-    pub(crate) async fn set_aside(&self) -> Result<EntryId, KernelError> {
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub async fn set_aside(&self) -> Result<EntryId, KernelError> {
         let state = self.state.clone();
         Ok(task::spawn_blocking(move || state.set_aside()).await.map_err(|_| stopping())??)
     }
@@ -637,7 +650,7 @@ impl<M: ShardMachine> Shard<M> {
     ///
     /// # Errors
     /// As [`Shard::image`], or if another checkpoint was taken since.
-    pub(crate) async fn image_set_aside(&self, id: EntryId) -> Result<StateImage, KernelError> {
+    pub async fn image_set_aside(&self, id: EntryId) -> Result<StateImage, KernelError> {
         let state = self.state.clone();
         let image = task::spawn_blocking(move || state.image_set_aside(id)).await;
         let another = || KernelError::Unavailable("another checkpoint was taken since".to_owned());
@@ -777,22 +790,4 @@ fn nobody_can_tell() -> KernelError {
 
 fn stopping() -> KernelError {
     KernelError::Unavailable("the node is stopping".to_owned())
-}
-
-async fn watch_group<M: ShardMachine>(
-    group: Group,
-    state: Arc<ShardState<M>>,
-    stopped: Arc<Mutex<Option<String>>>,
-) {
-    let reason = group.stopped().await;
-    stopped.lock().get_or_insert_with(|| {
-        error!(reason, "the shard stopped; restart the node once the cause is mended");
-        reason.clone()
-    });
-    // No proposal is accepted from here on. One that the group took while it was stopping reaches
-    // the waiting list only afterwards, and must not wait for ever.
-    for _ in 0..STOPPED_SWEEPS {
-        state.pending.fail(&KernelError::Stopped(reason.clone()));
-        task::sleep(STOPPED_SWEEP_INTERVAL).await;
-    }
 }

@@ -35,9 +35,11 @@ use proteus_types::{CommitTs, Durability, NodeId, ShardId};
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
+use crate::away::Away;
 use crate::lanes::{Lanes, Turn};
+use crate::pending::Kind;
 use crate::shard::Shard;
-use crate::step::{Knowledge, PARTICIPANTS_MAX, TransactionId};
+use crate::step::{Knowledge, PARTICIPANTS_MAX, Step, StepOutcome, TransactionId};
 use crate::undecided::{Decision, Undecided};
 
 /// How long after its first part was tried a commit may be decided, unless it has very many parts.
@@ -65,6 +67,115 @@ pub trait Shards<M: ShardMachine>: Send + Sync + 'static {
 
     /// All that are here.
     fn all(&self) -> Vec<(ShardId, Arc<Shard<M>>)>;
+
+    /// The way to a shard that is on other nodes only.
+    fn away(&self, id: ShardId) -> Option<Arc<Away<M>>> {
+        let _ = id;
+        None
+    }
+
+    /// Who leads which shard, as far as this node knows, also of those that are not here.
+    fn leaders(&self) -> BTreeMap<ShardId, Option<NodeId>> {
+        let leader = |shard: &Shard<M>| shard.group().leadership().leader;
+        self.all().into_iter().map(|(id, shard)| (id, leader(&shard))).collect()
+    }
+}
+
+/// The way to a shard, which is here or elsewhere.
+pub enum Way<M: ShardMachine> {
+    /// Its replica here.
+    Here(Arc<Shard<M>>),
+    /// On other nodes.
+    Away(Arc<Away<M>>),
+}
+
+/// What trying a part comes to, and when it was tried.
+type Trying<O> = Pin<Box<dyn Future<Output = Result<(O, CommitTs), KernelError>> + Send>>;
+
+impl<M: ShardMachine> Way<M> {
+    /// As [`Shard::propose_at`].
+    fn propose_at(&self, durability: Durability, commands: &[M::Command]) -> Outcomes<M::Outcome> {
+        match self {
+            Way::Here(here) => Box::pin(here.propose_at(durability, commands)),
+            Way::Away(away) => Box::pin(away.propose(durability, commands)),
+        }
+    }
+
+    fn prepare(
+        &self,
+        transaction: TransactionId,
+        coordinator: ShardId,
+        lease: Duration,
+        part: M::Command,
+    ) -> Trying<M::Outcome> {
+        match self {
+            Way::Here(here) => Box::pin(here.prepare(transaction, coordinator, lease, part)),
+            Way::Away(away) => {
+                let lease_ms = u32::try_from(lease.as_millis()).unwrap_or(u32::MAX);
+                let step = Step::Prepare { transaction, coordinator, lease_ms, part };
+                let outcome = away.step(Kind::Gates, &step);
+                Box::pin(async move {
+                    match outcome.await? {
+                        StepOutcome::Prepared { outcome, tried_ts } => Ok((outcome, tried_ts)),
+                        _ => Err(ended()),
+                    }
+                })
+            }
+        }
+    }
+
+    fn decide(
+        &self,
+        transaction: TransactionId,
+        until_ms: u64,
+        participants: Vec<ShardId>,
+        part: M::Command,
+    ) -> Deciding<M::Outcome> {
+        match self {
+            Way::Here(here) => Box::pin(here.decide(transaction, until_ms, participants, part)),
+            Way::Away(away) => {
+                let step = Step::Decide { transaction, until_ms, participants, part };
+                let outcome = away.step(Kind::Plain, &step);
+                Box::pin(async move {
+                    match outcome.await? {
+                        StepOutcome::Decided(decided) => Ok(decided),
+                        _ => Err(ended()),
+                    }
+                })
+            }
+        }
+    }
+
+    async fn finish(
+        &self,
+        transaction: TransactionId,
+        commit_ts: Option<CommitTs>,
+    ) -> Result<bool, KernelError> {
+        match self {
+            Way::Here(here) => here.finish(transaction, commit_ts).await,
+            Way::Away(away) => away.finish(transaction, commit_ts).await,
+        }
+    }
+
+    async fn ask(
+        &self,
+        transaction: TransactionId,
+        until_ms: u64,
+    ) -> Result<Knowledge, KernelError> {
+        match self {
+            Way::Here(here) => here.ask(transaction, until_ms).await,
+            Way::Away(away) => away.ask_decision(transaction, until_ms).await,
+        }
+    }
+
+    async fn forget(&self, transaction: TransactionId) -> Result<(), KernelError> {
+        match self {
+            Way::Here(here) => here.forget(transaction).await,
+            Way::Away(away) => {
+                away.step(Kind::Plain, &Step::Forget { transaction }).await.map(drop)
+            }
+        }
+    }
 }
 
 /// What became of a commit over several shards.
@@ -91,6 +202,8 @@ pub enum Spread<O> {
 pub type Spreading<O> = Pin<Box<dyn Future<Output = Result<Spread<O>, KernelError>> + Send>>;
 
 type Outcomes<O> = Pin<Box<dyn Future<Output = Result<Vec<O>, KernelError>> + Send>>;
+
+type Deciding<O> = Pin<Box<dyn Future<Output = Result<Option<(O, CommitTs)>, KernelError>> + Send>>;
 
 /// What came of trying the parts of a commit.
 struct Tried<O> {
@@ -133,13 +246,13 @@ impl<M: ShardMachine> Commits<M> {
         durability: Durability,
         commands: Vec<M::Command>,
     ) -> Outcomes<M::Outcome> {
-        let here = match self.here(shard) {
-            Ok(here) => here,
+        let way = match self.way(shard) {
+            Ok(way) => way,
             Err(error) => return Box::pin(std::future::ready(Err(error))),
         };
-        let hand_over = move || here.propose_at(durability, &commands);
+        let hand_over = move || way.propose_at(durability, &commands);
         match self.lanes.pass(shard, hand_over) {
-            Ok(Ok(proposal)) => Box::pin(proposal),
+            Ok(Ok(proposal)) => proposal,
             Ok(Err((hand_over, mut turn))) => {
                 let (sender, receiver) = oneshot::channel();
                 task::spawn(async move {
@@ -182,9 +295,16 @@ impl<M: ShardMachine> Commits<M> {
         Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(ended())) })
     }
 
-    fn here(&self, shard: ShardId) -> Result<Arc<Shard<M>>, KernelError> {
+    /// The way to a shard.
+    ///
+    /// # Errors
+    /// If this node does not know of any.
+    pub fn way(&self, shard: ShardId) -> Result<Way<M>, KernelError> {
+        if let Some(here) = self.shards.shard(shard) {
+            return Ok(Way::Here(here));
+        }
         let missing = || KernelError::Unavailable(format!("shard {shard} is not on this node"));
-        self.shards.shard(shard).ok_or_else(missing)
+        self.shards.away(shard).map(Way::Away).ok_or_else(missing)
     }
 
     async fn drive(
@@ -206,8 +326,8 @@ impl<M: ShardMachine> Commits<M> {
             return failure;
         }
         let decided = self
-            .here(coordinator)
-            .map(|here| here.decide(transaction, until_ms, tried.clone(), own_part));
+            .way(coordinator)
+            .map(|way| way.decide(transaction, until_ms, tried.clone(), own_part));
         turn.leave(coordinator);
         let decided = match decided {
             Ok(decided) => decided.await,
@@ -254,9 +374,8 @@ impl<M: ShardMachine> Commits<M> {
         loop {
             while trying.len() < at_once && tried.failure.is_none() {
                 let Some((shard, part)) = parts.next() else { break };
-                let prepared = self
-                    .here(shard)
-                    .map(|here| here.prepare(transaction, coordinator, lease, part));
+                let prepared =
+                    self.way(shard).map(|way| way.prepare(transaction, coordinator, lease, part));
                 turn.leave(shard);
                 // It may be tried from here on, even if that does not come to be known.
                 tried.shards.push(shard);
@@ -286,7 +405,10 @@ impl<M: ShardMachine> Commits<M> {
     /// order, and each then wait for the other. Commits of one node come to all in the order of its lanes.
     fn at_once(&self, coordinator: ShardId) -> usize {
         let is_alone = |here: Arc<Shard<M>>| here.group().membership().members.len() == 1;
-        let is_alone = self.here(coordinator).is_ok_and(is_alone);
+        // The first has all nodes of the cluster as members.
+        let of_cluster =
+            if self.shards.shard(ShardId::META).is_some() { ShardId::META } else { coordinator };
+        let is_alone = self.shards.shard(of_cluster).is_some_and(is_alone);
         if is_alone { PARTICIPANTS_MAX } else { 1 }
     }
 
@@ -317,8 +439,8 @@ impl<M: ShardMachine> Commits<M> {
                 for some in shards.chunks(at_once) {
                     let mut trying = Vec::new();
                     for shard in some {
-                        let here = commits.here(*shard)?;
-                        trying.push(here.prepare(transaction, *shard, lease, nothing()));
+                        let way = commits.way(*shard)?;
+                        trying.push(way.prepare(transaction, *shard, lease, nothing()));
                         turn.leave(*shard);
                     }
                     for tried in join_all(trying).await {
@@ -342,8 +464,8 @@ impl<M: ShardMachine> Commits<M> {
 
     /// Lets a shard go that was held still, and says whether it was until now.
     async fn let_go_of(&self, shard: ShardId, transaction: TransactionId) -> bool {
-        match self.here(shard) {
-            Ok(here) => match here.finish(transaction, None).await {
+        match self.way(shard) {
+            Ok(way) => match way.finish(transaction, None).await {
                 Ok(was_tried) => was_tried,
                 Err(_) => {
                     self.tell(shard, transaction, None).await;
@@ -381,8 +503,8 @@ impl<M: ShardMachine> Commits<M> {
             }
             // The caller may have given up.
             let _ = sender.send(());
-            if let Ok(here) = commits.here(coordinator)
-                && let Err(error) = here.forget(transaction).await
+            if let Ok(way) = commits.way(coordinator)
+                && let Err(error) = way.forget(transaction).await
             {
                 info!(%error, "a decision is forgotten later");
             }
@@ -399,8 +521,8 @@ impl<M: ShardMachine> Commits<M> {
     ) -> bool {
         let give_up_at = self.clock.elapsed() + FINISH_PATIENCE;
         loop {
-            let told = match self.here(shard) {
-                Ok(here) => here.finish(transaction, commit_ts).await,
+            let told = match self.way(shard) {
+                Ok(way) => way.finish(transaction, commit_ts).await,
                 Err(error) => Err(error),
             };
             match told {
@@ -462,8 +584,8 @@ impl<M: ShardMachine> Commits<M> {
             }
             return;
         }
-        let Ok(here) = self.here(coordinator) else { return };
-        let answer = match here.ask(transaction, decidable_until(tried_ts, lease)).await {
+        let Ok(way) = self.way(coordinator) else { return };
+        let answer = match way.ask(transaction, decidable_until(tried_ts, lease)).await {
             Ok(Knowledge::Committed(commit_ts)) => Some(commit_ts),
             Ok(Knowledge::Aborted) => None,
             Err(_) => return,

@@ -1,11 +1,15 @@
 //! Reading several shards at one moment.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::try_join_all;
+use proteus_env::task;
 use proteus_machine::{KernelError, ShardMachine, View};
 use proteus_types::{CommitTs, ShardId};
 
 use crate::shard::Shard;
+use crate::transaction::{Commits, Way};
 use crate::undecided::Standing;
 
 /// What a reader sees of one shard.
@@ -13,6 +17,20 @@ use crate::undecided::Standing;
 struct Seen<'a> {
     shard: ShardId,
     view: View<'a>,
+    standing: &'a Standing,
+}
+
+impl<'a> Seen<'a> {
+    fn stands(&self) -> Stands<'a> {
+        Stands { shard: self.shard, applied_ts: self.view.applied_ts, standing: self.standing }
+    }
+}
+
+/// How one shard's state stands to commits over several.
+#[derive(Clone, Copy)]
+struct Stands<'a> {
+    shard: ShardId,
+    applied_ts: CommitTs,
     standing: &'a Standing,
 }
 
@@ -30,7 +48,8 @@ pub fn read_whole<M: ShardMachine>(
     reader: &mut WholeReader<'_>,
 ) -> Result<(), KernelError> {
     nested(shards, &[], &mut |seen| {
-        if is_torn(seen) {
+        let all: Vec<Stands<'_>> = seen.iter().map(|seen| seen.stands()).collect();
+        if is_torn(&all) {
             return Err(KernelError::Unavailable(
                 "a commit over several shards is not carried out in all of them here yet"
                     .to_owned(),
@@ -41,6 +60,54 @@ pub fn read_whole<M: ShardMachine>(
         reader(&views);
         Ok(())
     })
+}
+
+/// How often, and with which pause, shards are asked again of which one has carried out its part of a commit and
+/// another has not.
+const TORN_TRIES: usize = 200;
+const TORN_PAUSE: Duration = Duration::from_millis(5);
+
+/// What each of some shards, wherever they are, answers to a question, so that each commit over several of them is in
+/// all answers or in none, and so is every commit that was acknowledged before this call. All shards are to be
+/// asked: what they stand for tells whether the answers belong together; the question may be one for nothing.
+///
+/// # Errors
+/// If a shard does not answer, or commits go on tearing them apart.
+pub async fn ask_whole<M: ShardMachine>(
+    commits: &Commits<M>,
+    questions: &[(ShardId, Vec<u8>)],
+) -> Result<Vec<(ShardId, Vec<u8>)>, KernelError> {
+    for _ in 0..TORN_TRIES {
+        let asking = questions.iter().map(|(shard, question)| async move {
+            let told = match commits.way(*shard)? {
+                Way::Away(away) => {
+                    let told = away.ask_told(question).await?;
+                    let answer = told.answer.to_vec();
+                    (told, answer)
+                }
+                Way::Here(here) => {
+                    let stopping = || KernelError::Unavailable("the node is stopping".to_owned());
+                    if let Some(barrier) = here.read_barrier() {
+                        barrier.await.unwrap_or_else(|_| Err(stopping()))?;
+                    }
+                    here.told_here(question)?
+                }
+            };
+            Ok::<_, KernelError>((*shard, told))
+        });
+        let told = try_join_all(asking).await?;
+        let stands = told.iter().map(|(shard, (told, _))| Stands {
+            shard: *shard,
+            applied_ts: told.applied_ts,
+            standing: &told.standing,
+        });
+        if !is_torn(&stands.collect::<Vec<_>>()) {
+            return Ok(told.into_iter().map(|(shard, (_, answer))| (shard, answer)).collect());
+        }
+        task::sleep(TORN_PAUSE).await;
+    }
+    let reason = "commits over several shards are not carried out in all of them";
+    Err(KernelError::Unavailable(reason.to_owned()))
 }
 
 type Reader<'a> = dyn FnMut(&[Seen<'_>]) -> Result<(), KernelError> + 'a;
@@ -69,16 +136,16 @@ fn nested<M: ShardMachine>(
 /// finishes that has a later one. What comes in between carries nothing out, whatever its timestamp: it
 /// finishes what was finished before. And a coordinator that has not decided here what a participant has
 /// carried out has not applied that timestamp.
-fn is_torn(seen: &[Seen<'_>]) -> bool {
+fn is_torn(seen: &[Stands<'_>]) -> bool {
     let of = |shard: &ShardId| seen.iter().find(|seen| seen.shard == *shard);
     let has_carried_out = |shard: &ShardId, decided: CommitTs| {
         of(shard).is_none_or(|seen| {
             let tried = seen.standing.undecided.map(|undecided| undecided.tried_ts);
-            tried.unwrap_or(seen.view.applied_ts) > decided
+            tried.unwrap_or(seen.applied_ts) > decided
         })
     };
     let has_decided = |shard: &ShardId, carried_out: CommitTs| {
-        of(shard).is_none_or(|seen| seen.view.applied_ts >= carried_out)
+        of(shard).is_none_or(|seen| seen.applied_ts >= carried_out)
     };
     seen.iter().any(|seen| {
         let Standing { participants, coordinators, .. } = seen.standing;
@@ -89,7 +156,6 @@ fn is_torn(seen: &[Seen<'_>]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use proteus_store::LayeredStore;
     use proteus_types::NodeId;
 
     use super::*;
@@ -102,8 +168,6 @@ mod tests {
     /// Whether the states of a coordinator and a participant are torn, each at a timestamp; the coordinator
     /// having decided at one, the participant having carried out up to one, and having tried at one.
     fn torn(a: (u64, Option<u64>), b: (u64, Option<u64>, Option<u64>)) -> bool {
-        let store = LayeredStore::in_memory();
-        let view = |ts| View { state: &store, now_ms: 0, applied_ts: CommitTs(ts) };
         let participants = a.1.map(|ts| (B, CommitTs(ts))).into_iter().collect();
         let coordinators = b.1.map(|ts| (A, CommitTs(ts))).into_iter().collect();
         let transaction = TransactionId { node: NodeId(1), number: 1 };
@@ -112,8 +176,8 @@ mod tests {
         let of_a = Standing { participants, ..Standing::default() };
         let of_b = Standing { coordinators, undecided: b.2.map(tried), ..Standing::default() };
         is_torn(&[
-            Seen { shard: A, view: view(a.0), standing: &of_a },
-            Seen { shard: B, view: view(b.0), standing: &of_b },
+            Stands { shard: A, applied_ts: CommitTs(a.0), standing: &of_a },
+            Stands { shard: B, applied_ts: CommitTs(b.0), standing: &of_b },
         ])
     }
 

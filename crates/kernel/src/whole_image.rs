@@ -11,6 +11,7 @@
 //! shard go is told whether it was held until then: so there was one moment at which all were, and what is in
 //! the images is what was committed before it, in any shard, and nothing else.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,58 @@ const TRIES_MAX: usize = 5;
 const RETRY: Duration = Duration::from_millis(500);
 
 type Open<M> = (ShardId, Arc<Shard<M>>);
+
+/// Sets the states of shards aside that are on other nodes.
+pub trait AsideElsewhere: Send + Sync + 'static {
+    /// Has little left to be written of a shard that is about to be held still.
+    fn prepare(&self, shard: ShardId) -> Aside;
+
+    /// Sets the state of a shard aside that is held still, on a node that has applied that it is; its name there.
+    fn set_aside(&self, shard: ShardId) -> Aside;
+}
+
+/// A state that is set aside.
+pub type Aside = Pin<Box<dyn Future<Output = Result<EntryId, KernelError>> + Send>>;
+
+/// The images of shards at one moment: those that are open here, and the names of states that were set aside elsewhere.
+pub struct Imaged {
+    /// Everything up to here is in them, and nothing later.
+    pub commit_ts: CommitTs,
+    /// Of those that are open here.
+    pub here: Vec<(ShardId, StateImage)>,
+    /// Of the others.
+    pub elsewhere: Vec<(ShardId, EntryId)>,
+}
+
+/// As [`image_whole`], with shards that are on other nodes only. It is tried once.
+///
+/// # Errors
+/// As [`image_whole`].
+pub async fn image_spread<M: ShardMachine>(
+    commits: &Arc<Commits<M>>,
+    shards: &[Open<M>],
+    away: Vec<ShardId>,
+    aside: Arc<dyn AsideElsewhere>,
+    nothing: fn() -> M::Command,
+) -> Result<Imaged, KernelError> {
+    for (_, shard) in shards {
+        shard.checkpoint().await?;
+    }
+    try_join_all(away.iter().map(|shard| aside.prepare(*shard))).await?;
+    let ids = shards.iter().map(|(id, _)| *id).chain(away.iter().copied()).collect();
+    let all: Vec<Arc<Shard<M>>> = shards.iter().map(|(_, shard)| shard.clone()).collect();
+    let look = async move {
+        let elsewhere = away.iter().map(|shard| aside.set_aside(*shard));
+        let elsewhere = try_join_all(elsewhere).await?;
+        let here = try_join_all(all.iter().map(|shard| shard.set_aside())).await?;
+        Ok((here, away.into_iter().zip(elsewhere).collect::<Vec<_>>()))
+    };
+    let (commit_ts, (entries, elsewhere)) = commits.hold_still(ids, nothing, look).await?;
+    let images = shards.iter().zip(entries).map(|((id, shard), entry)| async move {
+        shard.image_set_aside(entry).await.map(|image| (*id, image))
+    });
+    Ok(Imaged { commit_ts, here: try_join_all(images).await?, elsewhere })
+}
 
 /// The states of all `shards`, which are open here, at one moment: all that was committed up to the
 /// timestamp, and nothing later. Commits wait for some log entries in each shard, and go on then.

@@ -45,6 +45,14 @@ pub(crate) struct ShardIndex {
 }
 
 impl ShardIndex {
+    /// Whether nothing is left of a shard but what this node has promised while it had it.
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.purged.is_none()
+            && self.entries.is_empty()
+            && self.metas.contains_key(&MetaKey::Floor)
+            && self.metas.keys().all(|key| key.outlives_shard())
+    }
+
     /// Index of the first entry present, or of the next to come.
     pub(crate) fn first(&self) -> LogIndex {
         self.purged.map_or(LogIndex(0), |purged| purged.index.next())
@@ -132,6 +140,17 @@ impl Index {
     pub(crate) fn purge(&mut self, shard: ShardId, upto: EntryId) {
         let freed_bytes = self.shards.entry(shard).or_default().purge(upto);
         self.cached_bytes -= freed_bytes;
+    }
+
+    pub(crate) fn forget(&mut self, shard: ShardId) {
+        if let Some(mut gone) = self.shards.remove(&shard) {
+            self.cached_bytes -= in_memory_bytes(gone.entries.drain(..));
+            gone.metas.retain(|key, _| key.outlives_shard());
+            if !gone.metas.is_empty() {
+                self.shards
+                    .insert(shard, ShardIndex { metas: gone.metas, ..ShardIndex::default() });
+            }
+        }
     }
 
     /// The oldest segment that still holds an entry present in some shard.

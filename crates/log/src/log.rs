@@ -12,9 +12,9 @@ use parking_lot::{Condvar, Mutex};
 use proteus_env::SystemClock;
 use proteus_env::disk::Disk;
 use proteus_env::task::{self, spawn_thread};
-use proteus_types::{Durability, EntryId, LogIndex, ShardId};
+use proteus_types::{Durability, EntryId, LogIndex, ShardId, Term};
 
-use crate::index::{Index, Placed};
+use crate::index::{Index, Placed, ShardIndex};
 use crate::writer::{Request, Writer, run};
 use crate::{LogError, recovery};
 
@@ -36,6 +36,8 @@ pub enum MetaKey {
     Committed,
     /// The full name of the last purged entry.
     Purged,
+    /// The last entry that the shard had here before it was forgotten.
+    Floor,
 }
 
 impl MetaKey {
@@ -44,11 +46,17 @@ impl MetaKey {
             MetaKey::Vote => 1,
             MetaKey::Committed => 2,
             MetaKey::Purged => 3,
+            MetaKey::Floor => 4,
         }
     }
 
+    /// Whether it is kept of a shard that is forgotten: what this node has promised to others.
+    pub(crate) fn outlives_shard(self) -> bool {
+        matches!(self, MetaKey::Vote | MetaKey::Floor)
+    }
+
     pub(crate) fn of_code(code: u8) -> Option<MetaKey> {
-        [MetaKey::Vote, MetaKey::Committed, MetaKey::Purged]
+        [MetaKey::Vote, MetaKey::Committed, MetaKey::Purged, MetaKey::Floor]
             .into_iter()
             .find(|key| key.code() == code)
     }
@@ -226,9 +234,21 @@ impl Log {
 
     /// The shards that have anything in the log, ascending.
     pub fn shards(&self) -> Vec<ShardId> {
-        let mut shards: Vec<ShardId> = self.shared.index.lock().shards.keys().copied().collect();
-        shards.sort_unstable();
-        shards
+        let index = self.shared.index.lock();
+        let is_there = |(_, shard): &(&ShardId, &ShardIndex)| !shard.is_forgotten();
+        index.shards.iter().filter(is_there).map(|(id, _)| *id).collect()
+    }
+
+    /// Term and index of the last entry that a shard had here before it was forgotten, if it was.
+    pub fn floor(&self, shard: ShardId) -> Option<(Term, LogIndex)> {
+        self.floor_in(&self.shared.index.lock(), shard)
+    }
+
+    fn floor_in(&self, index: &Index, shard: ShardId) -> Option<(Term, LogIndex)> {
+        let bytes = index.shards.get(&shard)?.metas.get(&MetaKey::Floor)?;
+        let (term, index) = bytes.split_first_chunk()?;
+        let (term, index) = (u64::from_le_bytes(*term), u64::from_le_bytes(*index.first_chunk()?));
+        Some((Term(term), LogIndex(index)))
     }
 
     /// A small fact.
@@ -257,6 +277,27 @@ impl Log {
         let mut index = self.shared.index.lock();
         index.purge(shard, upto);
         self.submit(Request::Purge { shard, upto, done });
+        drop(index);
+        self.wake_writer();
+    }
+
+    /// Removes all that the log has of a shard, of which this node has no replica any more, but what it has promised to
+    /// others: its vote, and up to where it had the shard's log. Nobody may use the shard meanwhile; it may begin anew
+    /// afterwards.
+    pub fn forget(&self, shard: ShardId, done: Done) {
+        let mut index = self.shared.index.lock();
+        let last = index.shards.get(&shard).and_then(|shard| shard.last());
+        let floor = self.floor_in(&index, shard).max(last.map(|last| (last.term, last.index)));
+        index.forget(shard);
+        if let Some((term, last)) = floor {
+            let mut value = term.0.to_le_bytes().to_vec();
+            value.extend_from_slice(&last.0.to_le_bytes());
+            let (key, value) = (MetaKey::Floor, Bytes::from(value));
+            index.shards.entry(shard).or_default().metas.insert(key, value.clone());
+            // Before it is forgotten, so that one is not without the other.
+            self.submit(Request::Meta { shard, key, value, done: Box::new(|_| ()) });
+        }
+        self.submit(Request::Forget { shard, done });
         drop(index);
         self.wake_writer();
     }

@@ -36,6 +36,7 @@ const KIND_META: u8 = 2;
 const KIND_TRUNCATE: u8 = 3;
 const KIND_PURGE: u8 = 4;
 const KIND_FLUSHED: u8 = 5;
+const KIND_FORGET: u8 = 6;
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub(crate) enum Record {
     Truncate { shard: ShardId, last: LogIndex },
     /// Entries up to and including `upto` are gone.
     Purge { shard: ShardId, upto: EntryId },
+    /// All that stands before this of the shard is gone: the node has no replica of it any more.
+    Forget { shard: ShardId },
     /// Bytes of this segment before `byte_offset` are on stable storage.
     Flushed { byte_offset: u64 },
 }
@@ -111,6 +114,10 @@ impl Record {
                 into.push(KIND_PURGE);
                 push_u32(into, shard.0);
                 push_id(into, *upto);
+            }
+            Record::Forget { shard } => {
+                into.push(KIND_FORGET);
+                push_u32(into, shard.0);
             }
             Record::Flushed { byte_offset } => {
                 into.push(KIND_FLUSHED);
@@ -191,6 +198,7 @@ fn decode_body(body: &[u8]) -> Option<Record> {
             let (upto, rest) = take_id(rest)?;
             rest.is_empty().then_some(Record::Purge { shard, upto })
         }
+        KIND_FORGET => rest.is_empty().then_some(Record::Forget { shard }),
         _ => None,
     }
 }
@@ -255,6 +263,7 @@ mod tests {
             (shard.clone(), any::<u64>())
                 .prop_map(|(shard, last)| Record::Truncate { shard, last: LogIndex(last) }),
             (shard, id).prop_map(|(shard, upto)| Record::Purge { shard, upto }),
+            any::<u32>().prop_map(|shard| Record::Forget { shard: ShardId(shard) }),
             any::<u64>().prop_map(|byte_offset| Record::Flushed { byte_offset }),
         ]
     }

@@ -155,7 +155,9 @@ pub fn inspect(disk: &Arc<dyn Disk>) -> Result<LogReport, LogError> {
     let mut shards = Vec::new();
     for (shard, found) in scanned.shards {
         let index = found.close(disk)?;
-        shards.push((shard, index.purged, index.last()));
+        if !index.is_forgotten() {
+            shards.push((shard, index.purged, index.last()));
+        }
     }
     Ok(LogReport {
         segment_count: scanned.segments.len(),
@@ -275,6 +277,13 @@ fn take(record: Record, sequence: u64, place: u64, shards: &mut BTreeMap<ShardId
             found.entries = found.entries.split_off(&upto.index.next());
             if found.purged.is_none_or(|purged| purged.index < upto.index) {
                 found.purged = Some(upto);
+            }
+        }
+        Record::Forget { shard } => {
+            if let Some(gone) = shards.remove(&shard) {
+                let mut metas = gone.metas;
+                metas.retain(|key, _| key.outlives_shard());
+                shards.insert(shard, ShardFound { metas, ..ShardFound::default() });
             }
         }
         Record::Flushed { .. } => {}

@@ -37,6 +37,7 @@ pub(crate) enum Request {
     Meta { shard: ShardId, key: MetaKey, value: Bytes, done: Done },
     Truncate { shard: ShardId, last: LogIndex, done: Done },
     Purge { shard: ShardId, upto: EntryId, done: Done },
+    Forget { shard: ShardId, done: Done },
     Flush { done: Done },
 }
 
@@ -47,7 +48,10 @@ impl Request {
                 entries.iter().map(|entry| entry.payload.len()).sum()
             }
             Request::Meta { value, .. } => value.len(),
-            Request::Truncate { .. } | Request::Purge { .. } | Request::Flush { .. } => 0,
+            Request::Truncate { .. }
+            | Request::Purge { .. }
+            | Request::Forget { .. }
+            | Request::Flush { .. } => 0,
         }
     }
 
@@ -233,7 +237,7 @@ impl Writer {
         // What is done is told in order, since who waits takes it for what comes before as well.
         let relaxed = requests.iter().position(Request::waits_for_flush).unwrap_or(requests.len());
         for request in requests {
-            purges |= matches!(request, Request::Purge { .. });
+            purges |= matches!(request, Request::Purge { .. } | Request::Forget { .. });
             dones.push(self.encode(request, &mut places));
         }
         let flushing = dones.split_off(relaxed);
@@ -281,6 +285,10 @@ impl Writer {
             }
             Request::Purge { shard, upto, done } => {
                 Record::Purge { shard, upto }.encode(&mut self.buffer);
+                done
+            }
+            Request::Forget { shard, done } => {
+                Record::Forget { shard }.encode(&mut self.buffer);
                 done
             }
             Request::Flush { done } => done,
@@ -479,6 +487,7 @@ fn refuse(requests: impl IntoIterator<Item = Request>, failure: &io::Error) {
         | Request::Meta { done, .. }
         | Request::Truncate { done, .. }
         | Request::Purge { done, .. }
+        | Request::Forget { done, .. }
         | Request::Flush { done }) = request;
         done(Err(io::Error::new(failure.kind(), failure.to_string())));
     }

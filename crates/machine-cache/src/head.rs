@@ -24,7 +24,7 @@ impl Revision {
 }
 
 /// Type of a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// Bytes.
     String,

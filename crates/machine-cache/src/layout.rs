@@ -56,6 +56,8 @@ pub(crate) const SLOT_MAP: [u8; 2] = [SPACE, 15];
 pub(crate) const OWN_SLOTS: [u8; 2] = [SPACE, 16];
 
 pub(crate) const KIND_CHOSEN_LEADER: u8 = 17;
+/// Which nodes have replicas of which shards; how many is under no shard.
+pub(crate) const KIND_REPLICAS: u8 = 18;
 
 pub(crate) const DECLARED: [u8; 2] = [SPACE, KIND_DECLARATION];
 

@@ -21,8 +21,10 @@ mod leaders;
 mod memory;
 mod number;
 mod pattern;
+mod questions;
 mod random;
 pub mod rdb;
+mod replicas;
 mod reply;
 mod script;
 mod settings;
@@ -50,6 +52,8 @@ pub use leaders::{ChosenLeader, chosen_leaders};
 pub use memory::{Candidate, candidates, recount, size_of, soonest, sums, used_bytes};
 pub use number::{decimal_float_text, float_text, parse_float, parse_integer};
 pub use pattern::matches;
+pub use questions::{Answer, Question, ROWS_BYTES_MAX, Rows};
+pub use replicas::{Replicas, replicas};
 pub use reply::Reply;
 pub use settings::{SETTING_BYTES_MAX, setting, settings};
 
@@ -260,6 +264,20 @@ pub enum Op {
         /// For how long, in milliseconds; 0 takes an earlier choice back.
         keep_ms: u64,
     },
+    /// Tells the first shard how many replicas each other shall have.
+    SetReplicaCount {
+        /// So many, each on another node; 0: one on every node.
+        count: u32,
+    },
+    /// Tells the first shard which nodes shall have the replicas of some other.
+    PlaceReplicas {
+        /// The shard.
+        shard: ShardId,
+        /// What was said before, ascending; nothing happens if it is not.
+        was: Vec<NodeId>,
+        /// The nodes, ascending; none: every node.
+        nodes: Vec<NodeId>,
+    },
     /// Tells the shard which shard has which slots.
     SetSlots {
         /// The map.
@@ -298,7 +316,7 @@ impl Op {
 }
 
 /// Why a check or an op refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// The command could not be carried out; of [`Op::OrRefuse`].
     #[error("{0}")]
@@ -318,6 +336,9 @@ pub enum Refusal {
     /// The map of slots has changed.
     #[error("the slots have moved meanwhile")]
     SlotsMoved,
+    /// The replicas of a shard were placed elsewhere.
+    #[error("the replicas have been placed elsewhere meanwhile")]
+    ReplicasPlaced,
     /// A setting has changed.
     #[error("the setting {name} has changed meanwhile")]
     SettingChanged {
@@ -327,7 +348,7 @@ pub enum Refusal {
 }
 
 /// Classes of events, as `notify-keyspace-events` selects them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are Redis' own")]
 pub enum Class {
     Generic,
@@ -392,6 +413,8 @@ pub enum Change {
     },
     /// The shard was told which shard has which slots.
     Slots(Box<SlotMap>),
+    /// Which nodes are to have replicas of which shards has changed.
+    Replicas,
     /// A setting has a new value, or is gone.
     Setting {
         /// Its name.
@@ -622,6 +645,14 @@ impl Machine for Cache {
             }
             Op::ChooseLeader { shard, node, keep_ms } => {
                 leaders::choose(ctx, *shard, *node, *keep_ms)?;
+                Ok(Reply::OK)
+            }
+            Op::SetReplicaCount { count } => {
+                replicas::set_count(ctx, *count)?;
+                Ok(Reply::OK)
+            }
+            Op::PlaceReplicas { shard, was, nodes } => {
+                replicas::place(ctx, *shard, was, nodes)?;
                 Ok(Reply::OK)
             }
             Op::SetSlots { map } => {

@@ -1,11 +1,14 @@
 //! What commands answer, before a protocol version gives it its shape.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 
 use bytes::Bytes;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// An answer. An error is an answer too: in EXEC it undoes nothing.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
     /// A short text that is no value: OK, a type's name.
     Status(Cow<'static, str>),
@@ -24,23 +27,52 @@ pub enum Reply {
     /// A number of any size, as text.
     BigNumber(Bytes),
     /// Text with a format, as INFO gives; a value in RESP2.
-    Verbatim(&'static str, Bytes),
+    Verbatim(#[serde(deserialize_with = "format")] Format, Bytes),
     /// No value.
     Nil,
     /// No array.
     NilArray,
     /// Replies in order.
-    Array(Vec<Reply>),
+    Array(#[serde(deserialize_with = "nested")] Vec<Reply>),
     /// Keys and values; flat in RESP2.
-    Map(Vec<(Reply, Reply)>),
+    Map(#[serde(deserialize_with = "nested")] Vec<(Reply, Reply)>),
     /// Keys and values; an array of pairs in RESP2.
-    PairedMap(Vec<(Reply, Reply)>),
+    PairedMap(#[serde(deserialize_with = "nested")] Vec<(Reply, Reply)>),
     /// Pairs in order: flat in RESP2, arrays of two in RESP3.
-    Pairs(Vec<(Reply, Reply)>),
+    Pairs(#[serde(deserialize_with = "nested")] Vec<(Reply, Reply)>),
     /// Replies without order.
-    Set(Vec<Reply>),
+    Set(#[serde(deserialize_with = "nested")] Vec<Reply>),
     /// Nothing is there yet, and the command is one that waits: the face asks again.
     Blocked,
+}
+
+/// How deep replies stand in each other at most: deeper than any script may answer.
+const DEPTH_MAX: usize = 256;
+
+thread_local! {
+    /// How deep in a reply that is being read.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Reads what stands within a reply, if that is not too deep.
+fn nested<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    let depth = DEPTH.get();
+    if depth >= DEPTH_MAX {
+        return Err(D::Error::custom("replies stand too deep in each other"));
+    }
+    DEPTH.set(depth + 1);
+    let read = T::deserialize(deserializer);
+    DEPTH.set(depth);
+    read
+}
+
+/// By its name; under one of its own, so that it is not taken for a part of the message.
+type Format = &'static str;
+
+/// One of the formats that there are.
+fn format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
+    let format = <&str>::deserialize(deserializer)?;
+    Ok(if format == "mkd" { "mkd" } else { "txt" })
 }
 
 impl Reply {

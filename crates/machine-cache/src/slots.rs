@@ -104,32 +104,69 @@ fn each_in(
             ControlFlow::Continue(())
         })?;
         for (place, bytes) in heads {
-            let Some((_, key)) = layout::split_head(&place) else { continue };
-            let key = Bytes::copy_from_slice(key);
-            let head = Head::decode(&place, bytes.clone())?;
-            let mut rows = vec![(place, bytes)];
-            if let Some(at_ms) = head.expire_at_ms {
-                let place = layout::timed(layout::KIND_EXPIRY, at_ms, db, &key);
-                rows.push((place, Bytes::new()));
+            if let Some(held) = held_at(state, db, place, bytes)? {
+                visit(held)?;
             }
-            let held = match head.kind {
-                crate::Kind::String => None,
-                _ => Collection::decode(head.clone(), Before::ABSENT),
-            };
-            if let Some(at_ms) = held.as_ref().and_then(Collection::field_expiry_ms) {
-                let place = layout::timed(layout::KIND_FIELD_EXPIRY, at_ms, db, &key);
-                rows.push((place, Bytes::new()));
-            }
-            if let Some(id) = held.and_then(|held| held.spread_id()) {
-                state.scan_prefix(&layout::elements(id, b""), &mut |place, value| {
-                    rows.push((Bytes::copy_from_slice(place), value.clone()));
-                    ControlFlow::Continue(())
-                })?;
-            }
-            visit(Held { db, key, head, rows })?;
         }
     }
     Ok(())
+}
+
+/// The key whose head is `bytes` at `place`, with all that belongs to it.
+fn held_at(
+    state: &dyn Read,
+    db: u8,
+    place: Bytes,
+    bytes: Bytes,
+) -> Result<Option<Held>, StoreError> {
+    let Some((_, key)) = layout::split_head(&place) else { return Ok(None) };
+    let key = Bytes::copy_from_slice(key);
+    let head = Head::decode(&place, bytes.clone())?;
+    let mut rows = vec![(place, bytes)];
+    if let Some(at_ms) = head.expire_at_ms {
+        let place = layout::timed(layout::KIND_EXPIRY, at_ms, db, &key);
+        rows.push((place, Bytes::new()));
+    }
+    let held = match head.kind {
+        crate::Kind::String => None,
+        _ => Collection::decode(head.clone(), Before::ABSENT),
+    };
+    if let Some(at_ms) = held.as_ref().and_then(Collection::field_expiry_ms) {
+        let place = layout::timed(layout::KIND_FIELD_EXPIRY, at_ms, db, &key);
+        rows.push((place, Bytes::new()));
+    }
+    if let Some(id) = held.and_then(|held| held.spread_id()) {
+        state.scan_prefix(&layout::elements(id, b""), &mut |place, value| {
+            rows.push((Bytes::copy_from_slice(place), value.clone()));
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(Some(Held { db, key, head, rows }))
+}
+
+/// All that the store has of some keys of a database; `None` if that is more than `bytes_max`.
+pub(crate) fn rows_of_keys(
+    state: &dyn Read,
+    db: u8,
+    keys: &[Bytes],
+    bytes_max: usize,
+) -> Result<Option<Vec<Row>>, StoreError> {
+    let (mut all, mut bytes) = (Vec::new(), 0);
+    for key in keys {
+        if key.len() > crate::KEY_BYTES_MAX {
+            continue;
+        }
+        let place = Bytes::copy_from_slice(&layout::head(db, key));
+        let Some(head) = state.get(&place)? else { continue };
+        let Some(held) = held_at(state, db, place, head)? else { continue };
+        let sizes = held.rows.iter().map(|(place, value)| place.len() + value.len());
+        bytes += sizes.sum::<usize>();
+        if bytes > bytes_max {
+            return Ok(None);
+        }
+        all.extend(held.rows);
+    }
+    Ok(Some(all))
 }
 
 fn all_in(state: &dyn Read, first: u16, last: u16) -> Result<Vec<Held>, StoreError> {

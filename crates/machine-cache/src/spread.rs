@@ -54,6 +54,8 @@ pub fn reach(op: &Op) -> Reach<'_> {
         | Op::Evict { key, .. } => Reach::Keys(vec![key]),
         Op::Reclaim { .. }
         | Op::ChooseLeader { .. }
+        | Op::SetReplicaCount { .. }
+        | Op::PlaceReplicas { .. }
         | Op::TakeSlots { .. }
         | Op::GiveSlots { .. }
         | Op::GiveShared { .. } => Reach::Nothing,
@@ -66,6 +68,11 @@ pub fn checked_key(check: &Check) -> Option<&Bytes> {
         Check::Unchanged { key, .. } => Some(key),
         Check::SettingIs { .. } | Check::SlotMapIs { .. } | Check::SharedIs { .. } => None,
     }
+}
+
+/// What a command touches.
+pub fn reach_of_call(call: &crate::Call) -> Reach<'_> {
+    reach_of_command(&call.arguments)
 }
 
 fn reach_of_command(arguments: &[Bytes]) -> Reach<'_> {
@@ -130,7 +137,7 @@ pub fn divide(op: &Op, same: &dyn Fn(&Bytes, &Bytes) -> bool) -> Option<(Joining
 pub enum Home {
     /// In the shard of this slot.
     Slot(Slot),
-    /// In every shard, the same in all.
+    /// In the first shard, and in the others, if they have it, the same.
     Everywhere,
     /// In every shard; the values are added up by [`add_up`].
     Sums,
@@ -150,6 +157,12 @@ pub fn home(place: &[u8]) -> Home {
         }
         layout::KIND_COUNTS => Home::Sums,
         kind if layout::SHARED_KINDS.contains(&kind) => Home::Everywhere,
+        kind if kind == layout::SLOT_MAP[1]
+            || kind == layout::KIND_CHOSEN_LEADER
+            || kind == layout::KIND_REPLICAS =>
+        {
+            Home::Everywhere
+        }
         layout::KIND_INVALIDATED => {
             place.get(3..).map_or(Home::Somewhere, |key| Home::Slot(Slot::of_key(key)))
         }

@@ -44,6 +44,28 @@ pub trait ShardMachine: Send + Sync + 'static {
     /// Whether the command that this is the answer to has happened, and was not refused.
     fn has_happened(outcome: &Self::Outcome) -> bool;
 
+    /// The bytes of an answer for another node, which proposed the command and has no replica of the shard; `None`
+    /// if no such node can have proposed it.
+    fn encode_outcome(outcome: &Self::Outcome) -> Option<Vec<u8>> {
+        let _ = outcome;
+        None
+    }
+
+    /// Reads what [`ShardMachine::encode_outcome`] wrote.
+    fn decode_outcome(bytes: &[u8]) -> Option<Self::Outcome> {
+        let _ = bytes;
+        None
+    }
+
+    /// Answers a question that another node asks, which has no replica of the shard. Both are the machine's own bytes.
+    ///
+    /// # Errors
+    /// If the store fails, or this is no question known here.
+    fn answer(view: View<'_>, question: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let _ = (view, question);
+        Err(StoreError::corrupt(b"(question)", "this machine answers none"))
+    }
+
     /// Commands that are due because time passed, at most about `count_max`.
     ///
     /// # Errors
@@ -97,6 +119,11 @@ pub enum KernelError {
 
 impl From<StoreError> for KernelError {
     fn from(error: StoreError) -> KernelError {
-        KernelError::Stopped(error.to_string())
+        match error {
+            StoreError::Away(_) => KernelError::Unavailable(error.to_string()),
+            StoreError::Io { .. } | StoreError::Corrupt { .. } => {
+                KernelError::Stopped(error.to_string())
+            }
+        }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) const SERVICE_IMAGE: u8 = 3;
 pub(crate) const SERVICE_DIGESTS: u8 = 4;
 pub(crate) const SERVICE_COMMITS: u8 = 5;
 pub(crate) const SERVICE_LOG: u8 = 6;
+pub(crate) const SERVICE_AWAY: u8 = 7;
+pub(crate) const SERVICE_RELAY: u8 = 8;
 
 /// How long an operator waits for an answer; membership changes wait for a majority.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -80,6 +82,53 @@ pub enum AdminRequest {
         #[serde(default)]
         keep_ms: u64,
     },
+    /// Asks how the shards stand that have replicas on the node that is asked.
+    Standings,
+    /// Asks whether a node is a member of a shard, of the shard's leader.
+    IsMember {
+        /// The shard.
+        shard: ShardId,
+        /// The node.
+        node: NodeId,
+    },
+    /// Says how many replicas each shard but the first shall have; 0: one on every node.
+    SetReplicas {
+        /// So many.
+        count: u32,
+    },
+    /// Moves a replica of a shard from one node to another.
+    MoveReplica {
+        /// The shard.
+        shard: ShardId,
+        /// The node that has it.
+        from: NodeId,
+        /// The node that shall have it.
+        to: NodeId,
+    },
+    /// Sets the state of a shard aside that is held still by a commit over several, and begins an image of it, on the
+    /// node that leads the shard.
+    SetAside {
+        /// The shard.
+        shard: ShardId,
+        /// Whether it is about to be held still, and only has to have little left to be written.
+        is_first: bool,
+    },
+    /// Begins an image of a state that was set aside.
+    OpenAside {
+        /// The shard.
+        shard: ShardId,
+        /// Term of its last entry.
+        term: u64,
+        /// Its index.
+        index: u64,
+    },
+    /// As [`AdminRequest::MarkLogs`], of one shard that has a replica on the node that is asked.
+    MarkLog {
+        /// The shard.
+        shard: ShardId,
+        /// Whether a commit is wanted, so that it comes to a new moment.
+        is_wanted: bool,
+    },
     /// Begins an image of a shard's whole state of the node that is asked. It may lack what was acknowledged
     /// before the question.
     BeginImage {
@@ -129,6 +178,22 @@ pub enum AdminAnswer {
         /// Its number.
         shard: ShardId,
     },
+    /// How shards stand.
+    Standings(Vec<ShardStanding>),
+    /// The last entry in a state that was set aside, or that a log has to be fetched up to.
+    Entry {
+        /// Its term.
+        term: u64,
+        /// Its index.
+        index: u64,
+    },
+    /// Whether it is so.
+    Answer(bool),
+    /// So many replicas are moved away from the node first; ask again.
+    Emptying {
+        /// So many.
+        count: usize,
+    },
     /// It is done.
     Done,
     /// It is not done, because of this.
@@ -177,6 +242,12 @@ pub struct ClusterStatus {
     /// All shards, by their numbers.
     #[serde(default)]
     pub shards: Vec<ShardStanding>,
+    /// How many replicas each shard but the first shall have; 0: one on every node.
+    #[serde(default)]
+    pub replica_count: u32,
+    /// What is to be placed next, in words; of shards whose replicas are on some nodes only.
+    #[serde(default)]
+    pub next_place: Option<String>,
 }
 
 /// How one shard stands, as the node that answers sees it.
@@ -198,8 +269,37 @@ pub struct ShardStanding {
     pub applied_index: u64,
     /// Who votes in it.
     pub voters: Vec<NodeId>,
+    /// Who has a replica of it, ascending.
+    #[serde(default)]
+    pub members: Vec<NodeId>,
+    /// Who is chosen to have one, ascending; none: every node.
+    #[serde(default)]
+    pub placed: Vec<NodeId>,
+    /// Whether its voters are being changed.
+    #[serde(default)]
+    pub is_changing: bool,
     /// Its slots, as first and last of each range.
     pub slots: Vec<(u16, u16)>,
+}
+
+impl ShardStanding {
+    /// Of a shard in which these nodes vote, and the first of them leads.
+    #[cfg(test)]
+    pub(crate) fn of_members(shard: ShardId, members: Vec<NodeId>) -> ShardStanding {
+        ShardStanding {
+            shard,
+            leader: members.first().copied(),
+            chosen: None,
+            kept_ms: None,
+            term: 1,
+            applied_index: 1,
+            voters: members.clone(),
+            placed: members.clone(),
+            members,
+            is_changing: false,
+            slots: Vec::new(),
+        }
+    }
 }
 
 /// How one node stands.
@@ -263,6 +363,19 @@ async fn call(dialer: &Dialer, address: &str, message: Vec<u8>) -> Result<Bytes,
     })
 }
 
+/// Asks another node what happens in a shard.
+pub(crate) async fn relay_call(
+    dialer: &Dialer,
+    address: &str,
+    message: Vec<u8>,
+    patience: Duration,
+) -> Result<Bytes, String> {
+    let answer = dialer.call(address, Bytes::from(message));
+    let answer = proteus_env::task::timeout(patience, answer).await;
+    let silent = || format!("{address} did not answer in time");
+    answer.ok_or_else(silent)?.map_err(|error| error.to_string())
+}
+
 /// Fetches one piece of an image from the node that began it; an empty one is the end. Asking once more
 /// for the last piece gives it once more.
 ///
@@ -295,6 +408,20 @@ pub async fn fetch_log(
     message.extend_from_slice(&after.0.to_le_bytes());
     let answer = call(dialer, address, message).await?;
     LogBehind::decode(answer).ok_or_else(|| "an answer that is not known here".to_owned())
+}
+
+/// As [`fetch_log`], as it comes, of a node that has a replica itself.
+pub(crate) async fn fetch_log_here(
+    dialer: &Dialer,
+    address: &str,
+    shard: ShardId,
+    after: LogIndex,
+) -> Result<Bytes, String> {
+    let mut message = vec![SERVICE_LOG];
+    message.extend_from_slice(&shard.0.to_le_bytes());
+    message.extend_from_slice(&after.0.to_le_bytes());
+    message.push(1);
+    Ok(call(dialer, address, message).await?)
 }
 
 /// As [`ask`], through connections that are kept.

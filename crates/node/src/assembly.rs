@@ -3,12 +3,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use proteus_env::{Clock, task};
 use proteus_kernel::{
     ChoreOptions, ChosenLeaders, Commits, Links, Shard, Shards, StateImage, image_whole,
 };
+use proteus_kernel_api::cache::Replicas;
 use proteus_kernel_api::{Feed, KernelError, Minitransaction};
 use proteus_log::Log;
 use proteus_shard_machine::Composed;
@@ -17,8 +19,10 @@ use tokio::sync::watch;
 
 use crate::kernel::NodeKernel;
 use crate::placement::Placement;
+use crate::retire;
 use crate::router::Router;
 use crate::shards::{NodeShards, Opener};
+use crate::upkeep::Upkeep;
 
 /// What the shards of a node need to open.
 pub struct AssemblyOptions {
@@ -75,6 +79,7 @@ impl Assembly {
             timestamps: Arc::default(),
             checkpoints: Arc::default(),
             shards: shards.clone(),
+            pace: AtomicU64::new(0),
             opening: Default::default(),
         });
         let commits = Commits::new(node, run, clock, shards.clone());
@@ -123,6 +128,55 @@ impl Assembly {
             torn_tries: self.torn_tries,
         };
         Ok(NodeKernel::new(self.node, first, router, self.durability, self.opener.feed.clone()))
+    }
+
+    /// Looks after members and voters of the shards that this node leads beside the first, until `stop` holds true.
+    pub async fn keep_up_shards(&self, stop: watch::Receiver<bool>) {
+        if let Some(upkeep) = self.upkeep() {
+            upkeep.keep_up(stop).await;
+        }
+    }
+
+    fn upkeep(&self) -> Option<Upkeep> {
+        let (node, shards) = (self.node, self.shards.clone());
+        Some(Upkeep { node, meta: shards.shard(ShardId::META)?, shards })
+    }
+
+    /// Whether a node has a replica of a shard that this node leads, by what is committed there.
+    ///
+    /// # Errors
+    /// In words, why this node cannot tell.
+    pub async fn is_member(&self, shard: ShardId, node: NodeId) -> Result<bool, String> {
+        let upkeep = self.upkeep().ok_or("the first shard is not open")?;
+        upkeep.is_member(shard, node).await
+    }
+
+    /// Which nodes are to have replicas of which shards, as this node knows.
+    pub fn replicas(&self) -> Arc<Replicas> {
+        self.shards.replicas()
+    }
+
+    /// Removes a shard that has no replica here any more, if `may_go` says so once it answers no more.
+    ///
+    /// # Errors
+    /// In words, why it was not removed.
+    pub async fn retire(
+        &self,
+        shard: ShardId,
+        may_go: impl Future<Output = bool>,
+    ) -> Result<(), String> {
+        match self.shards.shard(shard) {
+            Some(open) => self.opener.retire(shard, &open, may_go).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the removal of a shard that a crash interrupted. Before any is opened.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub async fn finish_retiring(&self) -> std::io::Result<()> {
+        retire::finish_retiring(&self.opener.directory, &self.opener.log).await
     }
 
     /// The shards that are open.

@@ -10,19 +10,21 @@ use proteus_kernel::{Call, GroupStatus, Links, Route, Service, Shard, Shards, Tr
 use proteus_kernel_api::MembersChange;
 use proteus_peer::{Answering, CallError, Dialer, Handler};
 use proteus_shard_machine::Composed;
-use proteus_types::{LogIndex, Member, NodeId, ShardId};
+use proteus_types::{EntryId, LogIndex, Member, NodeId, ShardId, Term};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::admin::{
-    AdminAnswer, AdminRequest, ClusterStatus, NodeStatus, SERVICE_ADMIN, SERVICE_COMMITS,
-    SERVICE_CONSENSUS, SERVICE_DIGESTS, SERVICE_IMAGE, SERVICE_LOG, SERVICE_PROPOSER, ask_through,
-    encode,
+    AdminAnswer, AdminRequest, ClusterStatus, NodeStatus, SERVICE_ADMIN, SERVICE_AWAY,
+    SERVICE_COMMITS, SERVICE_CONSENSUS, SERVICE_DIGESTS, SERVICE_IMAGE, SERVICE_LOG,
+    SERVICE_PROPOSER, SERVICE_RELAY, ask_through, encode, fetch_log_here,
 };
 use crate::images::{self, Images};
 use crate::numbers;
 use crate::placement::Placement;
-use crate::shards::NodeShards;
+use crate::replicas::Place;
+use crate::shards::{NodeShards, Opener};
+use crate::upkeep::Upkeep;
 
 /// How often a leader looks after the membership.
 pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -61,6 +63,7 @@ impl Links for PeerLinks {
             Service::Proposer => SERVICE_PROPOSER,
             Service::Digests => SERVICE_DIGESTS,
             Service::Commits => SERVICE_COMMITS,
+            Service::Away => SERVICE_AWAY,
         });
         routed.extend_from_slice(&route.shard.0.to_le_bytes());
         routed.extend_from_slice(&message);
@@ -70,6 +73,7 @@ impl Links for PeerLinks {
                 CallError::Unreachable(reason) | CallError::NotAdmitted(reason) => {
                     TransportError::Unreachable(format!("{to}: {reason}"))
                 }
+                CallError::NotSent(reason) => TransportError::NotSent(format!("{to}: {reason}")),
                 CallError::Refused(reason) => TransportError::Refused(format!("{to}: {reason}")),
             })
         })
@@ -82,6 +86,8 @@ pub(crate) struct Cluster {
     /// The first shard: its members are the cluster's, and its leader leads that.
     pub(crate) shard: Arc<Shard<Composed>>,
     pub(crate) shards: Arc<NodeShards>,
+    pub(crate) opener: Arc<Opener>,
+    pub(crate) upkeep: UpkeepOptions,
     pub(crate) placement: Arc<Placement>,
     pub(crate) dialer: Dialer,
     pub(crate) images: Images,
@@ -101,13 +107,20 @@ impl Handler for NodeHandler {
             SERVICE_PROPOSER => Service::Proposer,
             SERVICE_DIGESTS => Service::Digests,
             SERVICE_COMMITS => Service::Commits,
+            SERVICE_AWAY => Service::Away,
             SERVICE_ADMIN => {
                 let cluster = self.0.clone();
                 return Box::pin(async move { cluster.answer(&message).await });
             }
             SERVICE_IMAGE => {
                 let cluster = self.0.clone();
-                return Box::pin(async move { cluster.images.answer(message).await });
+                return Box::pin(
+                    async move { cluster.images.answer(&cluster.dialer, message).await },
+                );
+            }
+            SERVICE_RELAY => {
+                let cluster = self.0.clone();
+                return Box::pin(async move { cluster.answer_relay(message).await });
             }
             SERVICE_LOG => {
                 let cluster = self.0.clone();
@@ -138,33 +151,77 @@ impl Cluster {
 
     /// Answers `shard u32 │ after u64`, little-endian, with what the shard's log has behind that entry.
     async fn answer_log(&self, mut message: Bytes) -> Result<Bytes, String> {
-        if message.len() != 12 {
+        // One more byte says that a node asks, which has no replica.
+        let is_of_node = message.len() == 13;
+        if message.len() != 12 && !is_of_node {
             return Err("not a question for a log".to_owned());
         }
         let (shard, after) = (ShardId(message.get_u32_le()), LogIndex(message.get_u64_le()));
-        let open = self.shards.shard(shard).ok_or("that shard is not on this node")?;
+        let Some(open) = self.shards.shard(shard) else {
+            if is_of_node {
+                return Err("that shard is not on this node".to_owned());
+            }
+            return self.fetch_log_elsewhere(shard, after).await;
+        };
         let read = task::spawn_blocking(move || open.log_behind(after).map(|found| found.encode()));
         let found = read.await.map_err(|error| error.to_string())?;
         found.map_err(|error| error.to_string())
     }
 
+    async fn fetch_log_elsewhere(&self, shard: ShardId, after: LogIndex) -> Result<Bytes, String> {
+        let mut reason = format!("no node is known to have shard {shard}");
+        for (_, member) in self.shards.away(shard).into_iter().flat_map(|away| away.holders()) {
+            match fetch_log_here(&self.dialer, &member.peer_address, shard, after).await {
+                Ok(found) => return Ok(found),
+                Err(why) => reason = why,
+            }
+        }
+        Err(reason)
+    }
+
+    /// Looks after the shards that this node leads.
+    pub(crate) fn upkeep_of_shards(&self) -> Upkeep {
+        Upkeep { node: self.node, meta: self.shard.clone(), shards: self.shards.clone() }
+    }
+
     async fn carry_out(&self, request: &AdminRequest) -> Result<AdminAnswer, String> {
         if let AdminRequest::SnapshotRate { bytes_per_second_max } = request {
-            for (_, shard) in self.shards.all() {
-                shard.group().snapshot_pace().set(*bytes_per_second_max);
-            }
+            self.opener.set_pace(*bytes_per_second_max);
             return Ok(AdminAnswer::Done);
+        }
+        if matches!(request, AdminRequest::Standings) {
+            return Ok(AdminAnswer::Standings(self.own_standings()));
+        }
+        if let AdminRequest::IsMember { shard, node } = request {
+            return self.upkeep_of_shards().is_member(*shard, *node).await.map(AdminAnswer::Answer);
         }
         if let AdminRequest::BeginImage { shard } = request {
             let open = self.shards.shard(*shard).ok_or("that shard is not on this node")?;
             return self.images.begin(*shard, &open).await.map(AdminAnswer::Image);
         }
+        if let AdminRequest::SetAside { shard, is_first } = request {
+            let open = self.shards.shard(*shard).ok_or("that shard is not on this node")?;
+            let entry = images::set_aside(&open, *is_first).await.map_err(|e| e.to_string())?;
+            return Ok(AdminAnswer::Entry { term: entry.term.0, index: entry.index.0 });
+        }
+        if let AdminRequest::OpenAside { shard, term, index } = request {
+            let open = self.shards.shard(*shard).ok_or("that shard is not on this node")?;
+            let entry = EntryId { term: Term(*term), index: LogIndex(*index) };
+            let begun = self.images.begin_aside(*shard, &open, entry).await;
+            return begun.map(AdminAnswer::Image);
+        }
+        if let AdminRequest::MarkLog { shard, is_wanted } = request {
+            let open = self.shards.shard(*shard).ok_or("that shard is not on this node")?;
+            let index = images::mark_log(&open, *is_wanted).await.map_err(|e| e.to_string())?;
+            return Ok(AdminAnswer::Entry { term: 0, index: index.0 });
+        }
         if matches!(request, AdminRequest::BeginBackup) {
-            let backup = self.images.begin_all(&self.placement.commits, &self.shards).await;
+            let backup =
+                self.images.begin_all(&self.placement.commits, &self.shards, &self.dialer).await;
             return backup.map(AdminAnswer::Backup);
         }
         if let AdminRequest::MarkLogs { seen } = request {
-            let marked = images::mark_logs(&self.shards, seen).await;
+            let marked = images::mark_logs(&self.shards, &self.dialer, seen).await;
             return marked.map(AdminAnswer::Logs).map_err(|error| error.to_string());
         }
         if let AdminRequest::LeadShard { shard, node, keep_ms } = request {
@@ -212,6 +269,13 @@ impl Cluster {
             AdminRequest::Status => return Ok(AdminAnswer::Status(self.status())),
             AdminRequest::Remove { node } => {
                 known(node)?;
+                let count = self.replicas_on(*node);
+                if count > 0 {
+                    // So that it is given no others.
+                    self.set_follows_only(*node, true).await?;
+                    self.lead_shards_elsewhere(*node).await?;
+                    return Ok(AdminAnswer::Emptying { count });
+                }
                 self.lead_shards_elsewhere(*node).await?;
                 self.stop_voting(*node).await?;
                 if let Some((heir, member)) = numbers::heir(&group.membership().members, *node) {
@@ -225,6 +289,10 @@ impl Cluster {
                 self.set_follows_only(*node, true).await?;
                 self.lead_shards_elsewhere(*node).await?;
                 self.stop_voting(*node).await?;
+                let count = self.replicas_on(*node);
+                if count > 0 {
+                    return Ok(AdminAnswer::Emptying { count });
+                }
             }
             AdminRequest::Vote { node } => {
                 known(node)?;
@@ -260,7 +328,18 @@ impl Cluster {
                 let left = self.placement.move_slots((*first, *last), *to, MOVE_TIME).await?;
                 return Ok(AdminAnswer::Moved { left });
             }
+            AdminRequest::SetReplicas { count } => self.set_replicas(*count).await?,
+            AdminRequest::MoveReplica { shard, from, to } => {
+                known(from)?;
+                known(to)?;
+                self.move_replica(*shard, *from, *to).await?;
+            }
             AdminRequest::SnapshotRate { .. }
+            | AdminRequest::Standings
+            | AdminRequest::IsMember { .. }
+            | AdminRequest::SetAside { .. }
+            | AdminRequest::OpenAside { .. }
+            | AdminRequest::MarkLog { .. }
             | AdminRequest::BeginImage { .. }
             | AdminRequest::BeginBackup
             | AdminRequest::MarkLogs { .. }
@@ -315,6 +394,9 @@ impl Cluster {
         let mut reason = String::new();
         for _ in 0..TRIES_MAX {
             match self.carry_out(request).await {
+                Ok(AdminAnswer::Emptying { count }) => {
+                    reason = format!("{count} replicas are moved to other nodes first; ask again");
+                }
                 Ok(_) => return Ok(()),
                 Err(refused) => reason = refused,
             }
@@ -351,7 +433,23 @@ impl Cluster {
             is_changing: status.membership.is_changing,
             nodes: status.membership.members.iter().map(node_status).collect(),
             shards: self.shard_standings(),
+            replica_count: self.shards.replicas().count,
+            next_place: self.next_place_text(leads),
         }
+    }
+
+    /// What is to be placed next, in words, if this node leads and knows.
+    fn next_place_text(&self, leads: bool) -> Option<String> {
+        let replicas = self.shards.replicas();
+        if !leads || replicas.count == 0 && replicas.nodes.is_empty() {
+            return None;
+        }
+        let Place { shard, was, nodes } = self.next_place(self.upkeep)?;
+        let list = |nodes: &[NodeId]| {
+            let nodes: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+            if nodes.is_empty() { "every node".to_owned() } else { nodes.join(", ") }
+        };
+        Some(format!("shard {shard} from {} to {}", list(&was), list(&nodes)))
     }
 
     /// Looks after the membership while this node leads, until `stop` holds true: a node's own address,
@@ -452,7 +550,6 @@ fn wanted_voters(status: &GroupStatus, leader: NodeId, options: UpkeepOptions) -
 #[cfg(test)]
 mod tests {
     use proteus_kernel::{Leadership, Membership};
-    use proteus_types::{LogIndex, Term};
 
     use super::*;
 

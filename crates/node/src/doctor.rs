@@ -10,6 +10,7 @@ use proteus_types::{EntryId, ShardId};
 
 use crate::identity::Identity;
 use crate::restore::RESTORING_FILE;
+use crate::retire;
 use crate::shards::store_directory;
 use crate::{FORMAT_FILE, FORMAT_VERSION, NodeError, take_lock};
 
@@ -61,6 +62,13 @@ pub fn examine(directory: &Path) -> Result<Vec<Finding>, NodeError> {
     let log = examine_log(directory, &mut findings);
     let mut shards: Vec<ShardId> =
         log.iter().flat_map(|log| log.shards.iter().map(|shard| shard.0)).collect();
+    if let Some(retired) = retire::retiring(directory) {
+        let what = format!(
+            "shard {retired}, of which this node has no replica any more, is being removed; the next start ends that"
+        );
+        findings.push(finding("store", Verdict::Unfinished, what));
+        shards.retain(|shard| *shard != retired);
+    }
     if !shards.contains(&ShardId::META) {
         shards.insert(0, ShardId::META);
     }

@@ -8,13 +8,16 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures::future::try_join_all;
 use proteus_env::{Clock, random, task};
-use proteus_kernel::{Commits, Shard, Shards, StateImage, image_whole};
+use proteus_kernel::{
+    Aside, AsideElsewhere, Commits, Imaged, Shard, Shards, StateImage, image_spread, image_whole,
+};
 use proteus_kernel_api::{KernelError, Minitransaction};
+use proteus_peer::Dialer;
 use proteus_shard_machine::Composed;
-use proteus_types::{LogIndex, ShardId};
+use proteus_types::{EntryId, LogIndex, ShardId, Term};
 use tokio::sync::Mutex;
 
-use crate::admin::{BackupStart, ImageStart};
+use crate::admin::{AdminAnswer, AdminRequest, BackupStart, ImageStart, ask_through, fetch_image};
 use crate::shards::NodeShards;
 
 /// Backups and single images that are fetched at the same time; each keeps its part of the disk from being
@@ -29,8 +32,12 @@ const IDLE_MAX: Duration = Duration::from_secs(600);
 /// happened since `seen` each shard commits a command that changes nothing, so that all of them come to a new moment.
 pub(crate) async fn mark_logs(
     shards: &NodeShards,
+    dialer: &Dialer,
     seen: &[(ShardId, LogIndex)],
 ) -> Result<Vec<(ShardId, LogIndex)>, KernelError> {
+    if !shards.has_all() {
+        return mark_logs_elsewhere(shards, dialer, seen).await;
+    }
     let applied = |all: &[(ShardId, Arc<Shard<Composed>>)]| -> Vec<(ShardId, LogIndex)> {
         all.iter().map(|(id, shard)| (*id, shard.status().applied_index)).collect()
     };
@@ -50,14 +57,139 @@ pub(crate) async fn mark_logs(
     Ok(applied(&all))
 }
 
+/// As [`mark_logs`], of shards of which some are on other nodes.
+async fn mark_logs_elsewhere(
+    shards: &NodeShards,
+    dialer: &Dialer,
+    seen: &[(ShardId, LogIndex)],
+) -> Result<Vec<(ShardId, LogIndex)>, KernelError> {
+    let mark = async |is_wanted: bool| {
+        let mut marks = Vec::new();
+        for shard in shards.map().shards() {
+            let index = match shards.shard(*shard) {
+                Some(here) => mark_log(&here, is_wanted).await?,
+                None => {
+                    let request = AdminRequest::MarkLog { shard: *shard, is_wanted };
+                    match ask_holder(shards, dialer, *shard, &request).await {
+                        Ok((_, AdminAnswer::Entry { index, .. })) => LogIndex(index),
+                        Ok(_) => return Err(unknown()),
+                        Err(reason) => return Err(KernelError::Unavailable(reason)),
+                    }
+                }
+            };
+            marks.push((*shard, index));
+        }
+        Ok(marks)
+    };
+    let now = mark(false).await?;
+    if now == seen { Ok(now) } else { mark(true).await }
+}
+
+/// As [`mark_logs`], of one shard that is here.
+pub(crate) async fn mark_log(
+    shard: &Shard<Composed>,
+    is_wanted: bool,
+) -> Result<LogIndex, KernelError> {
+    if let Some(barrier) = shard.read_barrier() {
+        barrier.await.unwrap_or_else(|_| Err(KernelError::Stopped("stopping".to_owned())))?;
+    }
+    if is_wanted {
+        shard.propose(&[Minitransaction::default()]).await?;
+    }
+    Ok(shard.status().applied_index)
+}
+
+fn unknown() -> KernelError {
+    KernelError::Unavailable("a node answered what is not known here".to_owned())
+}
+
+/// Asks nodes that have a shard, the one that leads first, until one does not refuse; its address and its answer.
+pub(crate) async fn ask_holder(
+    shards: &NodeShards,
+    dialer: &Dialer,
+    shard: ShardId,
+    request: &AdminRequest,
+) -> Result<(String, AdminAnswer), String> {
+    let mut reason = format!("no node is known to have shard {shard}");
+    for (_, member) in shards.away(shard).into_iter().flat_map(|away| away.holders()) {
+        match ask_through(dialer, &member.peer_address, request).await {
+            Ok(answer) => return Ok((member.peer_address, answer)),
+            Err(error) => reason = error.to_string(),
+        }
+    }
+    Err(reason)
+}
+
+/// States that are set aside on the nodes that lead their shards.
+struct Elsewhere {
+    shards: Arc<NodeShards>,
+    dialer: Dialer,
+    /// Where each is.
+    at: Arc<parking_lot::Mutex<BTreeMap<ShardId, String>>>,
+}
+
+impl Elsewhere {
+    fn ask(&self, shard: ShardId, is_first: bool) -> Aside {
+        let (shards, dialer, at) = (self.shards.clone(), self.dialer.clone(), self.at.clone());
+        Box::pin(async move {
+            let request = AdminRequest::SetAside { shard, is_first };
+            let asked = ask_holder(&shards, &dialer, shard, &request).await;
+            match asked.map_err(KernelError::Unavailable)? {
+                (address, AdminAnswer::Entry { term, index }) => {
+                    at.lock().insert(shard, address);
+                    Ok(EntryId { term: Term(term), index: LogIndex(index) })
+                }
+                _ => Err(unknown()),
+            }
+        })
+    }
+}
+
+impl AsideElsewhere for Elsewhere {
+    fn prepare(&self, shard: ShardId) -> Aside {
+        self.ask(shard, true)
+    }
+
+    fn set_aside(&self, shard: ShardId) -> Aside {
+        self.ask(shard, false)
+    }
+}
+
+/// Sets the state of a shard aside that this node leads and that is held still.
+pub(crate) async fn set_aside(
+    shard: &Shard<Composed>,
+    is_first: bool,
+) -> Result<EntryId, KernelError> {
+    let not_held = || KernelError::Unavailable("the shard is not held still here".to_owned());
+    if !shard.leads() {
+        return Err(KernelError::Unavailable("this node does not lead the shard".to_owned()));
+    }
+    if is_first {
+        shard.checkpoint().await?;
+        return Ok(EntryId { term: Term(0), index: shard.status().applied_index });
+    }
+    if !shard.is_held() {
+        return Err(not_held());
+    }
+    let entry = shard.set_aside().await?;
+    if shard.is_held() && shard.leads() { Ok(entry) } else { Err(not_held()) }
+}
+
 /// The images of one node.
 pub(crate) struct Images {
     clock: Arc<dyn Clock>,
     open: Mutex<BTreeMap<u64, OpenImage>>,
 }
 
+/// Where an image is.
+enum Source {
+    Here(Box<StateImage>),
+    /// On the node at this address, which calls it so.
+    Elsewhere(String, u64),
+}
+
 struct OpenImage {
-    image: StateImage,
+    image: Source,
     /// Those that were begun together have one number.
     group: u64,
     /// Of the piece that is asked for next.
@@ -80,6 +212,21 @@ impl Images {
     ) -> Result<ImageStart, String> {
         self.make_room().await?;
         let image = shard.image_to_rebuild().await.map_err(|error| error.to_string())?;
+        self.open_one(id, image).await
+    }
+
+    /// Begins an image of a state that was set aside.
+    pub(crate) async fn begin_aside(
+        &self,
+        id: ShardId,
+        shard: &Shard<Composed>,
+        entry: EntryId,
+    ) -> Result<ImageStart, String> {
+        let image = shard.image_set_aside(entry).await.map_err(|error| error.to_string())?;
+        self.open_one(id, image).await
+    }
+
+    async fn open_one(&self, id: ShardId, image: StateImage) -> Result<ImageStart, String> {
         let started = self.open(vec![(id, image)]).await?;
         started.into_iter().next().ok_or_else(|| "no image was begun".to_owned())
     }
@@ -88,9 +235,13 @@ impl Images {
     pub(crate) async fn begin_all(
         &self,
         commits: &Arc<Commits<Composed>>,
-        shards: &NodeShards,
+        shards: &Arc<NodeShards>,
+        dialer: &Dialer,
     ) -> Result<BackupStart, String> {
         self.make_room().await?;
+        if !shards.has_all() {
+            return self.begin_spread(commits, shards, dialer).await;
+        }
         if shards.is_whole()
             && let Some(only) = shards.shard(ShardId::META)
         {
@@ -112,6 +263,48 @@ impl Images {
         Ok(BackupStart { commit_ts, taken_at_ms, images })
     }
 
+    /// As [`Images::begin_all`], of shards of which some are on other nodes: their images are fetched from there.
+    async fn begin_spread(
+        &self,
+        commits: &Arc<Commits<Composed>>,
+        shards: &Arc<NodeShards>,
+        dialer: &Dialer,
+    ) -> Result<BackupStart, String> {
+        let (all, map) = (shards.all(), shards.map());
+        let is_absent = |id: &&ShardId| all.iter().all(|(of, _)| of != *id);
+        let away: Vec<ShardId> = map.shards().iter().filter(is_absent).copied().collect();
+        let at = Arc::default();
+        let aside = Arc::new(Elsewhere {
+            shards: shards.clone(),
+            dialer: dialer.clone(),
+            at: Arc::clone(&at),
+        });
+        let imaged =
+            image_spread(commits, &all, away.clone(), aside, Minitransaction::default).await;
+        let Imaged { commit_ts, here, elsewhere } = imaged.map_err(|error| error.to_string())?;
+        if shards.map().version != map.version {
+            return Err("slots have moved meanwhile; try again".to_owned());
+        }
+        let mut images: Vec<(ShardId, Source, EntryId)> = Vec::new();
+        for (shard, image) in here {
+            let id = image.id;
+            images.push((shard, Source::Here(Box::new(image)), id));
+        }
+        for (shard, id) in elsewhere {
+            let address = at.lock().get(&shard).cloned().ok_or("nobody has set it aside")?;
+            let request = AdminRequest::OpenAside { shard, term: id.term.0, index: id.index.0 };
+            match ask_through(dialer, &address, &request).await? {
+                AdminAnswer::Image(start) => {
+                    images.push((shard, Source::Elsewhere(address, start.transfer), id));
+                }
+                other => return Err(format!("an answer to another question: {other:?}")),
+            }
+        }
+        images.sort_by_key(|(shard, ..)| *shard);
+        let taken_at_ms = self.clock.wall_ms();
+        Ok(BackupStart { commit_ts, taken_at_ms, images: self.open_sources(images).await })
+    }
+
     /// Gives up what nobody fetches any more.
     async fn make_room(&self) -> Result<(), String> {
         let now = self.clock.elapsed();
@@ -126,27 +319,40 @@ impl Images {
     }
 
     async fn open(&self, images: Vec<(ShardId, StateImage)>) -> Result<Vec<ImageStart>, String> {
+        let source = |(shard, image): (ShardId, StateImage)| {
+            let id = image.id;
+            (shard, Source::Here(Box::new(image)), id)
+        };
+        Ok(self.open_sources(images.into_iter().map(source).collect()).await)
+    }
+
+    async fn open_sources(&self, images: Vec<(ShardId, Source, EntryId)>) -> Vec<ImageStart> {
         let (group, used) = (random::random_u64(), self.clock.elapsed());
         let mut open = self.open.lock().await;
-        let begin = |(shard, image): (ShardId, StateImage)| {
+        let begin = |(shard, image, id): (ShardId, Source, EntryId)| {
             let transfer = random::random_u64();
-            let (term, index) = (image.id.term.0, image.id.index.0);
+            let (term, index) = (id.term.0, id.index.0);
             open.insert(
                 transfer,
                 OpenImage { image, group, sequence: 0, last: Bytes::new(), used },
             );
             ImageStart { shard, transfer, term, index }
         };
-        Ok(images.into_iter().map(begin).collect())
+        images.into_iter().map(begin).collect()
     }
 
     /// Answers `transfer u64 │ sequence u64`, little-endian, with that piece: the next one, or once more
     /// the one before. An empty piece is the end.
-    pub(crate) async fn answer(&self, mut message: Bytes) -> Result<Bytes, String> {
+    pub(crate) async fn answer(
+        &self,
+        dialer: &Dialer,
+        mut message: Bytes,
+    ) -> Result<Bytes, String> {
         if message.len() != 16 {
             return Err("not a question for a piece of an image".to_owned());
         }
         let (transfer, sequence) = (message.get_u64_le(), message.get_u64_le());
+        let key = transfer;
         let gone = "this node holds no such image any more; begin again";
         let mut open = self.open.lock().await;
         let group = open.get(&transfer).ok_or(gone)?.group;
@@ -162,12 +368,30 @@ impl Images {
         // Taken out, so that other images go on while the disk is read.
         let Some(mut taken) = open.remove(&transfer) else { return Err("gone".to_owned()) };
         drop(open);
-        let read = task::spawn_blocking(move || {
-            let chunk = taken.image.next_chunk();
-            (taken, chunk)
-        });
-        let (mut taken, chunk) = read.await.map_err(|error| error.to_string())?;
-        let chunk = chunk.map_err(|error| error.to_string())?.unwrap_or_default();
+        let chunk = match &taken.image {
+            Source::Elsewhere(address, transfer) => {
+                match fetch_image(dialer, address, *transfer, sequence).await {
+                    Ok(chunk) => chunk,
+                    Err(reason) => {
+                        // It can be asked for once more.
+                        self.open.lock().await.insert(key, taken);
+                        return Err(reason);
+                    }
+                }
+            }
+            Source::Here(_) => {
+                let read = task::spawn_blocking(move || {
+                    let chunk = match &mut taken.image {
+                        Source::Here(image) => image.next_chunk(),
+                        Source::Elsewhere(..) => Ok(None),
+                    };
+                    (taken, chunk)
+                });
+                let (back, chunk) = read.await.map_err(|error| error.to_string())?;
+                taken = back;
+                chunk.map_err(|error| error.to_string())?.unwrap_or_default()
+            }
+        };
         if chunk.is_empty() {
             return Ok(chunk);
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use proteus_kernel::{Shard, Shards};
 use proteus_kernel_api::{
-    ClusterView, Feed, Kernel, KernelError, Listener, MembersChange, MembersChanging,
-    Minitransaction, Proposal, ReadBarrier, SlotsLed, View,
+    Asking, ClusterView, Feed, Kernel, KernelError, Listener, MembersChange, MembersChanging,
+    Minitransaction, Proposal, ReadBarrier, SlotsLed, View, cache,
 };
 use proteus_shard_machine::Composed;
 use proteus_types::{Durability, NodeId, ShardId, Slot, SlotRange, Term};
@@ -64,6 +64,18 @@ impl Kernel for NodeKernel {
         self.router.read_slot(slot, reader)
     }
 
+    fn read_first_dyn(&self, reader: &mut dyn FnMut(View<'_>)) -> Result<(), KernelError> {
+        self.shard.read(reader)
+    }
+
+    fn has_all(&self) -> bool {
+        self.router.shards.has_all()
+    }
+
+    fn ask(&self, question: cache::Question) -> Asking {
+        Box::pin(self.router.clone().ask(question))
+    }
+
     fn read_barrier(&self) -> Option<ReadBarrier> {
         self.router.read_barrier()
     }
@@ -109,8 +121,7 @@ impl Kernel for NodeKernel {
         let shards = &self.router.shards;
         let led = |range: SlotRange| {
             let SlotRange { first, last, shard } = range;
-            let leader = shards.shard(shard).and_then(|open| open.group().leadership().leader);
-            SlotsLed { first, last, shard, leader }
+            SlotsLed { first, last, shard, leader: shards.leader_of(shard) }
         };
         shards.map().ranges().map(led).collect()
     }

@@ -20,12 +20,18 @@ pub mod doctor;
 mod identity;
 mod images;
 mod kernel;
+mod moves;
 mod numbers;
 mod placement;
+mod questions;
 mod rebuild;
+mod relay;
+mod replicas;
 mod restore;
+mod retire;
 mod router;
 mod shards;
+mod upkeep;
 
 use std::io;
 use std::net::SocketAddr;
@@ -79,6 +85,8 @@ pub struct NodeOptions {
     /// Over how many shards a node that founds a cluster spreads the slots; 0 and 1 are one. What has been
     /// spread stays as it is.
     pub shard_count: u32,
+    /// How many nodes have a replica of each shard but the first, in a cluster that a node founds; 0: all.
+    pub replica_count: u32,
 }
 
 /// How a node meets others.
@@ -209,6 +217,8 @@ impl Node {
             options.cluster.as_ref().map(|cluster| listen(cluster.listen)).transpose()?;
         let identity = take_identity(options, &member, dialer.as_ref()).await?;
         let member = Member { incarnation: identity.incarnation, ..member };
+        let retired = retire::finish_retiring(directory, &log).await;
+        retired.map_err(at(directory.clone()))?;
         rebuild::rebuild_where_needed(identity.node, directory, &log, dialer.as_ref()).await?;
         let links: Arc<dyn Links> = match &dialer {
             Some(dialer) => Arc::new(PeerLinks { dialer: dialer.clone() }),
@@ -227,18 +237,19 @@ impl Node {
             torn_tries: TORN_TRIES,
         });
         let kernel = assembly.open_all(identity.is_founder, &stopping).await?;
-        let Assembly { shards, placement, .. } = assembly;
+        let Assembly { opener, shards, placement, .. } = assembly;
         let shard = kernel.shard.clone();
         let mut peer_address = None;
         if let (Some(cluster), Some(listener), Some(dialer)) = (&options.cluster, listener, dialer)
         {
             peer_address = listener.local_addr().ok();
-            let pace = shard.group().snapshot_pace();
-            pace.set(cluster.snapshot_bytes_per_second_max);
+            opener.set_pace(cluster.snapshot_bytes_per_second_max);
             let answering = Arc::new(Cluster {
                 node: identity.node,
                 shard: shard.clone(),
                 shards: shards.clone(),
+                opener,
+                upkeep: cluster.upkeep,
                 placement: placement.clone(),
                 dialer,
                 images: Images::new(clock.clone()),
@@ -255,11 +266,19 @@ impl Node {
                 stopping.clone(),
             );
             task::spawn(spreading);
-            task::spawn(answering.clone().keep_up_shards(stopping.clone()));
+            task::spawn(answering.upkeep_of_shards().keep_up(stopping.clone()));
+            task::spawn(answering.clone().keep_told(stopping.clone()));
+            task::spawn(answering.clone().keep_placing(cluster.upkeep, stopping.clone()));
+            task::spawn(answering.clone().keep_retiring(stopping.clone()));
+            task::spawn(answering.clone().keep_relayed(stopping.clone()));
             task::spawn(answering.keep_up(member, cluster.upkeep, stopping));
         }
         wait_until_current(&kernel.router).await;
         if identity.is_founder && options.shard_count > 1 && shards.map().version == 0 {
+            if options.replica_count > 0 {
+                let chosen = placement.choose_count(options.replica_count).await;
+                chosen.map_err(KernelError::Unavailable)?;
+            }
             placement.spread(options.shard_count).await.map_err(KernelError::Unavailable)?;
         }
         info!(directory = %directory.display(), node = %identity.node, index = %shard.status().applied_index, "data recovered");
@@ -455,6 +474,7 @@ mod tests {
             disk_reserve_bytes: 0,
             cluster: None,
             shard_count: 1,
+            replica_count: 0,
         }
     }
 

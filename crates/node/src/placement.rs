@@ -1,21 +1,21 @@
 //! Which shard has which slots, and who leads and votes in the shards beside the first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
 use proteus_env::task;
-use proteus_kernel::{Commits, Shard, Shards, Spread};
-use proteus_kernel_api::{KernelError, Minitransaction, Outcome, Read, StoreError, cache};
+use proteus_kernel::{Commits, Shards, Spread};
+use proteus_kernel_api::{KernelError, Minitransaction, Op, Outcome, Read, StoreError, cache};
 use proteus_shard_machine::Composed;
-use proteus_types::{Durability, Member, NodeId, SLOT_COUNT, ShardId, SlotMap, SlotRange};
-use tokio::sync::watch;
-use tracing::{info, warn};
+use proteus_types::{Durability, NodeId, SLOT_COUNT, ShardId, SlotMap, SlotRange};
+use tracing::info;
 
-use crate::admin::{AdminRequest, ShardStanding, ask_through};
-use crate::cluster::{BEHIND_MAX, Cluster, SILENCE_MAX, UPKEEP_INTERVAL, behind};
+use crate::admin::{AdminRequest, ask_through};
+use crate::cluster::Cluster;
 use crate::shards::{NodeShards, Opener};
 
 /// Keys that move in one commit, in bytes: what their shard waits for meanwhile.
@@ -30,6 +30,9 @@ const RETRY: Duration = Duration::from_millis(5);
 
 /// Such pauses until this node has heard of what it has committed.
 const PATIENCE_ROUNDS: usize = 2_000;
+
+/// The setting that bounds what all keys take.
+const MAXMEMORY: &str = "config/maxmemory";
 
 /// Shards that a cluster may have.
 const SHARDS_MAX: usize = 1_024;
@@ -94,7 +97,11 @@ impl Placement {
             self.read(ShardId::META, |state| cache::slots::rows_of(state, first, last))?;
         let digest = cache::slots::digest(&nothing);
         let rows = self.read(ShardId::META, |state| cache::slots::shared_rows(state))?;
-        let guard = Minitransaction::of(cache::Op::TakeSlots { first, last, digest })
+        let mut guard = Minitransaction::of(cache::Op::TakeSlots { first, last, digest });
+        for shard in &new {
+            guard.ops.extend(self.begins_here(*shard));
+        }
+        let guard = guard
             .op(set.clone())
             .check(cache::Check::SlotMapIs { version: map.version })
             .check(cache::Check::SharedIs { digest: cache::slots::digest(&rows) });
@@ -125,21 +132,56 @@ impl Placement {
         let with_shard = map.with_shard(shard);
         let set = set_slots(&with_shard);
         self.commit(&map, || {
-            // What every shard has; if it changes meanwhile it is read again.
-            let rows = self.read(ShardId::META, |state| cache::slots::shared_rows(state))?;
-            let guard = Minitransaction::of(set.clone())
-                .check(cache::Check::SlotMapIs { version: map.version })
-                .check(cache::Check::SharedIs { digest: cache::slots::digest(&rows) });
-            let given = Minitransaction::of(cache::Op::GiveShared { rows }).op(set.clone());
-            let mut parts = vec![(ShardId::META, guard), (shard, given)];
-            for other in map.shards().iter().filter(|other| **other != ShardId::META) {
-                parts.push((*other, Minitransaction::of(set.clone())));
+            async {
+                // What every shard has; if it changes meanwhile it is read again.
+                let rows = self.read(ShardId::META, |state| cache::slots::shared_rows(state))?;
+                let mut guard = Minitransaction::of(set.clone())
+                    .check(cache::Check::SlotMapIs { version: map.version })
+                    .check(cache::Check::SharedIs { digest: cache::slots::digest(&rows) });
+                guard.ops.extend(self.begins_here(shard));
+                let given = Minitransaction::of(cache::Op::GiveShared { rows }).op(set.clone());
+                let mut parts = vec![(ShardId::META, guard), (shard, given)];
+                for other in map.shards().iter().filter(|other| **other != ShardId::META) {
+                    parts.push((*other, Minitransaction::of(set.clone())));
+                }
+                Ok(parts)
             }
-            Ok(parts)
+            .boxed()
         })
         .await?;
         info!(%shard, "a shard was added");
         Ok(shard)
+    }
+
+    /// What says that a shard has a replica on this node and no other yet, where not every node has one of every shard.
+    fn begins_here(&self, shard: ShardId) -> Option<Op> {
+        let replicas = self.shards.replicas();
+        if replicas.count == 0 {
+            return None;
+        }
+        let was = replicas.nodes.get(&shard).cloned().unwrap_or_default();
+        let nodes = vec![self.opener.node];
+        Some(cache::Op::PlaceReplicas { shard, was, nodes }.into())
+    }
+
+    /// Commits in the first shard what all nodes are to know, and knows it then.
+    pub(crate) async fn commit_first(&self, op: cache::Op) -> Result<(), String> {
+        let op = vec![Minitransaction::of(op)];
+        let noted = self.commits.propose(ShardId::META, Durability::Flushed, op).await;
+        happened(&noted.map_err(|error| error.to_string())?)?;
+        self.shards.read_map().map_err(|error| error.to_string())
+    }
+
+    /// Says how many replicas each shard but the first shall have; 0: one on every node.
+    pub(crate) async fn choose_count(&self, count: u32) -> Result<(), String> {
+        let bound = self.read(ShardId::META, |state| cache::setting(state, MAXMEMORY))?;
+        if count > 0 && bound.is_some_and(|bound| &bound[..] != b"0") {
+            return Err(
+                "Redis' maxmemory needs a replica of every shard on every node; set it to 0 first"
+                    .to_owned(),
+            );
+        }
+        self.commit_first(cache::Op::SetReplicaCount { count }).await
     }
 
     fn refuse_declarations(&self) -> Result<(), String> {
@@ -193,10 +235,11 @@ impl Placement {
         (first, until): (u16, u16),
         to: ShardId,
     ) -> Result<(), String> {
-        let source = self.shards.shard(from).ok_or("the shard is not on this node")?;
         let bytes_max = self.move_bytes.load(Ordering::Relaxed);
-        let (last, bytes) =
-            self.read(from, |state| cache::slots::stretch(state, first, until, bytes_max))?;
+        let question = cache::Question::Stretch { first, last: until, bytes_max };
+        let cache::Answer::Stretch { last, bytes } = self.ask(from, question).await? else {
+            return Err("an answer to another question".to_owned());
+        };
         if bytes > SLOT_BYTES_MAX {
             return Err(format!(
                 "slot {first} holds {} MiB, and at most {} MiB can move at once",
@@ -208,23 +251,30 @@ impl Placement {
         let set = set_slots(&moved);
         let result = self
             .commit(map, || {
-                // Read here, which may lack what was committed lately; then it is read again.
-                let rows = self.read(from, |state| cache::slots::rows_of(state, first, last))?;
-                let digest = cache::slots::digest(&rows);
-                let part = |shard: &ShardId| {
-                    let mut part = Minitransaction::of(set.clone());
-                    if *shard == from {
-                        part = part.op(cache::Op::TakeSlots { first, last, digest });
-                    }
-                    if *shard == to {
-                        part = part.op(cache::Op::GiveSlots { first, last, rows: rows.clone() });
-                    }
-                    if *shard == ShardId::META {
-                        part = part.check(cache::Check::SlotMapIs { version: map.version });
-                    }
-                    (*shard, part)
-                };
-                Ok(map.shards().iter().map(part).collect())
+                async {
+                    // Read here, which may lack what was committed lately; then it is read again.
+                    let question = cache::Question::SlotRows { first, last };
+                    let cache::Answer::SlotRows(rows) = self.ask(from, question).await? else {
+                        return Err("an answer to another question".to_owned());
+                    };
+                    let digest = cache::slots::digest(&rows);
+                    let part = |shard: &ShardId| {
+                        let mut part = Minitransaction::of(set.clone());
+                        if *shard == from {
+                            part = part.op(cache::Op::TakeSlots { first, last, digest });
+                        }
+                        if *shard == to {
+                            part =
+                                part.op(cache::Op::GiveSlots { first, last, rows: rows.clone() });
+                        }
+                        if *shard == ShardId::META {
+                            part = part.check(cache::Check::SlotMapIs { version: map.version });
+                        }
+                        (*shard, part)
+                    };
+                    Ok(map.shards().iter().map(part).collect())
+                }
+                .boxed()
             })
             .await;
         match result {
@@ -232,7 +282,9 @@ impl Placement {
                 self.move_bytes.store((bytes_max * 2).min(MOVE_BYTES), Ordering::Relaxed);
                 // The bound on states that are sent holds for keys that move, too.
                 let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-                source.group().snapshot_pace().pass(bytes).await;
+                if let Some(meta) = self.shards.shard(ShardId::META) {
+                    meta.group().snapshot_pace().pass(bytes).await;
+                }
                 Ok(())
             }
             // Fewer keys are written to less often while they move.
@@ -258,15 +310,29 @@ impl Placement {
         found.map_err(|error| error.to_string())
     }
 
+    /// Reads a shard's keys here, or asks a node that has them.
+    async fn ask(
+        &self,
+        shard: ShardId,
+        question: cache::Question,
+    ) -> Result<cache::Answer, String> {
+        let Some(away) = self.shards.shard(shard).is_none().then(|| self.shards.away(shard)) else {
+            return self.read(shard, |state| question.answer_of_slots(state));
+        };
+        let away = away.ok_or_else(|| format!("shard {} is not known here", shard.0))?;
+        let answer = away.ask(&question.encode()).await.map_err(|error| error.to_string())?;
+        cache::Answer::decode(&answer).ok_or_else(|| "an unknown answer".to_owned())
+    }
+
     /// Commits a change of the map, or finds that it has happened.
-    async fn commit(
+    async fn commit<'a>(
         &self,
         before: &SlotMap,
-        parts: impl Fn() -> Result<Vec<(ShardId, Minitransaction)>, String>,
+        parts: impl Fn() -> BoxFuture<'a, Result<Vec<(ShardId, Minitransaction)>, String>>,
     ) -> Result<(), String> {
         let mut reason = String::new();
         for _ in 0..TRIES_MAX {
-            match self.commits.propose_over(parts()?).await {
+            match self.commits.propose_over(parts().await?).await {
                 Ok(Spread::Committed { .. }) => return self.wait_for_newer(before).await,
                 Ok(Spread::Refused { outcome, .. }) => {
                     reason = format!("the keys are written to, or moved by others: {outcome:?}");
@@ -299,7 +365,7 @@ impl Placement {
 fn happened(outcomes: &[Outcome]) -> Result<(), String> {
     match outcomes {
         [Outcome::Committed { .. }] => Ok(()),
-        other => Err(format!("the shards could not be founded: {other:?}")),
+        other => Err(format!("it could not be written down: {other:?}")),
     }
 }
 
@@ -308,25 +374,6 @@ fn set_slots(map: &SlotMap) -> cache::Op {
 }
 
 impl Cluster {
-    pub(crate) fn shard_standings(&self) -> Vec<ShardStanding> {
-        let (map, choices) = (self.shards.map(), self.shards.choices());
-        let standing = |(id, shard): (ShardId, Arc<Shard<Composed>>)| {
-            let leadership = shard.group().leadership();
-            let chosen = choices.get(&id);
-            ShardStanding {
-                shard: id,
-                leader: leadership.leader,
-                chosen: chosen.map(|(node, _)| *node),
-                kept_ms: chosen.map(|(_, left_ms)| *left_ms),
-                term: leadership.term.0,
-                applied_index: shard.status().applied_index.0,
-                voters: shard.group().membership().voters.into_iter().collect(),
-                slots: map.slots_of(id),
-            }
-        };
-        self.shards.all().into_iter().map(standing).collect()
-    }
-
     /// Hands leadership of one shard to a node, through whichever leads it, and has it led there for a while,
     /// whenever that node can.
     pub(crate) async fn lead_shard(
@@ -335,19 +382,18 @@ impl Cluster {
         node: NodeId,
         keep_ms: u64,
     ) -> Result<(), String> {
-        let here = self.shards.shard(shard).ok_or("that shard is not on this node")?;
-        let group = here.group();
-        let leader = group.leadership().leader.ok_or("the shard has no leader now; try again")?;
+        let leader =
+            self.shards.leader_of(shard).ok_or("the shard has no leader now; try again")?;
         if leader == self.node || leader == node {
             self.note_chosen(shard, node, keep_ms).await?;
         }
         if leader == node {
             return Ok(());
         }
-        if leader == self.node {
-            return group.hand_over(node).await.map_err(|error| error.to_string());
+        if let Some(here) = self.shards.shard(shard).filter(|_| leader == self.node) {
+            return here.group().hand_over(node).await.map_err(|error| error.to_string());
         }
-        let member = group.member(leader).ok_or("the leader is not known here")?;
+        let member = self.shard.group().member(leader).ok_or("the leader is not known here")?;
         let request = AdminRequest::LeadShard { shard, node, keep_ms };
         ask_through(&self.dialer, &member.peer_address, &request).await.map(drop)?;
         Ok(())
@@ -369,86 +415,32 @@ impl Cluster {
 
     /// Takes leadership of shards beside the first from a node, and gives it to those that lead fewest.
     pub(crate) async fn lead_shards_elsewhere(&self, node: NodeId) -> Result<(), String> {
-        let all = self.shards.all();
-        let leader_of = |shard: &Shard<Composed>| shard.group().leadership().leader;
+        let all = self.shard_standings();
         let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
-        for leader in all.iter().filter_map(|(_, shard)| leader_of(shard)) {
+        for leader in all.iter().filter_map(|standing| standing.leader) {
             *led.entry(leader).or_default() += 1;
         }
-        for (id, shard) in all {
-            if id == ShardId::META || leader_of(&shard) != Some(node) {
+        let members = self.shard.group().membership().members;
+        for standing in all {
+            let id = standing.shard;
+            if id == ShardId::META || self.shards.leader_of(id) != Some(node) {
                 continue;
             }
-            let voters = shard.group().membership().voters.into_iter();
-            let heir = voters
-                .filter(|voter| *voter != node)
+            let may_lead = |voter: &NodeId| {
+                *voter != node && members.get(voter).is_some_and(|member| !member.follows_only)
+            };
+            if !standing.placed.is_empty() && !standing.voters.iter().any(may_lead) {
+                // Another is to have a replica first.
+                continue;
+            }
+            let heir = standing
+                .voters
+                .into_iter()
+                .filter(may_lead)
                 .min_by_key(|voter| led.get(voter).copied().unwrap_or(0));
             let heir = heir.ok_or_else(|| format!("{node} is the only voter of shard {id}"))?;
             self.lead_shard(id, heir, 0).await?;
             *led.entry(heir).or_default() += 1;
-        }
-        Ok(())
-    }
-
-    /// Looks after the shards beside the first that this node leads, until `stop` holds true: they have
-    /// the members and voters of the first.
-    pub(crate) async fn keep_up_shards(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        loop {
-            tokio::select! {
-                () = task::sleep(UPKEEP_INTERVAL) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
-            for (id, shard) in self.shards.all() {
-                if id != ShardId::META
-                    && shard.leads()
-                    && let Err(reason) = self.keep_up_shard(&shard).await
-                {
-                    warn!(shard = %id, reason, "the shard's members could not be changed; it is tried again");
-                }
-            }
-        }
-    }
-
-    async fn keep_up_shard(&self, shard: &Shard<Composed>) -> Result<(), String> {
-        let wanted = self.shard.group().membership();
-        let group = shard.group();
-        let status = shard.group_status();
-        let known = &status.membership;
-        let failed = |error: proteus_kernel::ChangeError| error.to_string();
-        let other = |(node, member): &(&NodeId, &Member)| known.members.get(*node) != Some(*member);
-        let new = wanted.members.iter().filter(other);
-        let new: BTreeMap<NodeId, Member> =
-            new.map(|(node, member)| (*node, member.clone())).collect();
-        if !new.is_empty() {
-            return group.set_members(new).await.map_err(failed);
-        }
-        if wanted.is_changing {
-            return Ok(());
-        }
-        let is_ready = |node: &NodeId| {
-            *node == self.node
-                || known.voters.contains(node)
-                || (behind(&status, *node).is_some_and(|behind| behind <= BEHIND_MAX)
-                    && status.silent_for.get(node).is_some_and(|silence| *silence < SILENCE_MAX))
-        };
-        if (known.is_changing || wanted.voters != known.voters)
-            && wanted.voters.iter().all(is_ready)
-        {
-            if !wanted.voters.contains(&self.node)
-                && let Some(heir) = wanted.voters.iter().find(|node| known.voters.contains(node))
-            {
-                return group.hand_over(*heir).await.map_err(failed);
-            }
-            return group.set_voters(&wanted.voters).await.map_err(failed);
-        }
-        let gone: BTreeSet<NodeId> = known
-            .members
-            .keys()
-            .filter(|node| !wanted.members.contains_key(node))
-            .copied()
-            .collect();
-        if !gone.is_empty() && gone.is_disjoint(&known.voters) {
-            return group.remove_members(&gone).await.map_err(failed);
         }
         Ok(())
     }

@@ -10,9 +10,10 @@ use futures::stream::{self, StreamExt};
 use parking_lot::{Mutex, RwLock};
 use proteus_env::{Clock, task};
 use proteus_kernel::{
-    CheckpointTurns, ChoreOptions, ChosenLeaders, CommitSink, Links, Shard, ShardOptions, Shards,
-    Timestamps, Timing,
+    Away, CheckpointTurns, ChoreOptions, ChosenLeaders, CommitSink, Links, Shard, ShardOptions,
+    Shards, Timestamps, Timing,
 };
+use proteus_kernel_api::cache::Replicas;
 use proteus_kernel_api::{Change, Commit, Feed, KernelError, cache};
 use proteus_log::Log;
 use proteus_shard_machine::Composed;
@@ -20,10 +21,21 @@ use proteus_types::{CommitTs, Member, NodeId, ShardId, SlotMap};
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
+use crate::admin::ShardStanding;
+use crate::relay::Relay;
+
 /// The shards that are open here, and the newest map that this node knows.
 pub(crate) struct NodeShards {
     open: RwLock<BTreeMap<ShardId, Arc<Shard<Composed>>>>,
     map: RwLock<Arc<SlotMap>>,
+    /// The ways to shards that are on other nodes only.
+    away: RwLock<BTreeMap<ShardId, Arc<Away<Composed>>>>,
+    /// What happened lately in those that are here, for nodes that do not have them.
+    relays: RwLock<BTreeMap<ShardId, Arc<Relay>>>,
+    /// Which nodes shall have replicas of which shards, as this node knows.
+    replicas: RwLock<Arc<Replicas>>,
+    /// How shards stand, as other nodes tell.
+    pub(crate) told: RwLock<Arc<BTreeMap<ShardId, ShardStanding>>>,
     /// Whether that says that there is one shard only.
     is_whole: AtomicBool,
     /// How often the first shard's state was replaced, and up to which of these times the map was read
@@ -38,6 +50,10 @@ impl Default for NodeShards {
         NodeShards {
             open: RwLock::default(),
             map: RwLock::default(),
+            away: RwLock::default(),
+            relays: RwLock::default(),
+            replicas: RwLock::default(),
+            told: RwLock::default(),
             is_whole: AtomicBool::new(true),
             gaps: AtomicU64::new(0),
             gaps_read: AtomicU64::new(0),
@@ -54,6 +70,21 @@ impl Shards<Composed> for NodeShards {
     fn all(&self) -> Vec<(ShardId, Arc<Shard<Composed>>)> {
         self.open.read().iter().map(|(id, shard)| (*id, shard.clone())).collect()
     }
+
+    fn away(&self, id: ShardId) -> Option<Arc<Away<Composed>>> {
+        self.away.read().get(&id).cloned()
+    }
+
+    fn leaders(&self) -> BTreeMap<ShardId, Option<NodeId>> {
+        let away = self.away.read();
+        let mut leaders: BTreeMap<ShardId, Option<NodeId>> =
+            away.iter().map(|(id, away)| (*id, away.leader())).collect();
+        drop(away);
+        for (id, shard) in self.all() {
+            leaders.insert(id, shard.group().leadership().leader);
+        }
+        leaders
+    }
 }
 
 impl ChosenLeaders for NodeShards {
@@ -67,6 +98,52 @@ impl NodeShards {
     pub(crate) fn is_whole(&self) -> bool {
         self.is_whole.load(Ordering::Acquire)
             && self.gaps.load(Ordering::Acquire) == self.gaps_read.load(Ordering::Acquire)
+    }
+
+    /// Whether every shard of the map is open here.
+    pub(crate) fn has_all(&self) -> bool {
+        if self.is_whole() {
+            return true;
+        }
+        let (map, open) = (self.map(), self.open.read());
+        map.shards().iter().all(|shard| open.contains_key(shard))
+    }
+
+    /// The shards that are on other nodes only.
+    pub(crate) fn absent(&self) -> Vec<ShardId> {
+        self.away.read().keys().copied().collect()
+    }
+
+    /// What happened in a shard that is here.
+    pub(crate) fn relay(&self, shard: ShardId) -> Option<Arc<Relay>> {
+        let relays = self.relays.read();
+        relays.get(&shard).filter(|_| self.open.read().contains_key(&shard)).cloned()
+    }
+
+    pub(crate) fn relays(&self) -> Vec<Arc<Relay>> {
+        self.relays.read().values().cloned().collect()
+    }
+
+    /// Which nodes shall have replicas of which shards.
+    pub(crate) fn replicas(&self) -> Arc<Replicas> {
+        self.replicas.read().clone()
+    }
+
+    /// Who leads a shard, wherever it is, as far as this node knows.
+    pub(crate) fn leader_of(&self, shard: ShardId) -> Option<NodeId> {
+        match self.shard(shard) {
+            Some(here) => here.group().leadership().leader,
+            None => self.away(shard)?.leader(),
+        }
+    }
+
+    /// Takes a shard out of service here, for good or for a while.
+    pub(crate) fn close(&self, shard: ShardId) -> Option<Arc<Shard<Composed>>> {
+        self.open.write().remove(&shard)
+    }
+
+    fn note_placed(&self) {
+        self.changed.notify_one();
     }
 
     pub(crate) fn map(&self) -> Arc<SlotMap> {
@@ -111,9 +188,13 @@ impl NodeShards {
     pub(crate) fn read_map(&self) -> Result<(), KernelError> {
         let Some(meta) = self.shard(ShardId::META) else { return Ok(()) };
         let gaps = self.gaps.load(Ordering::Acquire);
-        let mut found = Ok(SlotMap::default());
-        meta.read(&mut |view| found = cache::slots::slot_map(view.state))?;
+        let (mut found, mut placed) = (Ok(SlotMap::default()), Ok(Replicas::default()));
+        meta.read(&mut |view| {
+            found = cache::slots::slot_map(view.state);
+            placed = cache::replicas(view.state);
+        })?;
         self.learn(&found?);
+        *self.replicas.write() = Arc::new(placed?);
         self.gaps_read.store(gaps, Ordering::Release);
         Ok(())
     }
@@ -124,17 +205,21 @@ pub(crate) struct FeedSink {
     shard: ShardId,
     feed: Arc<Feed>,
     shards: Arc<NodeShards>,
+    relay: Arc<Relay>,
 }
 
 impl CommitSink<Change> for FeedSink {
     fn on_commit(&self, commit: Commit) {
         if self.shard == ShardId::META {
             for change in &commit.changes {
-                if let Change::Cache(cache::Change::Slots(map)) = change {
-                    self.shards.learn(map);
+                match change {
+                    Change::Cache(cache::Change::Slots(map)) => self.shards.learn(map),
+                    Change::Cache(cache::Change::Replicas) => self.shards.note_placed(),
+                    _ => {}
                 }
             }
         }
+        self.relay.note(&commit);
         self.feed.publish(commit);
     }
 
@@ -142,9 +227,13 @@ impl CommitSink<Change> for FeedSink {
         if self.shard == ShardId::META {
             self.shards.forget_map();
         }
+        self.relay.note_gap();
         self.feed.skip(applied_ts);
     }
 }
+
+/// How often the ways to shards that are not here are looked after.
+const LOOK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Shards that are opened at once.
 const OPENING_MAX: usize = 64;
@@ -163,6 +252,8 @@ pub(crate) struct Opener {
     pub(crate) timestamps: Arc<Timestamps>,
     pub(crate) checkpoints: Arc<CheckpointTurns>,
     pub(crate) shards: Arc<NodeShards>,
+    /// How fast whole states are sent to other nodes, in bytes a second; 0 is no bound.
+    pub(crate) pace: AtomicU64,
     /// Each shard once at a time.
     pub(crate) opening: Mutex<BTreeMap<ShardId, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -199,10 +290,13 @@ impl Opener {
             checkpoints: self.checkpoints.clone(),
         };
         let (feed, shards) = (self.feed.clone(), self.shards.clone());
-        let sink = Arc::new(FeedSink { shard, feed, shards });
+        let relay = Arc::new(Relay::default());
+        let sink = Arc::new(FeedSink { shard, feed, shards, relay: relay.clone() });
         let directory = store_directory(&self.directory, shard);
         let (log, clock, links) = (self.log.clone(), self.clock.clone(), self.links.clone());
         let opened = Shard::open(options, &directory, log, clock, sink, links).await?;
+        opened.group().snapshot_pace().set(self.pace.load(Ordering::Relaxed));
+        self.shards.relays.write().insert(shard, relay);
         self.shards.open.write().insert(shard, opened.clone());
         if shard == ShardId::META {
             self.shards.read_map()?;
@@ -212,9 +306,44 @@ impl Opener {
         Ok(opened)
     }
 
-    /// Opens all shards of the map that are not.
+    /// Opens all shards of the map that are not, and shall have a replica here, or have left something here.
     pub(crate) async fn open_all(&self) -> Result<(), KernelError> {
-        self.open_each(self.shards.map().shards(), false).await
+        let (map, replicas, left) = (self.shards.map(), self.shards.replicas(), self.log.shards());
+        let is_for_here = |shard: &&ShardId| {
+            **shard == ShardId::META || replicas.are_on(**shard, self.node) || left.contains(shard)
+        };
+        let wanted: Vec<ShardId> = map.shards().iter().filter(is_for_here).copied().collect();
+        let opened = self.open_each(&wanted, false).await;
+        self.look_for_others();
+        opened
+    }
+
+    /// Learns the ways to shards that are not here, and to the nodes that have them.
+    pub(crate) fn look_for_others(&self) {
+        let Some(meta) = self.shards.shard(ShardId::META) else { return };
+        let (map, replicas) = (self.shards.map(), self.shards.replicas());
+        let open = self.shards.open.read();
+        let mut away = self.shards.away.write();
+        away.retain(|shard, _| !open.contains_key(shard));
+        let absent = map.shards().iter().filter(|shard| !open.contains_key(shard));
+        let mut members = None;
+        for shard in absent {
+            let members = members.get_or_insert_with(|| meta.group().membership().members);
+            let way = away.entry(*shard).or_insert_with(|| {
+                let (links, clock) = (self.links.clone(), self.clock.clone());
+                Away::new(*shard, links, clock, self.timestamps.clone())
+            });
+            let told = self.shards.told.read().clone();
+            let has_it = |node: &NodeId| {
+                replicas.are_on(*shard, *node)
+                    || told.get(shard).is_some_and(|told| told.members.contains(node))
+            };
+            let holders = members.iter().filter(|(node, _)| **node != self.node && has_it(node));
+            way.set_holders(holders.map(|(node, member)| (*node, member.clone())).collect());
+            if let Some(standing) = told.get(shard).filter(|told| told.leader.is_some()) {
+                way.set_leader(standing.leader);
+            }
+        }
     }
 
     /// Opens shards that are not, many at a time: what each waits for is the disk, and they share its flushes.
@@ -230,12 +359,26 @@ impl Opener {
         opened.into_iter().try_for_each(|opened| opened.map(drop))
     }
 
+    /// Bounds how fast whole states leave this node, of all shards that are open and those to come.
+    pub(crate) fn set_pace(&self, bytes_per_second_max: u64) {
+        self.pace.store(bytes_per_second_max, Ordering::Relaxed);
+        for (_, shard) in self.shards.all() {
+            shard.group().snapshot_pace().set(bytes_per_second_max);
+        }
+    }
+
     /// Opens shards as the map gets more, until `stop` holds true.
     pub(crate) async fn follow_map(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         loop {
             tokio::select! {
                 biased;
                 () = self.shards.changed.notified() => {}
+                () = task::sleep(LOOK_INTERVAL) => {
+                    if !self.shards.has_all() {
+                        self.look_for_others();
+                    }
+                    continue;
+                }
                 _ = stop.wait_for(|stop| *stop) => return,
             }
             let followed = match self.shards.read_map() {

@@ -15,6 +15,7 @@ async fn start(directory: &Path, shard_count: u32) -> Node {
         disk_reserve_bytes: 0,
         cluster: None,
         shard_count,
+        replica_count: 0,
     };
     Node::start(&options, Arc::new(SystemClock::new())).await.unwrap()
 }

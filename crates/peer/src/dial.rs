@@ -37,6 +37,9 @@ pub enum CallError {
     /// The node cannot be reached, or the connection broke: whether it acted is not known.
     #[error("{0}")]
     Unreachable(String),
+    /// The node cannot be reached, and was not sent the message.
+    #[error("{0}")]
+    NotSent(String),
     /// The node was reached, and one of the two does not accept the other: its secret, its version, or
     /// that it is no node. Asking again does not help.
     #[error("{0}")]
@@ -88,7 +91,7 @@ impl Dialer {
         };
         if queue.try_send((message, reply)).is_err() {
             let reason = format!("too much waits to be sent to {address}, or it cannot be reached");
-            return Box::pin(std::future::ready(Err(CallError::Unreachable(reason))));
+            return Box::pin(std::future::ready(Err(CallError::NotSent(reason))));
         }
         Box::pin(async move {
             answer.await.unwrap_or_else(|_| {
@@ -127,7 +130,7 @@ impl Dialer {
             CallError::NotAdmitted(reason) => {
                 CallError::NotAdmitted(format!("{address}: {reason}"))
             }
-            other => CallError::Unreachable(format!("{address}: {other}")),
+            other => CallError::NotSent(format!("{address}: {other}")),
         };
         // Those who come meanwhile learn the same at once; nobody dials in a loop.
         let refusing = async {

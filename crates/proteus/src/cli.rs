@@ -163,6 +163,9 @@ struct Settings {
     /// Shards that a new cluster spreads the cache's keys over [default: 1]
     #[arg(long, value_name = "N")]
     shards: Option<String>,
+    /// Nodes that have a replica of each further shard of a new cluster [default: all]
+    #[arg(long, value_name = "N")]
+    replicas: Option<String>,
     /// Threads that serve clients and apply commits [default: one less than processors]
     #[arg(long, value_name = "N")]
     workers: Option<String>,
@@ -265,6 +268,7 @@ impl Settings {
             ("durability", &self.durability),
             ("disk_reserve_mib", &self.disk_reserve_mib),
             ("shards", &self.shards),
+            ("replicas", &self.replicas),
             ("workers", &self.workers),
             ("rows_mib", &self.rows_mib),
             ("connections_max", &self.connections_max),

@@ -1,9 +1,10 @@
 //! `proteus cluster`: how a cluster stands, and changing it, through any of its nodes.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use proteus_env::{disk, random};
+use proteus_env::{disk, random, task};
 use proteus_node::admin::{
     AdminAnswer, AdminRequest, ClusterStatus, NodeStatus, ShardStanding, ask, ask_through,
 };
@@ -15,6 +16,9 @@ use crate::progress::progress;
 
 /// Port at which nodes listen for each other, before the port offset.
 pub const PEER_PORT: u16 = 7000;
+
+/// Pause before it is asked again whether a node is empty.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What to do with the cluster.
 #[derive(Subcommand)]
@@ -78,6 +82,29 @@ pub enum ClusterCommand {
         /// The shard's number
         #[arg(long)]
         to: u32,
+        #[command(flatten)]
+        through: Through,
+    },
+    /// Say how many nodes shall have a replica of each shard but the first: a number from 1 to 7, or all. Replicas
+    /// are moved one by one, while they are read and written.
+    Replicas {
+        /// The number, or all
+        #[arg(value_parser = parse_replicas)]
+        count: u32,
+        #[command(flatten)]
+        through: Through,
+    },
+    /// Move a replica of a shard from one node to another. The rule that nodes have about as many goes on, and may
+    /// move another in its place.
+    MoveReplica {
+        /// The shard's number
+        shard: u32,
+        /// The node that has it
+        #[arg(long)]
+        from: u64,
+        /// The node that shall have it
+        #[arg(long)]
+        to: u64,
         #[command(flatten)]
         through: Through,
     },
@@ -157,6 +184,18 @@ pub async fn run(command: ClusterCommand, config: &Config) -> Result<String, Str
             let request = AdminRequest::MoveSlots { first, last, to: ShardId(to) };
             (request, through, format!("move slots {first} to {last} to shard {to}"))
         }
+        ClusterCommand::Replicas { count, through } => {
+            let what = match count {
+                0 => "have every shard on every node".to_owned(),
+                count => format!("have {count} replicas of each shard but the first"),
+            };
+            (AdminRequest::SetReplicas { count }, through, what)
+        }
+        ClusterCommand::MoveReplica { shard, from, to, through } => {
+            let (shard, from, to) = (ShardId(shard), NodeId(from), NodeId(to));
+            let what = format!("move a replica of shard {} from {from} to {to}", shard.0);
+            (AdminRequest::MoveReplica { shard, from, to }, through, what)
+        }
         ClusterCommand::SnapshotRate { mib_per_s, through } => {
             let request = AdminRequest::SnapshotRate { bytes_per_second_max: mib_per_s << 20 };
             let what = format!("bound {} to {mib_per_s} MiB/s of state sent", through.peer);
@@ -174,6 +213,12 @@ pub async fn run(command: ClusterCommand, config: &Config) -> Result<String, Str
             AdminAnswer::Done | AdminAnswer::Moved { left: 0 } => {
                 return Ok(format!("Done: {what}."));
             }
+            AdminAnswer::Emptying { count } => {
+                let bar = bar
+                    .get_or_insert_with(|| progress(Some(count as u64), "replicas to move away"));
+                bar.set_position(bar.length().unwrap_or(0).saturating_sub(count as u64));
+                task::sleep(ASK_AGAIN).await;
+            }
             AdminAnswer::Added { shard } => return Ok(format!("Shard {} is added.", shard.0)),
             AdminAnswer::Moved { left } => {
                 let bar = bar.get_or_insert_with(|| progress(Some(u64::from(left)), "slots left"));
@@ -182,6 +227,11 @@ pub async fn run(command: ClusterCommand, config: &Config) -> Result<String, Str
             other => return Err(format!("an answer to another question: {other:?}")),
         }
     }
+}
+
+fn parse_replicas(text: &str) -> Result<u32, String> {
+    crate::config::parse_replicas(text)
+        .ok_or_else(|| format!("{text:?} is neither all nor a number from 1 to 7"))
 }
 
 fn parse_slots(text: &str) -> Result<(u16, u16), String> {
@@ -241,7 +291,7 @@ fn render(status: &ClusterStatus) -> String {
         ));
     }
     if status.shards.len() > 1 {
-        text.push_str("\n  shard  leader  entry      slots\n");
+        text.push_str("\n  shard  leader  replicas         entry      slots\n");
         for standing in &status.shards {
             let leader = standing.leader.map_or_else(|| "?".to_owned(), |node| node.to_string());
             let range = |(first, last): &(u16, u16)| match first == last {
@@ -251,14 +301,51 @@ fn render(status: &ClusterStatus) -> String {
             let slots: Vec<String> = standing.slots.iter().map(range).collect();
             let slots = if slots.is_empty() { "none".to_owned() } else { slots.join(" ") };
             text.push_str(&format!(
-                "  {:<6} {leader:<7} {:<10} {slots}{}\n",
+                "  {:<6} {leader:<7} {:<16} {:<10} {slots}{}{}\n",
                 standing.shard.0,
+                replicas(standing),
                 standing.applied_index,
+                moving(standing),
                 kept(standing)
             ));
         }
     }
+    if status.replica_count > 0 {
+        let count = status.replica_count;
+        text.push_str(&format!("\n  Each shard but the first is to have {count} replicas.\n"));
+    }
+    if let Some(next) = &status.next_place {
+        text.push_str(&format!("  Next the replicas are to be placed of {next}.\n"));
+    }
     text
+}
+
+/// The nodes that have a replica, by their numbers; those that do not vote in brackets.
+fn replicas(standing: &ShardStanding) -> String {
+    let number = |node: &NodeId| match standing.voters.contains(node) {
+        true => node.0.to_string(),
+        false => format!("({})", node.0),
+    };
+    standing.members.iter().map(number).collect::<Vec<_>>().join(" ")
+}
+
+/// Which replicas are on their way.
+fn moving(standing: &ShardStanding) -> String {
+    let ShardStanding { placed, members, .. } = standing;
+    if placed.is_empty() {
+        return String::new();
+    }
+    let list = |nodes: Vec<&NodeId>| {
+        nodes.iter().map(|node| node.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let coming = list(placed.iter().filter(|node| !members.contains(node)).collect());
+    let going = list(members.iter().filter(|node| !placed.contains(node)).collect());
+    match (coming.is_empty(), going.is_empty()) {
+        (true, true) => String::new(),
+        (false, true) => format!("  (a replica comes to {coming})"),
+        (true, false) => format!("  (the replica on {going} goes)"),
+        (false, false) => format!("  (a replica moves from {going} to {coming})"),
+    }
 }
 
 /// For how long an operator's choice of the shard's leader holds.

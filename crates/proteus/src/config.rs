@@ -71,6 +71,12 @@ pub const KEYS: &[Key] = &[
         help: "Shards that a new cluster spreads the cache's keys over; later `proteus cluster add-shard`",
     },
     Key {
+        name: "replicas",
+        default: "all",
+        accepts: "all or a number from 1 to 7",
+        help: "Nodes that have a replica of each further shard of a new cluster; later `proteus cluster replicas`",
+    },
+    Key {
         name: "workers",
         default: "0",
         accepts: "a number from 0 to 1024",
@@ -337,6 +343,8 @@ pub struct Config {
     pub disk_reserve_bytes: u64,
     /// Shards that a new cluster spreads its slots over.
     pub shard_count: u32,
+    /// Nodes that have a replica of each further shard of a new cluster; 0: all.
+    pub replica_count: u32,
     /// Threads that serve clients; 0: one less than processors.
     pub workers: usize,
     /// Memory for rows that are used, in bytes; 0: by the machine's.
@@ -459,6 +467,7 @@ impl Config {
             shard_count: reader.parse("shards", |value| {
                 value.parse().ok().filter(|count| (1..=256).contains(count))
             })?,
+            replica_count: reader.parse("replicas", parse_replicas)?,
             workers: reader
                 .parse("workers", |value| value.parse().ok().filter(|count| *count <= 1024))?,
             rows_bytes_max: reader.parse("rows_mib", |value| {
@@ -615,6 +624,14 @@ fn interpret_tls(reader: &Reader<'_>) -> Result<Option<TlsFiles>, ConfigError> {
             let missing = if certificate.is_none() { "tls_certificate" } else { "tls_key" };
             reader.parse(missing, |_| None)
         }
+    }
+}
+
+/// How many replicas each further shard shall have; `all` is 0.
+pub(crate) fn parse_replicas(value: &str) -> Option<u32> {
+    match value {
+        "all" => Some(0),
+        count => count.parse().ok().filter(|count| (1..=7).contains(count)),
     }
 }
 

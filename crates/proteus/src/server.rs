@@ -106,6 +106,7 @@ impl Server {
             disk_reserve_bytes: config.disk_reserve_bytes,
             cluster: Some(cluster_options(config)?),
             shard_count: config.shard_count,
+            replica_count: config.replica_count,
         };
         // Before anything is opened: a typing error must not leave half a node.
         let tls = config.tls.as_ref().map(read_tls).transpose()?;

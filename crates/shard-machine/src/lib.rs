@@ -261,12 +261,73 @@ impl ShardMachine for Composed {
         matches!(outcome, Outcome::Committed { .. })
     }
 
+    fn encode_outcome(outcome: &Outcome) -> Option<Vec<u8>> {
+        postcard::to_stdvec(&Told::of(outcome)?).ok()
+    }
+
+    fn decode_outcome(bytes: &[u8]) -> Option<Outcome> {
+        postcard::from_bytes::<Told>(bytes).ok().map(Told::into_outcome)
+    }
+
+    fn answer(view: View<'_>, question: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let unknown = || StoreError::corrupt(b"(question)", "not a question known here");
+        let question = cache::Question::decode(question).ok_or_else(unknown)?;
+        Ok(question.answer_of_shard(view)?.encode())
+    }
+
     fn due(view: View<'_>, count_max: usize) -> Result<Vec<Minitransaction>, StoreError> {
         Ok(due_ops(view, count_max)?.into_iter().map(Minitransaction::of).collect())
     }
 
     fn next_due_ms(state: &dyn Read) -> Result<Option<u64>, StoreError> {
         next_due_ms_of_any(state)
+    }
+}
+
+/// An outcome in a shard that has nothing but keys of the cache, for a node that has no replica of it.
+#[derive(Serialize, Deserialize)]
+enum Told {
+    Committed { commit_ts: CommitTs, replies: Vec<cache::Reply> },
+    CheckFailed { check_index: u32, refusal: cache::Refusal },
+    Refused { op_index: u32, refusal: cache::Refusal },
+}
+
+impl Told {
+    fn of(outcome: &Outcome) -> Option<Told> {
+        let index = |index: usize| u32::try_from(index).ok();
+        Some(match outcome {
+            Outcome::Committed { commit_ts, replies } => {
+                let of_cache = |reply: &Reply| match reply {
+                    Reply::Cache(reply) => Some(reply.clone()),
+                    _ => None,
+                };
+                let replies = replies.iter().map(of_cache).collect::<Option<Vec<_>>>()?;
+                Told::Committed { commit_ts: *commit_ts, replies }
+            }
+            Outcome::CheckFailed { check_index, refusal: Refusal::Cache(refusal) } => {
+                Told::CheckFailed { check_index: index(*check_index)?, refusal: refusal.clone() }
+            }
+            Outcome::Refused { op_index, refusal: Refusal::Cache(refusal) } => {
+                Told::Refused { op_index: index(*op_index)?, refusal: refusal.clone() }
+            }
+            Outcome::CheckFailed { .. } | Outcome::Refused { .. } => return None,
+        })
+    }
+
+    fn into_outcome(self) -> Outcome {
+        match self {
+            Told::Committed { commit_ts, replies } => Outcome::Committed {
+                commit_ts,
+                replies: replies.into_iter().map(Reply::Cache).collect(),
+            },
+            Told::CheckFailed { check_index, refusal } => Outcome::CheckFailed {
+                check_index: check_index as usize,
+                refusal: Refusal::Cache(refusal),
+            },
+            Told::Refused { op_index, refusal } => {
+                Outcome::Refused { op_index: op_index as usize, refusal: Refusal::Cache(refusal) }
+            }
+        }
     }
 }
 

@@ -23,7 +23,8 @@ pub struct SpreadState<'a> {
 }
 
 impl<'a> SpreadState<'a> {
-    /// `views` are of all shards of the map, ascending.
+    /// `views` are of shards of the map, ascending, the first among them. Whoever looks at what is in another is told
+    /// so by an error.
     pub fn new(views: &'a [(ShardId, View<'a>)], map: &'a SlotMap) -> SpreadState<'a> {
         SpreadState { views, map }
     }
@@ -33,6 +34,11 @@ impl<'a> SpreadState<'a> {
         let (_, first) = self.views.first()?;
         let now_ms = self.views.iter().map(|(_, view)| view.now_ms).max()?;
         Some(View { state: self, now_ms, applied_ts: first.applied_ts })
+    }
+
+    fn all_are_here(&self) -> Result<(), StoreError> {
+        let absent = self.map.shards().iter().find(|shard| self.of(**shard).is_none());
+        absent.map_or(Ok(()), |shard| Err(away(*shard)))
     }
 
     fn first(&self) -> Result<&'a dyn Read, StoreError> {
@@ -85,19 +91,41 @@ impl<'a> SpreadState<'a> {
     }
 }
 
+/// Whether all that is between two keys of the store is in the first shard, and in the others, if they have it, the
+/// same.
+fn is_everywhere(start: &[u8], end: &[u8]) -> bool {
+    let (Some([space, kind]), Some(last)) = (start.first_chunk::<2>(), end.first_chunk::<2>())
+    else {
+        return false;
+    };
+    let is_one_kind =
+        last == &[*space, *kind] || last == &[*space, kind.saturating_add(1)] && end.len() == 2;
+    is_one_kind && home(&[*space, *kind]) == Home::Everywhere
+}
+
+fn away(shard: ShardId) -> StoreError {
+    StoreError::Away(format!("shard {shard}"))
+}
+
 impl Read for SpreadState<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         if key.first() != Some(&Cache::SPACE) {
             return self.first()?.get(key);
         }
         match home(key) {
-            Home::Slot(slot) => match self.of(self.map.shard_of(slot)) {
-                Some(state) => state.get(key),
-                None => Ok(None),
-            },
+            Home::Slot(slot) => {
+                let shard = self.map.shard_of(slot);
+                self.of(shard).ok_or_else(|| away(shard))?.get(key)
+            }
             Home::Everywhere => self.first()?.get(key),
-            Home::Sums => Ok(add_up(&self.each_get(key)?)),
-            Home::Somewhere => Ok(self.each_get(key)?.into_iter().next()),
+            Home::Sums => {
+                self.all_are_here()?;
+                Ok(add_up(&self.each_get(key)?))
+            }
+            Home::Somewhere => {
+                self.all_are_here()?;
+                Ok(self.each_get(key)?.into_iter().next())
+            }
         }
     }
 
@@ -113,6 +141,10 @@ impl Read for SpreadState<'_> {
         if end <= &cache[..] || start >= &after[..] {
             return self.first()?.scan(start, end, direction, visit);
         }
+        if is_everywhere(start, end) {
+            return self.first()?.scan(start, end, direction, visit);
+        }
+        self.all_are_here()?;
         self.merge(start, end, direction, visit)
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proteus_env::{Clock, RuntimeClock, task};
-use proteus_kernel::{Call, Links, Route, Shard, TransportError};
+use proteus_kernel::{Call, Links, Route, Shard, Shards, TransportError};
 use proteus_types::{Member, NodeId, ShardId};
 
 use crate::random::Random;
@@ -54,6 +54,8 @@ impl<M: Machine> Clone for Network<M> {
 
 struct State<M: Machine> {
     nodes: BTreeMap<(NodeId, ShardId), Arc<Shard<M>>>,
+    /// Nodes that open and close shards by themselves.
+    open: BTreeMap<NodeId, Arc<dyn Shards<M>>>,
     /// Ways, from and to, on which nothing passes.
     cut: BTreeSet<(NodeId, NodeId)>,
     weather: Weather,
@@ -75,6 +77,7 @@ impl<M: Machine> Network<M> {
     pub fn new(random: Random, weather: Weather) -> Network<M> {
         let state = State {
             nodes: BTreeMap::new(),
+            open: BTreeMap::new(),
             cut: BTreeSet::new(),
             weather,
             random,
@@ -100,6 +103,15 @@ impl<M: Machine> Network<M> {
         match shard {
             Some(shard) => state.nodes.insert((node, id), shard),
             None => state.nodes.remove(&(node, id)),
+        };
+    }
+
+    /// Connects a node that opens and closes shards by itself, or disconnects it.
+    pub fn set_shards(&self, node: NodeId, shards: Option<Arc<dyn Shards<M>>>) {
+        let mut state = self.state.lock();
+        match shards {
+            Some(shards) => state.open.insert(node, shards),
+            None => state.open.remove(&node),
         };
     }
 
@@ -143,22 +155,39 @@ impl<M: Machine> Network<M> {
         }
     }
 
-    /// The receiver of a message, if it gets there.
-    fn receiver(&self, from: NodeId, to: NodeId, shard: ShardId) -> Option<Arc<Shard<M>>> {
+    /// The receiver of a message, if it gets there; none if there is no such shard.
+    fn receiver(&self, from: NodeId, to: NodeId, shard: ShardId) -> Option<Option<Arc<Shard<M>>>> {
         let mut state = self.state.lock();
         if state.cut.contains(&(from, to)) {
             state.traffic.lost += 1;
             return None;
         }
-        state.nodes.get(&(to, shard)).cloned()
+        match state.open.get(&to).cloned() {
+            Some(open) => {
+                drop(state);
+                Some(open.shard(shard))
+            }
+            None => state.nodes.get(&(to, shard)).cloned().map(Some),
+        }
     }
 
-    async fn carry(self, from: NodeId, to: NodeId, route: Route, message: Bytes) -> Option<Bytes> {
+    /// The answer; an error if the receiver does not take the message, and nothing if one of the two is lost.
+    async fn carry(
+        self,
+        from: NodeId,
+        to: NodeId,
+        route: Route,
+        message: Bytes,
+    ) -> Option<Result<Bytes, String>> {
         let sent_us = u64::try_from(self.clock.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.trace.add("message", &[sent_us, from.0, to.0, route.service as u64], &message);
         let fate = self.fate();
         task::sleep(fate.there).await;
         let receiver = self.receiver(from, to, route.shard)?;
+        let Some(receiver) = receiver else {
+            task::sleep(fate.back).await;
+            return Some(Err("a message for a shard that is not here".to_owned()));
+        };
         if fate.is_lost {
             self.state.lock().traffic.lost += 1;
             return None;
@@ -179,7 +208,7 @@ impl<M: Machine> Network<M> {
             self.state.lock().traffic.lost += 1;
             return None;
         }
-        answer.ok()
+        answer.ok().map(Ok)
     }
 }
 
@@ -195,7 +224,8 @@ impl<M: Machine> Links for SimLinks<M> {
         let carried = task::spawn(network.carry(from, to, route, message));
         Box::pin(async move {
             match carried.await {
-                Ok(Some(answer)) => Ok(answer),
+                Ok(Some(Ok(answer))) => Ok(answer),
+                Ok(Some(Err(reason))) => Err(TransportError::Refused(reason)),
                 _ => {
                     task::sleep(GIVE_UP).await;
                     Err(TransportError::Unreachable(format!("{to} did not answer {from}")))

@@ -261,6 +261,10 @@ impl Caller<'_> {
             match key {
                 _ if !self.is_guarded => self.kernel.read(read),
                 Some(key) => self.kernel.read_slots(&[Slot::of_key(key)], read).await,
+                None if !self.kernel.has_all() => {
+                    self.kernel.pass_read_barrier().await?;
+                    self.kernel.read_first(read)
+                }
                 None => {
                     self.kernel.pass_read_barrier().await?;
                     self.kernel.read(read)
@@ -283,6 +287,14 @@ impl Caller<'_> {
         let text = value.to_string();
         let command = |words: &[&[u8]]| cache::Op::Command(cache::Call::new(words));
         let told = match &call {
+            TextCall::Get if !self.kernel.has_all() => {
+                let get = cache::Call::new(&[b"GET", key.as_slice()]);
+                let asked = self.kernel.ask(cache::Question::Command(get));
+                match task::timeout(PATIENCE, asked).await {
+                    Some(Ok(cache::Answer::Reply(reply))) => Some(reply),
+                    _ => None,
+                }
+            }
             TextCall::Get => {
                 let get = cache::Call::new(&[b"GET", key.as_slice()]);
                 self.read(Some(&key), |view| cache::answer(view, &get)).await

@@ -8,6 +8,8 @@
 //! single objects are linearizable; once all is well nothing is left undecided, all replicas hold the same, and every node leads as
 //! many shards as any other.
 
+mod room;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,9 +35,8 @@ use crate::network::{Network, Weather};
 use crate::objects::{self, Called, Objects};
 use crate::random::Random;
 use crate::replica;
+use room::numbers_of;
 
-const NODES: u64 = 3;
-const SHARDS: u32 = 3;
 pub(crate) const ACCOUNTS: u64 = 12;
 pub(crate) const CLIENTS: u64 = 4;
 const TROUBLES: u64 = 10;
@@ -65,6 +66,10 @@ pub struct Summary {
     pub moves: u64,
     /// Backups that were taken and restored.
     pub backups: u64,
+    /// Replicas that were to move.
+    pub replicas_moved: u64,
+    /// Replicas that were removed by nodes that had them.
+    pub retired: u64,
     /// What callers of single objects did.
     pub called: Called,
 }
@@ -78,6 +83,8 @@ pub enum Reading {
     Apart,
     /// All at one moment, but in backups shard by shard: wrong on purpose.
     BackedUpApart,
+    /// All at one moment, where each shard beside the first is on three of five nodes, and replicas move.
+    WithRoom,
 }
 
 /// Runs the plan of `seed`.
@@ -116,6 +123,8 @@ struct Node {
     directory: TempDir,
     clock: Arc<RuntimeClock>,
     running: Option<Running>,
+    /// It has been started once.
+    has_begun: bool,
 }
 
 /// What one client was told, and may have done.
@@ -163,7 +172,7 @@ impl World {
         let mut random = Random::new(seed);
         let network = Network::new(random.fork(), Weather::random(&mut random));
         let objects = Objects::new(&mut random, true);
-        let mut map = SlotMap::even(SHARDS);
+        let mut map = SlotMap::even(reading.shards());
         // Newer than that of a single shard, which nobody has to be told.
         map.version = 1;
         World {
@@ -179,7 +188,7 @@ impl World {
     }
 
     async fn live(&mut self) -> Result<(), String> {
-        for number in 1..=NODES {
+        for number in 1..=self.reading.nodes() {
             let node = Node {
                 disk: SimDisk::new(self.random.number()),
                 directory: tempfile::tempdir().expect("a temporary directory"),
@@ -188,19 +197,28 @@ impl World {
                     self.random.below(41) as i64 - 20,
                 )),
                 running: None,
+                has_begun: false,
             };
             self.nodes.insert(NodeId(number), node);
             self.start(NodeId(number)).await?;
         }
         self.form().await?;
         for trouble in 0..TROUBLES {
+            if self.reading == Reading::WithRoom {
+                let shard = 1 + self.random.below(u64::from(self.reading.shards()) - 1) as u32;
+                self.place(ShardId(shard)).await;
+                self.retire().await;
+            }
             self.work().await.map_err(|claim| format!("trouble {trouble}: {claim}"))?;
             self.trouble().await?;
         }
         self.all_well().await?;
         // It takes its time.
-        if self.random.chance(20) {
+        if self.random.chance(20) && self.reading != Reading::WithRoom {
             self.leaders_spread().await?;
+        }
+        if self.reading == Reading::WithRoom {
+            self.all_placed().await?;
         }
         self.settle().await
     }
@@ -240,8 +258,13 @@ impl World {
         }));
         let (stop, stopping) = watch::channel(false);
         let found = id == NodeId(1);
+        let (with_room, shard_count) = (self.reading == Reading::WithRoom, self.reading.shards());
+        let is_new = !std::mem::replace(&mut node.has_begun, true);
         let opening = async {
-            for number in 0..SHARDS {
+            assembly.finish_retiring().await.map_err(|e| KernelError::Stopped(e.to_string()))?;
+            // With room a node that is new has the first only.
+            let shards = if with_room && !found { 1 } else { shard_count };
+            for number in (0..shards).filter(|number| !with_room || *number == 0 || is_new) {
                 assembly.open(ShardId(number), found).await?;
             }
             assembly.open_all(found, &stopping).await
@@ -262,6 +285,11 @@ impl World {
                 return Err(format!("{id} does not open: {error}"));
             }
         };
+        if with_room {
+            self.network.set_shards(id, Some(shards.clone()));
+            let (assembly, stopping) = (assembly.clone(), stopping.clone());
+            task::spawn(async move { assembly.keep_up_shards(stopping).await });
+        }
         for (shard, open) in shards.all() {
             self.network.set_shard(id, shard, Some(open));
         }
@@ -278,10 +306,13 @@ impl World {
 
     async fn form(&mut self) -> Result<(), String> {
         let Some(founder) = self.running().into_iter().next() else { return Err("nobody".into()) };
-        let members: BTreeMap<NodeId, Member> = (1..=NODES)
+        let members: BTreeMap<NodeId, Member> = (1..=self.reading.nodes())
             .map(|id| (NodeId(id), Member { incarnation: id, ..Member::default() }))
             .collect();
         let voters = members.keys().copied().collect();
+        if self.reading == Reading::WithRoom {
+            return self.form_with_room(&founder, members, voters).await;
+        }
         for (id, shard) in founder.shards() {
             let failed = |error: proteus_kernel::ChangeError| format!("{id}: {error}");
             shard.group().set_members(members.clone()).await.map_err(failed)?;
@@ -336,7 +367,7 @@ impl World {
     }
 
     async fn trouble(&mut self) -> Result<(), String> {
-        let id = NodeId(1 + self.random.below(NODES));
+        let id = NodeId(1 + self.random.below(self.reading.nodes()));
         match self.random.below(10) {
             0..=1 => {
                 self.summary.cuts += 1;
@@ -366,7 +397,7 @@ impl World {
                 // Leaders of different shards on different nodes.
                 for running in self.running() {
                     for (_, open) in running.shards() {
-                        let to = NodeId(1 + self.random.below(NODES));
+                        let to = NodeId(1 + self.random.below(self.reading.nodes()));
                         if open.leads() && to != running.node {
                             // Who cannot hand over goes on leading.
                             let _ = task::timeout(PATIENCE, open.group().hand_over(to)).await;
@@ -401,6 +432,7 @@ impl World {
             }
             node.disk.cut_power_after(0);
             running.stop.send_replace(true);
+            self.network.set_shards(*id, None);
             for (shard, open) in shards {
                 self.network.set_shard(*id, shard, None);
                 open.abandon().await;
@@ -415,7 +447,7 @@ impl World {
         self.network.heal();
         self.network.set_weather(Weather { delay_ms_max: 2, lost_percent: 0, repeated_percent: 0 });
         self.bury().await?;
-        for id in (1..=NODES).map(NodeId) {
+        for id in (1..=self.reading.nodes()).map(NodeId) {
             if let Some(node) = self.nodes.get(&id) {
                 node.disk.spare_power();
             }
@@ -456,8 +488,9 @@ impl World {
                         nodes.iter().filter_map(|node| node.assembly.shards().shard(ShardId(id)));
                     of.map(|shard| shard.status().applied_index).collect::<Vec<_>>()
                 };
-                let agree =
-                    (0..SHARDS).map(applied).all(|all| all.windows(2).all(|w| w[0] == w[1]));
+                let agree = (0..self.reading.shards())
+                    .map(applied)
+                    .all(|all| all.windows(2).all(|w| w[0] == w[1]));
                 if agree && nodes.iter().all(is_settled) {
                     return;
                 }
@@ -466,7 +499,7 @@ impl World {
         };
         task::timeout(PATIENCE, settled).await.ok_or("something is left undecided for ever")?;
         self.summary.called = self.objects.settle()?;
-        for id in (0..SHARDS).map(ShardId) {
+        for id in (0..self.reading.shards()).map(ShardId) {
             let dumps =
                 nodes.iter().filter_map(|node| node.assembly.shards().shard(id)).map(|shard| {
                     let mut dump = Ok(BTreeMap::new());
@@ -494,7 +527,7 @@ impl World {
                 };
                 let led: Vec<usize> = nodes.iter().map(led).collect();
                 let (most, fewest) = (led.iter().max(), led.iter().min());
-                let is_whole = led.iter().sum::<usize>() == SHARDS as usize;
+                let is_whole = led.iter().sum::<usize>() == self.reading.shards() as usize;
                 if is_whole && most.zip(fewest).is_some_and(|(most, fewest)| most - fewest <= 1) {
                     return;
                 }
@@ -507,6 +540,7 @@ impl World {
     async fn end(&mut self) {
         for running in self.running() {
             running.stop.send_replace(true);
+            self.network.set_shards(running.node, None);
             for (id, shard) in running.shards() {
                 self.network.set_shard(running.node, id, None);
                 shard.abandon().await;
@@ -523,7 +557,7 @@ async fn back_up(
     mut random: Random,
     reading: Reading,
 ) -> Result<bool, String> {
-    if reading == Reading::Apart || random.chance(85) {
+    if matches!(reading, Reading::Apart | Reading::WithRoom) || random.chance(85) {
         return Ok(false);
     }
     task::sleep(Duration::from_millis(random.below(300))).await;
@@ -540,7 +574,7 @@ async fn move_slots(through: Running, mut random: Random, reading: Reading) -> u
     task::sleep(Duration::from_millis(random.below(100))).await;
     let first = random.below(u64::from(SLOT_COUNT)) as u16;
     let last = (first + random.below(4_000) as u16).min(SLOT_COUNT - 1);
-    let to = ShardId(random.below(u64::from(SHARDS)) as u32);
+    let to = ShardId(random.below(u64::from(reading.shards())) as u32);
     let moving = through.assembly.move_slots((first, last), to, Duration::from_secs(2));
     // Who asked may lose patience while too few nodes answer; what was begun goes on.
     let moved = task::timeout(MOVE_PATIENCE, moving).await;
@@ -637,6 +671,11 @@ impl Client {
         let slot = |key: &String| Slot::of_key(key.as_bytes());
         let twin_slots: Vec<Slot> = twin_keys.iter().map(slot).collect();
         let looking = async {
+            if !node.kernel.has_all() {
+                let twins = numbers_of(&*node.kernel, &twin_keys).await?;
+                let count = numbers_of(&*node.kernel, std::slice::from_ref(&count_key)).await?;
+                return Ok(((twins[0], twins[1]), count[0]));
+            }
             let twins = node.kernel.read_slots(&twin_slots, |view| {
                 Ok((number_of(view, &twin_keys[0])?, number_of(view, &twin_keys[1])?))
             });
@@ -672,12 +711,22 @@ impl Client {
                 (0..ACCOUNTS).map(|account| number_of(view, &key("account", account))).sum();
             Ok((accounts?, number_of(view, &own)?))
         };
+        if !node.kernel.has_all() {
+            let accounts = (0..ACCOUNTS).map(|account| key("account", account));
+            let keys: Vec<String> = accounts.chain([own]).collect();
+            let read = task::timeout(PATIENCE, numbers_of(&*node.kernel, &keys)).await;
+            let Ok(mut numbers) = read.ok_or("a read never ends")? else { return Ok(false) };
+            let count = numbers.pop().unwrap_or_default();
+            return self.check(begun, (numbers.iter().sum(), count));
+        }
         let barrier = task::timeout(PATIENCE, node.kernel.pass_read_barrier()).await;
         if barrier.ok_or("a read barrier never ends")?.is_err() {
             return Ok(false);
         }
         let read = match self.reading {
-            Reading::Whole | Reading::BackedUpApart => node.kernel.read(read_all),
+            Reading::Whole | Reading::BackedUpApart | Reading::WithRoom => {
+                node.kernel.read(read_all)
+            }
             Reading::Apart => {
                 let mut found = None;
                 let mut read = |views: &[(ShardId, View<'_>)]| {
@@ -688,7 +737,12 @@ impl Client {
                 read.and_then(|()| found.ok_or_else(missing)?.map_err(KernelError::from))
             }
         };
-        let Ok((sum, count)) = read else { return Ok(false) };
+        let Ok(found) = read else { return Ok(false) };
+        self.check(begun, found)
+    }
+
+    /// Holds what all accounts hold together, and the count of its own transfers, to what was told before.
+    fn check(&mut self, begun: Told, (sum, count): (i64, i64)) -> Result<bool, String> {
         if sum != 0 {
             return Err(format!("all accounts hold {sum}"));
         }

@@ -42,3 +42,27 @@ fn a_backup_of_each_shard_by_itself_is_found_out() {
     let is_noticed = found.as_ref().is_some_and(|claim| claim.contains("a backup, restored"));
     assert!(is_noticed, "nobody noticed, but {found:?}");
 }
+
+#[test]
+fn the_claims_hold_where_each_shard_is_on_some_nodes_only_and_replicas_move() {
+    let total = parking_lot::Mutex::new(Summary::default());
+    let seeds = proteus_sim::seeds(12, |seed| {
+        let ran = run(seed, Reading::WithRoom)?;
+        let mut total = total.lock();
+        total.acknowledged += ran.acknowledged;
+        total.refused += ran.refused;
+        total.unanswered += ran.unanswered;
+        total.reads += ran.reads;
+        total.crashes += ran.crashes;
+        total.moves += ran.moves;
+        total.replicas_moved += ran.replicas_moved;
+        total.retired += ran.retired;
+        total.called.answered += ran.called.answered;
+        Ok(())
+    });
+    let total = total.into_inner();
+    println!("{total:?}");
+    assert!(seeds < 12 || total.acknowledged > 10 * seeds && total.reads > 5 * seeds, "{total:?}");
+    assert!(seeds < 12 || total.crashes > seeds && total.replicas_moved > 4 * seeds, "{total:?}");
+    assert!(seeds < 12 || total.retired > 2 * seeds, "{total:?}");
+}

@@ -57,6 +57,10 @@ pub enum StoreError {
         /// What is wrong with the value.
         message: String,
     },
+    /// A reader of several shards' states looks at what is in one that this node has no replica of. It is never the
+    /// error of a replica's own store.
+    #[error("{0} has no replica on this node")]
+    Away(String),
 }
 
 impl StoreError {

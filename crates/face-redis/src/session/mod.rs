@@ -23,7 +23,7 @@ use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
 use proteus_kernel_api::cache::acl::User;
 use proteus_kernel_api::cache::commands::{Flags, Group, Keys, unknown_command};
-use proteus_kernel_api::cache::{self, Call, Reply, answer_known};
+use proteus_kernel_api::cache::{self, Answer, Call, Question, Reply, answer_known};
 use proteus_kernel_api::{
     Durability, KernelError, Minitransaction, Outcome, Slot as KeySlot, View,
 };
@@ -120,6 +120,8 @@ struct Session {
     /// A read may follow: this node has what was acknowledged anywhere before the last receipt.
     is_current: bool,
     redirecting: redirect::Redirecting,
+    /// What all keys take, and how many there are, where this node does not have them all.
+    figures: Option<(u64, Vec<(u64, u64)>)>,
 }
 
 /// Commands waiting for one proposal, and replies waiting behind them.
@@ -187,6 +189,7 @@ impl Session {
             wanted: None,
             is_current: false,
             redirecting: redirect::Redirecting::default(),
+            figures: None,
         }
     }
 
@@ -436,14 +439,17 @@ impl Session {
             self.wait_while_paused(is_write).await;
         }
         let is_read = matches!(found, Found::Data(command) if !command.is_write());
-        let reads_here = self.reads_here(found);
+        // Who asks where keys are waits for nothing here.
+        let asks = is_read && !self.face.kernel.has_all();
+        let reads_here = !asks && self.reads_here(found);
         let slots = match is_read && !reads_here {
             true => self.slots_alone(found, &arguments, input),
             false => Vec::new(),
         };
+        let waits = !asks && slots.is_empty() && (is_read || may_look_at_state(found));
         let caught_up = match found {
             _ if reads_here => self.be_new_enough(&arguments).await,
-            _ if slots.is_empty() && (is_read || may_look_at_state(found)) => self.catch_up().await,
+            _ if waits => self.catch_up().await,
             _ => Ok(()),
         };
         if let Err(error) = caught_up {
@@ -459,13 +465,15 @@ impl Session {
             }
             Found::Data(command) if redirect::is_of_node(command) && self.redirects() => {
                 self.settle().await;
-                let reply = self.of_own_slots(command, self.call(command.flags, arguments));
+                let call = self.call(command.flags, arguments);
+                let reply = self.of_own_slots(command, call).await;
                 self.answer(Some(found), reply.unwrap_or_else(|error| of_kernel(&error)));
             }
             Found::Data(command) => {
                 let call = self.call(command.flags, arguments);
                 self.before_data(command, &call.arguments);
-                let is_restricted = command.group == Group::Scripting && !self.user.is_unrestricted;
+                let is_restricted =
+                    command.group == Group::Scripting && (asks || !self.user.is_unrestricted);
                 if command.is_write() || is_restricted || !self.batch.minitransactions.is_empty() {
                     let slot = publish_slot(found, &call.arguments).unwrap_or(Slot::One);
                     let silent = self.is_silent();
@@ -473,8 +481,9 @@ impl Session {
                     self.batch.minitransactions.push(Minitransaction::of(self.op(found, call)));
                     self.batch.slots.push((Some(found), silent, slot));
                 } else {
-                    let reply = match self.about_use(command, &call.arguments) {
+                    let reply = match self.about_use(command, &call.arguments).await {
                         Some(reply) => Ok(reply),
+                        None if asks => self.ask_command(call.clone()).await,
                         None if !slots.is_empty() => {
                             let read = |view: View<'_>| answer_known(view, command, &call);
                             self.face.kernel.read_slots(&slots, read).await
@@ -508,6 +517,14 @@ impl Session {
                 queue.requests().iter().any(|(found, _)| changes(*found))
             }
             (found, _) => changes(found),
+        }
+    }
+
+    /// What a command answers that only reads, wherever its keys are.
+    async fn ask_command(&self, call: Call) -> Result<Reply, KernelError> {
+        match self.face.kernel.ask(Question::Command(call)).await? {
+            Answer::Reply(reply) => Ok(reply),
+            _ => Err(unknown_answer()),
         }
     }
 
@@ -673,7 +690,7 @@ impl Session {
             OwnCommand::ReplicaOf | OwnCommand::SlaveOf => self.replicaof(arguments).await,
             OwnCommand::Migrate => self.migrate(arguments).await,
             OwnCommand::Watch if self.transaction.is_some() => crate::errors::WATCH_IN_MULTI,
-            OwnCommand::Watch => self.watch(arguments),
+            OwnCommand::Watch => self.watch(arguments).await,
             OwnCommand::PubSub => self.pubsub(arguments),
             OwnCommand::Monitor => {
                 self.face.hub.monitor(&self.client);
@@ -686,6 +703,11 @@ impl Session {
             own => self.about_server(own, arguments).await,
         })
     }
+}
+
+/// The kernel answered another question.
+pub(crate) fn unknown_answer() -> KernelError {
+    KernelError::Unavailable("a node answered what is not known here".to_owned())
 }
 
 fn us(time: Duration) -> u64 {

@@ -155,7 +155,7 @@ impl Session {
 
     /// Answers a command about all keys of a node, which in Redis Cluster are those of the slots that it leads.
     /// A node that leads none is a replica, and tells of all.
-    pub(super) fn of_own_slots(
+    pub(super) async fn of_own_slots(
         &self,
         command: &'static Command,
         call: Call,
@@ -166,7 +166,10 @@ impl Session {
         if command.name == "dbsize" && leads_some {
             return self.own_key_count(call.db);
         }
-        let reply = self.face.kernel.read(|view| cache::answer_known(view, command, &call));
+        let reply = match self.face.kernel.has_all() {
+            true => self.face.kernel.read(|view| cache::answer_known(view, command, &call)),
+            false => self.ask_command(call).await,
+        };
         if !leads_some {
             return reply;
         }

@@ -71,6 +71,11 @@ impl Session {
 
     /// `PSYNC id offset`: begins to follow. The connection gets the stream from here on.
     pub(super) fn psync(&mut self, arguments: &[Bytes]) -> Option<Reply> {
+        if !self.face.kernel.has_all() {
+            return Some(Reply::error(
+                "ERR this node has no replica of some shards, and cannot be followed: ask a node that has all, or let every node have all with `proteus cluster replicas all`",
+            ));
+        }
         if !self.replica.takes_marked_copy {
             return Some(Reply::error(
                 "ERR copies are sent without their length: a replica must announce REPLCONF capa eof",

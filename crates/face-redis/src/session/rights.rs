@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use proteus_kernel_api::cache::acl::{self, Denied};
 use proteus_kernel_api::cache::commands::{Command, Flags, Group, Keys};
-use proteus_kernel_api::cache::{Call, Op, Reply, Revision, revision};
+use proteus_kernel_api::cache::{Answer, Call, Op, Question, Reply, Revision, revision};
 
 use super::{Session, us};
 use crate::errors::{OOM, of_kernel, unknown_subcommand};
@@ -129,7 +129,7 @@ impl Session {
     }
 
     /// What OBJECT IDLETIME and FREQ answer, which the state does not know.
-    pub(super) fn about_use(&self, command: &Command, arguments: &[Bytes]) -> Option<Reply> {
+    pub(super) async fn about_use(&self, command: &Command, arguments: &[Bytes]) -> Option<Reply> {
         let [_, word, key] = arguments else { return None };
         if command.name != "object" {
             return None;
@@ -139,7 +139,19 @@ impl Session {
             return None;
         }
         let settings = &self.face.hub.settings;
-        let read = self.face.kernel.read(|view| revision(view.state, view.now_ms, self.db, key));
+        let kernel = &self.face.kernel;
+        let read = if kernel.has_all() {
+            kernel.read(|view| revision(view.state, view.now_ms, self.db, key))
+        } else {
+            let asked = kernel.ask(Question::Revisions { db: self.db, keys: vec![key.clone()] });
+            match asked.await {
+                Ok(Answer::Revisions(found)) => {
+                    found.first().copied().ok_or_else(super::unknown_answer)
+                }
+                Ok(_) => Err(super::unknown_answer()),
+                Err(error) => Err(error),
+            }
+        };
         let written_s = match read {
             Ok(Revision::ABSENT) => return Some(Reply::Nil),
             Ok(revision) => (revision.0.physical_ms() / 1000) as u32,

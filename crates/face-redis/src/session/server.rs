@@ -48,7 +48,10 @@ impl Session {
         match own {
             OwnCommand::Echo => Reply::Bulk(arguments.get(1).cloned().unwrap_or_default()),
             OwnCommand::Acl => self.acl(arguments).await,
-            OwnCommand::Info => self.info(arguments),
+            OwnCommand::Info => {
+                self.learn_figures().await;
+                self.info(arguments)
+            }
             OwnCommand::Config => self.config(arguments).await,
             OwnCommand::CommandInfo => docs::command(arguments),
             OwnCommand::Time => {
@@ -68,7 +71,10 @@ impl Session {
             }
             OwnCommand::WaitAof => self.wait_aof(arguments).await,
             OwnCommand::Lolwut => Reply::Verbatim("txt", Bytes::from_static(b"Redis ver. 7.4.0\n")),
-            OwnCommand::Memory => self.memory(arguments),
+            OwnCommand::Memory => {
+                self.learn_figures().await;
+                self.memory(arguments).await
+            }
             OwnCommand::Slowlog => self.slowlog(arguments),
             OwnCommand::Latency => self.latency(arguments),
             OwnCommand::Module => match (word(arguments).as_slice(), arguments.len()) {
@@ -79,7 +85,7 @@ impl Session {
             OwnCommand::ProteusDurability => self.proteus_durability(arguments),
             OwnCommand::ProteusCache => self.proteus_cache(arguments).await,
             OwnCommand::ProteusEvents => self.proteus_events(arguments).await,
-            OwnCommand::Cluster => self.cluster(arguments),
+            OwnCommand::Cluster => self.cluster(arguments).await,
             OwnCommand::Asking
             | OwnCommand::ReadOnly
             | OwnCommand::ReadWrite
@@ -90,7 +96,7 @@ impl Session {
     }
 
     pub(super) fn key_count(&self) -> i64 {
-        let counts = self.face.kernel.read(cache::database_counts).unwrap_or_default();
+        let (_, counts) = self.figures();
         counts.iter().map(|(keys, _)| i64::try_from(*keys).unwrap_or(i64::MAX)).sum()
     }
 
@@ -124,7 +130,12 @@ impl Session {
                     db: self.db,
                     ..Call::new(&[&b"OBJECT"[..], b"ENCODING", &arguments[2]])
                 };
-                match self.face.kernel.read(|view| cache::answer(view, &call)) {
+                let kernel = &self.face.kernel;
+                let reply = match kernel.has_all() {
+                    true => kernel.read(|view| cache::answer(view, &call)),
+                    false => self.ask_command(call).await,
+                };
+                match reply {
                     Ok(Reply::Bulk(encoding)) => Reply::Status(
                         format!(
                             "Value at:0x0 refcount:1 encoding:{} serializedlength:0 lru:0 lru_seconds_idle:0",

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proteus_kernel_api::cache::commands::{Flags, Group};
-use proteus_kernel_api::cache::{Check, INVALIDATED_MS, Reply, Revision, revision};
+use proteus_kernel_api::cache::{
+    Answer, Check, INVALIDATED_MS, Question, Reply, Revision, revision,
+};
 use proteus_kernel_api::{Minitransaction, Outcome};
 
 use super::waiting::nothing_for;
@@ -107,17 +109,24 @@ impl Session {
         about.queued = -1;
     }
 
-    pub(super) fn watch(&mut self, arguments: &[Bytes]) -> Reply {
+    pub(super) async fn watch(&mut self, arguments: &[Bytes]) -> Reply {
         let (db, since) = (self.db, self.face.clock.elapsed());
         let keys = arguments.get(1..).unwrap_or_default();
-        let read = self.face.kernel.read(|view| {
-            keys.iter()
-                .map(|key| {
-                    let revision = revision(view.state, view.now_ms, db, key)?;
-                    Ok(Watched { db, key: key.clone(), revision, since })
-                })
-                .collect::<Result<Vec<_>, _>>()
-        });
+        let of =
+            |(key, revision): (&Bytes, Revision)| Watched { db, key: key.clone(), revision, since };
+        let read = if self.face.kernel.has_all() {
+            self.face.kernel.read(|view| {
+                keys.iter()
+                    .map(|key| Ok(of((key, revision(view.state, view.now_ms, db, key)?))))
+                    .collect::<Result<Vec<_>, _>>()
+            })
+        } else {
+            match self.face.kernel.ask(Question::Revisions { db, keys: keys.to_vec() }).await {
+                Ok(Answer::Revisions(found)) => Ok(keys.iter().zip(found).map(of).collect()),
+                Ok(_) => Err(super::unknown_answer()),
+                Err(error) => Err(error),
+            }
+        };
         match read {
             Ok(watched) => {
                 for new in watched {

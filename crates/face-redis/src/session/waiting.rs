@@ -7,7 +7,7 @@ use proteus_env::task;
 use proteus_kernel_api::Minitransaction;
 use proteus_kernel_api::cache::commands::{Command, Flags, Group};
 use proteus_kernel_api::cache::{
-    Call, Kind, Op, Reply, answer, parse_float, parse_integer, resolve_read,
+    Answer, Call, Kind, Op, Question, Reply, answer, parse_float, parse_integer, resolve_read,
 };
 use tokio::io::AsyncReadExt;
 
@@ -83,6 +83,17 @@ impl Session {
 
     /// Carries the command out if it need not wait. One that reads has its `$` replaced in the same view.
     async fn attempt(&mut self, call: &mut Call, is_reader: bool) -> Reply {
+        if is_reader && !self.face.kernel.has_all() {
+            return match self.face.kernel.ask(Question::Waiting(call.clone())).await {
+                Ok(Answer::Reply(reply)) => reply,
+                Ok(Answer::Resolved(arguments)) => {
+                    call.arguments = arguments;
+                    Reply::Blocked
+                }
+                Ok(_) => of_kernel(&super::unknown_answer()),
+                Err(error) => of_kernel(&error),
+            };
+        }
         if is_reader {
             let read = self.face.kernel.read(|view| {
                 let reply = answer(view, call)?;
@@ -109,7 +120,7 @@ impl Session {
                 Bytes::from(vec![0xFF; proteus_kernel_api::cache::KEY_BYTES_MAX]);
         }
         let reply =
-            self.face.kernel.read(|view| proteus_kernel_api::cache::rehearse(view, &nowhere));
+            self.face.kernel.read_first(|view| proteus_kernel_api::cache::rehearse(view, &nowhere));
         match reply {
             Ok(reply @ Reply::Error(_)) if found.group() != Group::Stream => Some(reply),
             _ => None,

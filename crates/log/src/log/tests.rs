@@ -99,6 +99,32 @@ fn purging_gives_back_the_disk() {
 /// Whatever write the power is cut at, everything acknowledged is there afterwards, and what is
 /// there is a prefix of what was sent.
 #[test]
+fn a_shard_that_was_forgotten_may_begin_anew() {
+    let disk = SimDisk::new(3);
+    let log = open(&disk).unwrap();
+    let other = ShardId(7);
+    wait(|done| log.set_meta(SHARD, MetaKey::Vote, Bytes::from_static(b"vote"), done)).unwrap();
+    append(&log, (0..40).map(|index| entry(1, index)).collect()).unwrap();
+    wait(|done| log.append(other, vec![entry(1, 0)], Durability::Flushed, done)).unwrap();
+    wait(|done| log.forget(SHARD, done)).unwrap();
+    assert_eq!((log.shards(), log.bounds(SHARD)), (vec![other], (None, None)));
+    drop(log);
+    let log = open(&disk).unwrap();
+    let vote = Bytes::from_static(b"vote");
+    assert_eq!((log.shards(), log.meta(SHARD, MetaKey::Vote)), (vec![other], Some(vote)));
+    assert_eq!(log.floor(SHARD), Some((Term(1), LogIndex(39))), "what it had is not forgotten");
+    append(&log, (0..3).map(|index| entry(2, index)).collect()).unwrap();
+    drop(log);
+    let log = open(&disk).unwrap();
+    assert_eq!(read_all(&log), (0..3).map(|index| entry(2, index)).collect::<Vec<_>>());
+    assert_eq!(
+        (log.shards(), log.floor(SHARD)),
+        (vec![SHARD, other], Some((Term(1), LogIndex(39))))
+    );
+    assert_eq!(log.read(other, 0..1, 9).unwrap(), [entry(1, 0)]);
+}
+
+#[test]
 fn acknowledged_entries_survive_a_power_cut_at_every_write() {
     for seed in 1..=400 {
         let disk = SimDisk::new(seed);

@@ -14,6 +14,7 @@ mod garbage;
 mod netns;
 mod node;
 mod redis_files;
+mod room;
 mod s3;
 mod shards;
 mod start;

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proteus_env::task;
-use proteus_kernel_api::cache::{self, Reply, hash_slot, parse_integer};
-use proteus_kernel_api::{ClusterView, NodeId, ShardId, Slot, SlotsLed};
+use proteus_kernel_api::cache::{self, Answer, Question, Reply, hash_slot, parse_integer};
+use proteus_kernel_api::{ClusterView, KernelError, NodeId, ShardId, Slot, SlotsLed};
 
 use super::{help, word};
 use crate::errors::{NOT_AN_INTEGER, of_kernel, unknown_subcommand, wrong_arity};
@@ -155,7 +155,7 @@ impl Session {
         stream.unwrap_or_else(|| self.face.kernel.read(|view| Ok(view.applied_ts.0)).unwrap_or(0))
     }
 
-    pub(super) fn cluster(&self, arguments: &[Bytes]) -> Reply {
+    pub(super) async fn cluster(&self, arguments: &[Bytes]) -> Reply {
         let slot = |at: usize| {
             arguments
                 .get(at)
@@ -179,27 +179,17 @@ impl Session {
             (b"COUNT-FAILURE-REPORTS", 3) => Reply::ZERO,
             (b"COUNTKEYSINSLOT", 3) => match slot(2) {
                 None => Reply::error("ERR Invalid slot"),
-                Some(slot) => {
-                    match self
-                        .face
-                        .kernel
-                        .read(|view| cache::keys_in_slot(view, slot as u16, usize::MAX))
-                    {
-                        Ok(keys) => Reply::count(keys.len()),
-                        Err(error) => of_kernel(&error),
-                    }
-                }
+                Some(slot) => match self.keys_in_slot(slot as u16, usize::MAX).await {
+                    Ok(keys) => Reply::count(keys.len()),
+                    Err(error) => of_kernel(&error),
+                },
             },
             (b"GETKEYSINSLOT", 4) => {
                 let count =
                     parse_integer(&arguments[3]).and_then(|count| usize::try_from(count).ok());
                 match (slot(2), count) {
                     (Some(slot), Some(count)) => {
-                        match self
-                            .face
-                            .kernel
-                            .read(|view| cache::keys_in_slot(view, slot as u16, count))
-                        {
+                        match self.keys_in_slot(slot as u16, count).await {
                             Ok(keys) => Reply::bulks(keys),
                             Err(error) => of_kernel(&error),
                         }
@@ -218,6 +208,18 @@ impl Session {
                 wrong_arity(&format!("cluster|{word}"))
             }
             _ => unknown_subcommand("cluster", arguments.get(1).map_or(b"", |word| &word[..])),
+        }
+    }
+
+    async fn keys_in_slot(&self, slot: u16, count: usize) -> Result<Vec<Bytes>, KernelError> {
+        let kernel = &self.face.kernel;
+        if kernel.has_all() {
+            return kernel.read(|view| cache::keys_in_slot(view, slot, count));
+        }
+        let count_max = u32::try_from(count).unwrap_or(u32::MAX);
+        match kernel.ask(Question::InSlot { slot, count_max }).await? {
+            Answer::Keys(keys) => Ok(keys),
+            _ => Err(crate::session::unknown_answer()),
         }
     }
 

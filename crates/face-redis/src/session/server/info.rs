@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use proteus_env::disk::resident_memory_bytes;
-use proteus_kernel_api::cache::{self, Reply};
+use proteus_kernel_api::cache::Reply;
 
 use crate::REDIS_VERSION;
 use crate::hub::Subscription;
@@ -121,7 +121,7 @@ impl Session {
 
     fn info_memory(&self) -> String {
         let settings = &self.face.hub.settings;
-        let used = self.face.kernel.read(cache::used_bytes).unwrap_or(0);
+        let (used, _) = self.figures();
         let resident = resident_memory_bytes().unwrap_or(0);
         let peak = self.face.hub.peak(used);
         let maxmemory = settings.maxmemory.load(Ordering::Relaxed);
@@ -274,7 +274,7 @@ impl Session {
     }
 
     fn info_keyspace(&self) -> String {
-        let counts = self.face.kernel.read(cache::database_counts).unwrap_or_default();
+        let (_, counts) = self.figures();
         let filled = counts.iter().enumerate().filter(|(_, (keys, _))| *keys > 0);
         filled
             .map(|(db, (keys, expires))| {

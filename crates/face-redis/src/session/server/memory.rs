@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use proteus_env::disk::resident_memory_bytes;
-use proteus_kernel_api::cache::{self, Reply, parse_integer};
+use proteus_kernel_api::cache::{self, Answer, Question, Reply, parse_integer};
 
 use super::{help, unknown, word};
 use crate::errors::{NOT_AN_INTEGER, SYNTAX, of_kernel};
@@ -33,7 +33,30 @@ fn bytes(count: u64) -> Reply {
 }
 
 impl Session {
-    pub(super) fn memory(&self, arguments: &[Bytes]) -> Reply {
+    /// Learns what all keys take where this node does not have them all.
+    pub(in crate::session) async fn learn_figures(&mut self) {
+        if self.face.kernel.has_all() {
+            self.figures = None;
+            return;
+        }
+        if let Ok(Answer::Figures { used_bytes, counts }) =
+            self.face.kernel.ask(Question::Figures).await
+        {
+            self.figures = Some((used_bytes, counts));
+        }
+    }
+
+    /// What all keys take, and how many each database has and how many of them expire.
+    pub(in crate::session) fn figures(&self) -> (u64, Vec<(u64, u64)>) {
+        if let Some(figures) = &self.figures {
+            return figures.clone();
+        }
+        let kernel = &self.face.kernel;
+        let used = kernel.read(cache::used_bytes).unwrap_or(0);
+        (used, kernel.read(cache::database_counts).unwrap_or_default())
+    }
+
+    pub(super) async fn memory(&self, arguments: &[Bytes]) -> Reply {
         match (word(arguments).as_slice(), arguments.len()) {
             (b"USAGE", 3 | 5) => {
                 if let [_, _, _, option, samples] = arguments {
@@ -45,7 +68,17 @@ impl Session {
                     }
                 }
                 let (db, key) = (self.db, &arguments[2]);
-                match self.face.kernel.read(|view| cache::size_of(view, db, key)) {
+                let kernel = &self.face.kernel;
+                let size = if kernel.has_all() {
+                    kernel.read(|view| cache::size_of(view, db, key))
+                } else {
+                    match kernel.ask(Question::Size { db, key: key.clone() }).await {
+                        Ok(Answer::Size(size)) => Ok(size),
+                        Ok(_) => Err(crate::session::unknown_answer()),
+                        Err(error) => Err(error),
+                    }
+                };
+                match size {
                     Ok(size) => size.map_or(Reply::Nil, bytes),
                     Err(error) => of_kernel(&error),
                 }
@@ -60,7 +93,7 @@ impl Session {
     }
 
     fn memory_doctor(&self) -> Reply {
-        let used = self.face.kernel.read(cache::used_bytes).unwrap_or(0);
+        let (used, _) = self.figures();
         let maxmemory = self.face.hub.settings.maxmemory.load(Ordering::Relaxed);
         let report = if maxmemory > 0 && used > maxmemory / 10 * 9 {
             format!(
@@ -76,8 +109,7 @@ impl Session {
 
     fn memory_stats(&self) -> Reply {
         let resident = resident_memory_bytes().unwrap_or(0);
-        let used = self.face.kernel.read(cache::used_bytes).unwrap_or(0);
-        let counts = self.face.kernel.read(cache::database_counts).unwrap_or_default();
+        let (used, counts) = self.figures();
         let keys = u64::try_from(self.key_count()).unwrap_or(0);
         let mut stats = vec![
             (text("peak.allocated"), bytes(self.face.hub.peak(used))),
