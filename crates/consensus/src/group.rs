@@ -482,13 +482,12 @@ impl Group {
 
     async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), ChangeError> {
         // Whoever joins must not be told of what may yet be lost here.
-        self.shared.changes.fetch_add(1, Ordering::AcqRel);
+        let _under_way = UnderWay::begin(&self.shared.changes);
         self.raft.runtime_config().tick(true);
         let changed = match self.shared.storage.flush().await {
             Ok(()) => self.raft.change_membership(change, true).await.map_err(|e| e.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        self.shared.changes.fetch_sub(1, Ordering::AcqRel);
         changed.map(|_| ()).map_err(ChangeError)
     }
 
@@ -644,6 +643,22 @@ impl Group {
     pub async fn shutdown(&self) {
         // An error means that it has already ended.
         let _ = self.raft.shutdown().await;
+    }
+}
+
+/// Counts a change for as long as somebody waits for it.
+struct UnderWay<'c>(&'c AtomicUsize);
+
+impl UnderWay<'_> {
+    fn begin(count: &AtomicUsize) -> UnderWay<'_> {
+        count.fetch_add(1, Ordering::AcqRel);
+        UnderWay(count)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
