@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn each_store_has_its_rows_and_what_is_put_last_counts() {
-        let rows = PackedRows::new(1 << 20);
+        let rows = PackedRows::new(PARTS as u64 * 8_192);
         let long = [7; 4_000];
         rows.insert(Row::new(1, b"a", Some(b"one")));
         rows.insert(Row::new(2, b"a", Some(&long)));
