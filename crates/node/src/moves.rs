@@ -79,6 +79,10 @@ impl Cluster {
             }
             let replicas = self.shards.replicas();
             if self.shards.has_all() && replicas.count == 0 && replicas.nodes.is_empty() {
+                // It is not renewed from here on, and this node knows by itself.
+                if !self.shards.told.read().is_empty() {
+                    *self.shards.told.write() = Arc::default();
+                }
                 continue;
             }
             self.hear().await;

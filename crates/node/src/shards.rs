@@ -43,6 +43,8 @@ pub(crate) struct NodeShards {
     gaps: AtomicU64,
     gaps_read: AtomicU64,
     changed: Notify,
+    /// They were read since.
+    is_read: Notify,
 }
 
 impl Default for NodeShards {
@@ -58,6 +60,7 @@ impl Default for NodeShards {
             gaps: AtomicU64::new(0),
             gaps_read: AtomicU64::new(0),
             changed: Notify::new(),
+            is_read: Notify::new(),
         }
     }
 }
@@ -235,6 +238,9 @@ impl CommitSink<Change> for FeedSink {
 /// How often the ways to shards that are not here are looked after.
 const LOOK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(500);
 
+/// Pause before what failed is tried again.
+const RETRY_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Shards that are opened at once.
 const OPENING_MAX: usize = 64;
 
@@ -369,6 +375,7 @@ impl Opener {
 
     /// Opens shards as the map gets more, until `stop` holds true.
     pub(crate) async fn follow_map(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        task::spawn(self.clone().open_as_read(stop.clone()));
         loop {
             tokio::select! {
                 biased;
@@ -381,14 +388,30 @@ impl Opener {
                 }
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            let followed = match self.shards.read_map() {
-                Ok(()) => self.open_all().await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = followed {
+            match self.shards.read_map() {
+                Ok(()) => self.shards.is_read.notify_one(),
+                Err(error) => {
+                    warn!(%error, "which shards there are cannot be read; it is tried again");
+                    task::sleep(RETRY_PAUSE).await;
+                    self.shards.changed.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Opens shards that are to be here, whenever that may have changed, until `stop` holds true. Apart from reading
+    /// where shards are to be: whoever looks after them must not go by what is old while one takes its time to open.
+    async fn open_as_read(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shards.is_read.notified() => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            if let Err(error) = self.open_all().await {
                 warn!(%error, "a shard cannot be opened; it is tried again");
-                task::sleep(std::time::Duration::from_secs(1)).await;
-                self.shards.changed.notify_one();
+                task::sleep(RETRY_PAUSE).await;
+                self.shards.is_read.notify_one();
             }
         }
     }
