@@ -38,7 +38,7 @@ use crate::PROPOSAL_BYTES_MAX;
 use crate::links::{Links, Route, Service};
 use crate::pending::Kind;
 use crate::shard::Shard;
-use crate::step::{Knowledge, Step, StepOutcome, TransactionId, encode_command};
+use crate::step::{Step, StepOutcome, TransactionId, encode_command};
 use crate::timestamps::Timestamps;
 use crate::undecided::Standing;
 use codec::{
@@ -159,13 +159,8 @@ impl<M: ShardMachine> Away<M> {
         self.holders.lock().leader
     }
 
-    /// The nodes that are to have replicas, in the order in which they are best asked.
+    /// The nodes that are to have replicas, in the order in which they are best asked: the leader first.
     pub fn holders(&self) -> Vec<(NodeId, Member)> {
-        self.order()
-    }
-
-    /// Whom to ask: the leader first, then the others.
-    fn order(&self) -> Vec<(NodeId, Member)> {
         let now = self.clock.elapsed();
         let Holders { members, leader, mut avoided } = self.holders.lock().clone();
         avoided.retain(|_, until| *until > now);
@@ -215,18 +210,8 @@ impl<M: ShardMachine> Away<M> {
         let mut steps = Vec::new();
         step.encode::<M>(&mut steps);
         let submitted = self.submit(kind, Durability::Flushed, steps, 1);
-        async move { answered(submitted).await?.into_iter().next().ok_or_else(unknown_answer) }
-    }
-
-    /// As [`Shard::ask`].
-    pub(crate) async fn ask_decision(
-        &self,
-        transaction: TransactionId,
-        until_ms: u64,
-    ) -> Result<Knowledge, KernelError> {
-        match self.step(Kind::Plain, &Step::Ask { transaction, until_ms }).await? {
-            StepOutcome::Known(known) => Ok(known),
-            _ => Err(unknown_answer()),
+        async move {
+            answered(submitted).await?.into_iter().next().ok_or_else(KernelError::unknown_answer)
         }
     }
 
@@ -242,9 +227,9 @@ impl<M: ShardMachine> Away<M> {
         message.put_u32_le(1);
         put_proposal(&mut message, (Kind::Finishes, Durability::Flushed), 1, &steps);
         let mut results = self.send(&message, true).await.map_err(Lost::into_error)?;
-        match results.pop().ok_or_else(unknown_answer)??.into_iter().next() {
+        match results.pop().ok_or_else(KernelError::unknown_answer)??.into_iter().next() {
             Some(StepOutcome::Finished(was_tried)) => Ok(was_tried),
-            _ => Err(unknown_answer()),
+            _ => Err(KernelError::unknown_answer()),
         }
     }
 
@@ -283,7 +268,7 @@ impl<M: ShardMachine> Away<M> {
         let give_up_at = self.clock.elapsed() + PATIENCE;
         let mut reason = "no replica of it is known here".to_owned();
         loop {
-            for (node, member) in self.order() {
+            for (node, member) in self.holders() {
                 let attempt = match may_be_repeated {
                     true => 0,
                     false => self.attempts.fetch_add(1, Ordering::Relaxed) + 1,
@@ -333,12 +318,12 @@ impl<M: ShardMachine> Away<M> {
         let give_up_at = self.clock.elapsed() + PATIENCE;
         let mut reason = "no replica of it is known here".to_owned();
         loop {
-            for (node, member) in self.order() {
+            for (node, member) in self.holders() {
                 let call = self.call(node, &member, message.clone());
                 let lost = || TransportError::Unreachable(format!("{node} did not answer in time"));
                 match task::timeout(QUESTION_PATIENCE, call).await.unwrap_or_else(|| Err(lost())) {
                     Ok(Answered::Taken(bytes)) => {
-                        return take_told(bytes).ok_or_else(unknown_answer);
+                        return take_told(bytes).ok_or_else(KernelError::unknown_answer);
                     }
                     Ok(Answered::Elsewhere(leader)) => self.learn(node, leader),
                     Ok(Answered::Failed(error)) => reason = error.to_string(),
@@ -510,7 +495,9 @@ async fn carry<M: ShardMachine>(
         };
         for waiting in together {
             // Who stopped waiting has its commit all the same.
-            let _ = waiting.reply.send(results.next().unwrap_or_else(|| Err(unknown_answer())));
+            let _ = waiting
+                .reply
+                .send(results.next().unwrap_or_else(|| Err(KernelError::unknown_answer())));
         }
     }
 }
@@ -520,10 +507,6 @@ async fn answered<T>(
 ) -> Result<T, KernelError> {
     let ended = || KernelError::Unavailable("the node is stopping".to_owned());
     submitted?.await.unwrap_or_else(|_| Err(ended()))
-}
-
-fn unknown_answer() -> KernelError {
-    KernelError::Unavailable("a node answered what is not known here".to_owned())
 }
 
 impl<M: ShardMachine> Shard<M> {
@@ -578,7 +561,9 @@ impl<M: ShardMachine> Shard<M> {
             results.put_u32_le(u32::try_from(handed.len()).unwrap_or(u32::MAX));
             for submitted in handed {
                 let outcome = match submitted {
-                    Ok(receiver) => receiver.await.unwrap_or_else(|_| Err(unknown_answer())),
+                    Ok(receiver) => {
+                        receiver.await.unwrap_or_else(|_| Err(KernelError::unknown_answer()))
+                    }
                     Err(error) => Err(error),
                 };
                 put_result::<M>(&mut results, outcome.map(|(outcomes, _)| outcomes));
@@ -606,14 +591,14 @@ impl<M: ShardMachine> Shard<M> {
 
     async fn told(&self, question: &[u8]) -> Result<(Told, Vec<u8>), KernelError> {
         if let Some(barrier) = self.read_barrier() {
-            barrier.await.unwrap_or_else(|_| Err(unknown_answer()))?;
+            barrier.await.unwrap_or_else(|_| Err(KernelError::unknown_answer()))?;
         }
         self.told_here(question)
     }
 
     /// What this replica answers, as it is now.
     pub(crate) fn told_here(&self, question: &[u8]) -> Result<(Told, Vec<u8>), KernelError> {
-        let mut found = Err(unknown_answer());
+        let mut found = Err(KernelError::unknown_answer());
         self.read_standing(&mut |view, standing| {
             found = M::answer(view, question).map_err(KernelError::from).map(|answer| {
                 let standing = Standing {

@@ -30,9 +30,7 @@ use crate::pending::{Answered, Kind, Proposal};
 use crate::proposer::{Arrival, Proposer, Taking};
 use crate::reads::{Readers, Recency, ask_for_readers};
 use crate::state::ShardState;
-use crate::step::{
-    FinishMessage, Finished, Knowledge, Step, StepOutcome, TransactionId, encode_command,
-};
+use crate::step::{FinishMessage, Finished, Step, StepOutcome, TransactionId, encode_command};
 use crate::timestamps::Timestamps;
 use crate::undecided::{Decision, Standing, Undecided};
 
@@ -323,7 +321,7 @@ impl<M: ShardMachine> Shard<M> {
     }
 
     /// Proposes one step; it is on its way when this returns.
-    fn step(
+    pub(crate) fn step(
         &self,
         kind: Kind,
         step: &Step<M::Command>,
@@ -332,65 +330,6 @@ impl<M: ShardMachine> Shard<M> {
         step.encode::<M>(&mut encoded);
         let submitted = self.submit(kind, Durability::Flushed, encoded, 1);
         async move { answered(submitted).await?.0.into_iter().next().ok_or_else(stopping) }
-    }
-
-    /// Tries this shard's part of a commit over several; if it holds nothing else happens here until
-    /// that is finished; `lease` after it was tried nothing comes of it any more. On its way when this returns.
-    /// Answers with when it was tried.
-    pub(crate) fn prepare(
-        &self,
-        transaction: TransactionId,
-        coordinator: ShardId,
-        lease: Duration,
-        part: M::Command,
-    ) -> impl Future<Output = Result<(M::Outcome, CommitTs), KernelError>> + Send + use<M> {
-        let lease_ms = u32::try_from(lease.as_millis()).unwrap_or(u32::MAX);
-        let step = Step::Prepare { transaction, coordinator, lease_ms, part };
-        let outcome = self.step(Kind::Gates, &step);
-        async move {
-            match outcome.await? {
-                StepOutcome::Prepared { outcome, tried_ts } => Ok((outcome, tried_ts)),
-                _ => Err(stopping()),
-            }
-        }
-    }
-
-    /// Commits the coordinator's part, and with it the whole, if log time is before `until_ms`: `None` if
-    /// it is not. On its way when this returns.
-    pub(crate) fn decide(
-        &self,
-        transaction: TransactionId,
-        until_ms: u64,
-        participants: Vec<ShardId>,
-        part: M::Command,
-    ) -> impl Future<Output = Result<Option<(M::Outcome, CommitTs)>, KernelError>> + Send + use<M>
-    {
-        let step = Step::Decide { transaction, until_ms, participants, part };
-        let outcome = self.step(Kind::Plain, &step);
-        async move {
-            match outcome.await? {
-                StepOutcome::Decided(decided) => Ok(decided),
-                _ => Err(stopping()),
-            }
-        }
-    }
-
-    /// Asks this shard, the coordinator, what it decided; what it did not decide by then it will not.
-    /// From log time `until_ms` on it could not anyway.
-    pub(crate) async fn ask(
-        &self,
-        transaction: TransactionId,
-        until_ms: u64,
-    ) -> Result<Knowledge, KernelError> {
-        match self.step(Kind::Plain, &Step::Ask { transaction, until_ms }).await? {
-            StepOutcome::Known(known) => Ok(known),
-            _ => Err(stopping()),
-        }
-    }
-
-    /// Lets this shard, the coordinator, forget what it decided.
-    pub(crate) async fn forget(&self, transaction: TransactionId) -> Result<(), KernelError> {
-        self.step(Kind::Plain, &Step::Forget { transaction }).await.map(drop)
     }
 
     /// Carries out what was tried here, or lets go of it, through whichever node leads; returns once this

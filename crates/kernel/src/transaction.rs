@@ -89,8 +89,8 @@ pub enum Way<M: ShardMachine> {
     Away(Arc<Away<M>>),
 }
 
-/// What trying a part comes to, and when it was tried.
-type Trying<O> = Pin<Box<dyn Future<Output = Result<(O, CommitTs), KernelError>> + Send>>;
+/// What a step comes to.
+type Stepping<O> = Pin<Box<dyn Future<Output = Result<StepOutcome<O>, KernelError>> + Send>>;
 
 impl<M: ShardMachine> Way<M> {
     /// As [`Shard::propose_at`].
@@ -101,47 +101,51 @@ impl<M: ShardMachine> Way<M> {
         }
     }
 
+    /// Proposes one step; it is on its way when this returns.
+    fn step(&self, kind: Kind, step: &Step<M::Command>) -> Stepping<M::Outcome> {
+        match self {
+            Way::Here(here) => Box::pin(here.step(kind, step)),
+            Way::Away(away) => Box::pin(away.step(kind, step)),
+        }
+    }
+
+    /// Tries the shard's part of a commit over several; if it holds nothing else happens there until
+    /// that is finished; `lease` after it was tried nothing comes of it any more. On its way when this returns.
+    /// Answers with when it was tried.
     fn prepare(
         &self,
         transaction: TransactionId,
         coordinator: ShardId,
         lease: Duration,
         part: M::Command,
-    ) -> Trying<M::Outcome> {
-        match self {
-            Way::Here(here) => Box::pin(here.prepare(transaction, coordinator, lease, part)),
-            Way::Away(away) => {
-                let lease_ms = u32::try_from(lease.as_millis()).unwrap_or(u32::MAX);
-                let step = Step::Prepare { transaction, coordinator, lease_ms, part };
-                let outcome = away.step(Kind::Gates, &step);
-                Box::pin(async move {
-                    match outcome.await? {
-                        StepOutcome::Prepared { outcome, tried_ts } => Ok((outcome, tried_ts)),
-                        _ => Err(ended()),
-                    }
-                })
+    ) -> impl Future<Output = Result<(M::Outcome, CommitTs), KernelError>> + Send + use<M> {
+        let lease_ms = u32::try_from(lease.as_millis()).unwrap_or(u32::MAX);
+        let step = Step::Prepare { transaction, coordinator, lease_ms, part };
+        let outcome = self.step(Kind::Gates, &step);
+        async move {
+            match outcome.await? {
+                StepOutcome::Prepared { outcome, tried_ts } => Ok((outcome, tried_ts)),
+                _ => Err(KernelError::unknown_answer()),
             }
         }
     }
 
+    /// Commits the coordinator's part, and with it the whole, if log time is before `until_ms`: `None` if
+    /// it is not. On its way when this returns.
     fn decide(
         &self,
         transaction: TransactionId,
         until_ms: u64,
         participants: Vec<ShardId>,
         part: M::Command,
-    ) -> Deciding<M::Outcome> {
-        match self {
-            Way::Here(here) => Box::pin(here.decide(transaction, until_ms, participants, part)),
-            Way::Away(away) => {
-                let step = Step::Decide { transaction, until_ms, participants, part };
-                let outcome = away.step(Kind::Plain, &step);
-                Box::pin(async move {
-                    match outcome.await? {
-                        StepOutcome::Decided(decided) => Ok(decided),
-                        _ => Err(ended()),
-                    }
-                })
+    ) -> impl Future<Output = Result<Option<(M::Outcome, CommitTs)>, KernelError>> + Send + use<M>
+    {
+        let step = Step::Decide { transaction, until_ms, participants, part };
+        let outcome = self.step(Kind::Plain, &step);
+        async move {
+            match outcome.await? {
+                StepOutcome::Decided(decided) => Ok(decided),
+                _ => Err(KernelError::unknown_answer()),
             }
         }
     }
@@ -157,24 +161,22 @@ impl<M: ShardMachine> Way<M> {
         }
     }
 
+    /// Asks the shard, the coordinator, what it decided; what it did not decide by then it will not.
+    /// From log time `until_ms` on it could not anyway.
     async fn ask(
         &self,
         transaction: TransactionId,
         until_ms: u64,
     ) -> Result<Knowledge, KernelError> {
-        match self {
-            Way::Here(here) => here.ask(transaction, until_ms).await,
-            Way::Away(away) => away.ask_decision(transaction, until_ms).await,
+        match self.step(Kind::Plain, &Step::Ask { transaction, until_ms }).await? {
+            StepOutcome::Known(known) => Ok(known),
+            _ => Err(KernelError::unknown_answer()),
         }
     }
 
+    /// Lets the shard, the coordinator, forget what it decided.
     async fn forget(&self, transaction: TransactionId) -> Result<(), KernelError> {
-        match self {
-            Way::Here(here) => here.forget(transaction).await,
-            Way::Away(away) => {
-                away.step(Kind::Plain, &Step::Forget { transaction }).await.map(drop)
-            }
-        }
+        self.step(Kind::Plain, &Step::Forget { transaction }).await.map(drop)
     }
 }
 
@@ -202,8 +204,6 @@ pub enum Spread<O> {
 pub type Spreading<O> = Pin<Box<dyn Future<Output = Result<Spread<O>, KernelError>> + Send>>;
 
 type Outcomes<O> = Pin<Box<dyn Future<Output = Result<Vec<O>, KernelError>> + Send>>;
-
-type Deciding<O> = Pin<Box<dyn Future<Output = Result<Option<(O, CommitTs)>, KernelError>> + Send>>;
 
 /// What came of trying the parts of a commit.
 struct Tried<O> {

@@ -66,23 +66,41 @@ pub async fn image_spread<M: ShardMachine>(
     aside: Arc<dyn AsideElsewhere>,
     nothing: fn() -> M::Command,
 ) -> Result<Imaged, KernelError> {
+    try_join_all(away.iter().map(|shard| aside.prepare(*shard))).await?;
+    let all_away = away.clone();
+    let look = async move {
+        let names = try_join_all(away.iter().map(|shard| aside.set_aside(*shard))).await?;
+        Ok(away.into_iter().zip(names).collect())
+    };
+    let (commit_ts, here, elsewhere) =
+        image_held(commits, shards, &all_away, look, nothing).await?;
+    Ok(Imaged { commit_ts, here, elsewhere })
+}
+
+/// The states of `shards`, which are open here, at one moment, at which `look` is awaited too while shards that are
+/// `away` are held still as well; and what that says.
+async fn image_held<M: ShardMachine, T: Send + 'static>(
+    commits: &Arc<Commits<M>>,
+    shards: &[Open<M>],
+    away: &[ShardId],
+    look: impl Future<Output = Result<T, KernelError>> + Send + 'static,
+    nothing: fn() -> M::Command,
+) -> Result<(CommitTs, Vec<(ShardId, StateImage)>, T), KernelError> {
+    // So that no checkpoint is being written while the shards are held.
     for (_, shard) in shards {
         shard.checkpoint().await?;
     }
-    try_join_all(away.iter().map(|shard| aside.prepare(*shard))).await?;
     let ids = shards.iter().map(|(id, _)| *id).chain(away.iter().copied()).collect();
     let all: Vec<Arc<Shard<M>>> = shards.iter().map(|(_, shard)| shard.clone()).collect();
     let look = async move {
-        let elsewhere = away.iter().map(|shard| aside.set_aside(*shard));
-        let elsewhere = try_join_all(elsewhere).await?;
-        let here = try_join_all(all.iter().map(|shard| shard.set_aside())).await?;
-        Ok((here, away.into_iter().zip(elsewhere).collect::<Vec<_>>()))
+        let looked = look.await?;
+        Ok((try_join_all(all.iter().map(|shard| shard.set_aside())).await?, looked))
     };
-    let (commit_ts, (entries, elsewhere)) = commits.hold_still(ids, nothing, look).await?;
-    let images = shards.iter().zip(entries).map(|((id, shard), entry)| async move {
+    let (last_ts, (aside, looked)) = commits.hold_still(ids, nothing, look).await?;
+    let images = shards.iter().zip(aside).map(|((id, shard), entry)| async move {
         shard.image_set_aside(entry).await.map(|image| (*id, image))
     });
-    Ok(Imaged { commit_ts, here: try_join_all(images).await?, elsewhere })
+    Ok((last_ts, try_join_all(images).await?, looked))
 }
 
 /// The states of all `shards`, which are open here, at one moment: all that was committed up to the
@@ -99,32 +117,14 @@ pub async fn image_whole<M: ShardMachine>(
 ) -> Result<(CommitTs, Vec<(ShardId, StateImage)>), KernelError> {
     let mut tries = 1;
     loop {
-        match try_image_whole(commits, shards, nothing).await {
+        let looking = std::future::ready(Ok(()));
+        match image_held(commits, shards, &[], looking, nothing).await {
             Err(KernelError::Unavailable(reason)) if tries < TRIES_MAX => {
                 info!(reason, "the shards are to be held still again for their images");
             }
-            ended => return ended,
+            ended => return ended.map(|(last_ts, images, ())| (last_ts, images)),
         }
         tries += 1;
         task::sleep(RETRY).await;
     }
-}
-
-async fn try_image_whole<M: ShardMachine>(
-    commits: &Arc<Commits<M>>,
-    shards: &[Open<M>],
-    nothing: fn() -> M::Command,
-) -> Result<(CommitTs, Vec<(ShardId, StateImage)>), KernelError> {
-    // So that no checkpoint is being written while the shards are held.
-    for (_, shard) in shards {
-        shard.checkpoint().await?;
-    }
-    let ids = shards.iter().map(|(id, _)| *id).collect();
-    let all: Vec<Arc<Shard<M>>> = shards.iter().map(|(_, shard)| shard.clone()).collect();
-    let look = async move { try_join_all(all.iter().map(|shard| shard.set_aside())).await };
-    let (last_ts, aside): (CommitTs, Vec<EntryId>) = commits.hold_still(ids, nothing, look).await?;
-    let images = shards.iter().zip(aside).map(|((id, shard), entry)| async move {
-        shard.image_set_aside(entry).await.map(|image| (*id, image))
-    });
-    Ok((last_ts, try_join_all(images).await?))
 }

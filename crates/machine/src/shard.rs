@@ -117,6 +117,13 @@ pub enum KernelError {
     Stopped(String),
 }
 
+impl KernelError {
+    /// Another node, or another part of this one, answered something else than it was asked for.
+    pub fn unknown_answer() -> KernelError {
+        KernelError::Unavailable("a node answered what is not known here".to_owned())
+    }
+}
+
 impl From<StoreError> for KernelError {
     fn from(error: StoreError) -> KernelError {
         match error {

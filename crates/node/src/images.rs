@@ -72,7 +72,7 @@ async fn mark_logs_elsewhere(
                     let request = AdminRequest::MarkLog { shard: *shard, is_wanted };
                     match ask_holder(shards, dialer, *shard, &request).await {
                         Ok((_, AdminAnswer::Entry { index, .. })) => LogIndex(index),
-                        Ok(_) => return Err(unknown()),
+                        Ok(_) => return Err(KernelError::unknown_answer()),
                         Err(reason) => return Err(KernelError::Unavailable(reason)),
                     }
                 }
@@ -97,10 +97,6 @@ pub(crate) async fn mark_log(
         shard.propose(&[Minitransaction::default()]).await?;
     }
     Ok(shard.status().applied_index)
-}
-
-fn unknown() -> KernelError {
-    KernelError::Unavailable("a node answered what is not known here".to_owned())
 }
 
 /// Asks nodes that have a shard, the one that leads first, until one does not refuse; its address and its answer.
@@ -139,7 +135,7 @@ impl Elsewhere {
                     at.lock().insert(shard, address);
                     Ok(EntryId { term: Term(term), index: LogIndex(index) })
                 }
-                _ => Err(unknown()),
+                _ => Err(KernelError::unknown_answer()),
             }
         })
     }

@@ -66,7 +66,7 @@ impl Router {
         match self.commits.way(shard)? {
             Way::Away(away) => {
                 let answer = away.ask(&question.encode()).await?;
-                Answer::decode(&answer).ok_or_else(unknown)
+                Answer::decode(&answer).ok_or_else(KernelError::unknown_answer)
             }
             Way::Here(here) => {
                 if let Some(barrier) = here.read_barrier() {
@@ -91,7 +91,7 @@ impl Router {
             map.shards().iter().map(|shard| (*shard, question_of(*shard).encode())).collect();
         let answers = ask_whole(&self.commits, &questions).await?;
         let decode = |(shard, answer): (ShardId, Vec<u8>)| {
-            Ok((shard, Answer::decode(&answer).ok_or_else(unknown)?))
+            Ok((shard, Answer::decode(&answer).ok_or_else(KernelError::unknown_answer)?))
         };
         answers.into_iter().map(decode).collect()
     }
@@ -132,7 +132,7 @@ impl Router {
         let state = Rows::state(rows);
         let mut at = None;
         self.meta.read(&mut |view| at = Some((view.now_ms, view.applied_ts)))?;
-        let (now_ms, applied_ts) = at.ok_or_else(unknown)?;
+        let (now_ms, applied_ts) = at.ok_or_else(KernelError::unknown_answer)?;
         let view = View { state: &state, now_ms, applied_ts };
         let question = if is_waiting {
             Question::Waiting(call.clone())
@@ -161,7 +161,7 @@ impl Router {
                 other => return Ok(other),
             }
         }
-        sum_replies(&replies).map(Answer::Reply).ok_or_else(unknown)
+        sum_replies(&replies).map(Answer::Reply).ok_or_else(KernelError::unknown_answer)
     }
 
     async fn revisions(
@@ -183,14 +183,16 @@ impl Router {
             }
         }
         let all: Option<Vec<_>> = keys.iter().map(|key| found.get(key).copied()).collect();
-        all.map(Answer::Revisions).ok_or_else(unknown)
+        all.map(Answer::Revisions).ok_or_else(KernelError::unknown_answer)
     }
 
     /// What all keys take, and how many each database has.
     async fn figures(&self, map: &SlotMap) -> Result<(u64, Vec<(u64, u64)>), KernelError> {
         let (mut used, mut sums) = (0u64, Vec::new());
         for (_, answer) in self.ask_all(map, |_| Question::Figures).await? {
-            let Answer::Figures { used_bytes, counts } = answer else { return Err(unknown()) };
+            let Answer::Figures { used_bytes, counts } = answer else {
+                return Err(KernelError::unknown_answer());
+            };
             used = used.saturating_add(used_bytes);
             sums.resize(sums.len().max(counts.len()), (0u64, 0u64));
             for (sum, count) in sums.iter_mut().zip(counts) {
@@ -220,7 +222,7 @@ impl Router {
                 if let Some(barrier) = self.first_barrier() {
                     barrier.await?;
                 }
-                let mut reply = Err(unknown());
+                let mut reply = Err(KernelError::unknown_answer());
                 self.meta.read(&mut |view| {
                     reply = cache::answer(view, call).map_err(KernelError::from);
                 })?;
@@ -236,7 +238,7 @@ impl Router {
             match answer {
                 Answer::Reply(Reply::Array(keys)) => all.extend(keys),
                 Answer::Reply(other) => return Ok(other),
-                _ => return Err(unknown()),
+                _ => return Err(KernelError::unknown_answer()),
             }
         }
         Ok(Reply::Array(all))
@@ -267,7 +269,7 @@ impl Router {
                 // All of its keys have expired.
                 Answer::Reply(Reply::Nil) => {}
                 Answer::Reply(reply) => return Ok(reply),
-                _ => return Err(unknown()),
+                _ => return Err(KernelError::unknown_answer()),
             }
         }
         Ok(Reply::Nil)
@@ -284,19 +286,23 @@ impl Router {
             let Some(slot) = slot else {
                 // Its error, or its end.
                 let answer = self.ask_shard(ShardId::META, &Question::Command(call)).await?;
-                let Answer::Reply(reply) = answer else { return Err(unknown()) };
+                let Answer::Reply(reply) = answer else {
+                    return Err(KernelError::unknown_answer());
+                };
                 return Ok(reply);
             };
-            let range =
-                map.ranges().find(|range| range.last >= slot.number()).ok_or_else(unknown)?;
+            let range = map
+                .ranges()
+                .find(|range| range.last >= slot.number())
+                .ok_or_else(KernelError::unknown_answer)?;
             let answer = self.ask_shard(range.shard, &Question::Command(call.clone())).await?;
             let (next, found) = match answer {
                 Answer::Reply(Reply::Array(parts)) => match <[Reply; 2]>::try_from(parts) {
                     Ok([Reply::Bulk(next), Reply::Array(found)]) => (next, found),
-                    _ => return Err(unknown()),
+                    _ => return Err(KernelError::unknown_answer()),
                 },
                 Answer::Reply(other) => return Ok(other),
-                _ => return Err(unknown()),
+                _ => return Err(KernelError::unknown_answer()),
             };
             let is_in_range = |key: &Reply| match key {
                 Reply::Bulk(key) => Slot::of_key(key).number() <= range.last,
@@ -322,8 +328,4 @@ impl Router {
         let cursor = call.arguments.get(1).cloned().unwrap_or_default();
         Ok(Reply::Array(vec![Reply::Bulk(cursor), Reply::Array(Vec::new())]))
     }
-}
-
-fn unknown() -> KernelError {
-    KernelError::Unavailable("a node answered what is not known here".to_owned())
 }

@@ -229,18 +229,24 @@ fn what_a_driver_leaves_behind_is_finished_as_the_coordinator_says() {
         let abandoned = |number| TransactionId { node: NodeId(9), number };
 
         // Tried and never decided.
-        let (_, tried_ts) = c.prepare(abandoned(1), A, LEASE, 7).await.unwrap();
+        let (_, tried_ts) =
+            commits.way(C).unwrap().prepare(abandoned(1), A, LEASE, 7).await.unwrap();
         let behind = commits.propose(C, Durability::Flushed, vec![1]);
         assert!(c.read_barrier().is_some(), "readers wait");
         assert_eq!(behind.await.unwrap(), [Booked::Balance(1)]);
-        let late =
-            a.decide(abandoned(1), decidable_until(tried_ts, LEASE), vec![C], 7).await.unwrap();
+        let late = commits
+            .way(A)
+            .unwrap()
+            .decide(abandoned(1), decidable_until(tried_ts, LEASE), vec![C], 7)
+            .await
+            .unwrap();
         assert_eq!(late, None, "it was told to be aborted");
 
         // Decided, and one of two shards told.
-        c.prepare(abandoned(2), A, LEASE, 10).await.unwrap();
-        b.prepare(abandoned(2), A, LEASE, 20).await.unwrap();
-        let decided = a.decide(abandoned(2), u64::MAX, vec![C, B], 30).await.unwrap();
+        commits.way(C).unwrap().prepare(abandoned(2), A, LEASE, 10).await.unwrap();
+        commits.way(B).unwrap().prepare(abandoned(2), A, LEASE, 20).await.unwrap();
+        let decided =
+            commits.way(A).unwrap().decide(abandoned(2), u64::MAX, vec![C, B], 30).await.unwrap();
         let (_, commit_ts) = decided.unwrap();
         c.finish(abandoned(2), Some(commit_ts)).await.unwrap();
         c.finish(abandoned(2), Some(commit_ts)).await.unwrap();
@@ -259,11 +265,16 @@ fn a_start_finds_what_was_tried_and_decided() {
     let abandoned = TransactionId { node: NodeId(9), number: 1 };
     for (run, is_decided) in [(1, true), (2, false)] {
         in_paused_time(async {
-            let (bank, _) = open(directory.path(), run).await;
-            let (a, c) = (bank.shard(A).unwrap(), bank.shard(C).unwrap());
-            c.prepare(abandoned, A, LEASE, 5).await.unwrap();
+            let (bank, commits) = open(directory.path(), run).await;
+            commits.way(C).unwrap().prepare(abandoned, A, LEASE, 5).await.unwrap();
             if is_decided {
-                a.decide(abandoned, u64::MAX, vec![C], 5).await.unwrap().unwrap();
+                commits
+                    .way(A)
+                    .unwrap()
+                    .decide(abandoned, u64::MAX, vec![C], 5)
+                    .await
+                    .unwrap()
+                    .unwrap();
             }
             for (_, shard) in bank.all() {
                 shard.abandon().await;
@@ -330,9 +341,8 @@ fn a_shard_that_nobody_lets_go_goes_on_and_is_known_to_have() {
         let held = commits.hold_still(vec![A, B, C], || 0, look).await;
         assert!(matches!(held, Err(KernelError::Unavailable(_))), "{held:?}");
         // As after the end of the node that held it.
-        let a = bank.shard(A).unwrap();
         let abandoned = TransactionId { node: NodeId(9), number: 1 };
-        a.prepare(abandoned, A, LEASE, 0).await.unwrap();
+        commits.way(A).unwrap().prepare(abandoned, A, LEASE, 0).await.unwrap();
         commits.propose(A, Durability::Flushed, vec![1]).await.unwrap();
         assert_eq!(balances(&bank), [1, 0, 0]);
     });
