@@ -22,6 +22,11 @@ pub struct Replicas {
 }
 
 impl Replicas {
+    /// Whether every node is to have every shard, and no choice of others is left to be taken back.
+    pub fn are_everywhere(&self) -> bool {
+        self.count == 0 && self.nodes.is_empty()
+    }
+
     /// Whether a node is to have a replica of a shard.
     pub fn are_on(&self, shard: ShardId, node: NodeId) -> bool {
         self.nodes.get(&shard).is_none_or(|nodes| nodes.contains(&node))

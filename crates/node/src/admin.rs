@@ -351,29 +351,25 @@ pub async fn ask(
     ask_through(&Dialer::new(credentials.clone()), address, request).await
 }
 
-/// Sends a message whose first byte says for whom it is.
 async fn call(dialer: &Dialer, address: &str, message: Vec<u8>) -> Result<Bytes, AskError> {
+    call_within(ADMIN_TIMEOUT, dialer, address, message).await
+}
+
+/// Sends a message whose first byte says for whom it is.
+pub(crate) async fn call_within(
+    patience: Duration,
+    dialer: &Dialer,
+    address: &str,
+    message: Vec<u8>,
+) -> Result<Bytes, AskError> {
     let call = dialer.call(address, Bytes::from(message));
-    let answer = proteus_env::task::timeout(ADMIN_TIMEOUT, call)
+    let answer = proteus_env::task::timeout(patience, call)
         .await
         .ok_or_else(|| AskError::Failed(format!("{address} did not answer in time")))?;
     answer.map_err(|error| match error {
         CallError::NotAdmitted(reason) => AskError::NotAdmitted(reason),
         other => AskError::Failed(other.to_string()),
     })
-}
-
-/// Asks another node what happens in a shard.
-pub(crate) async fn relay_call(
-    dialer: &Dialer,
-    address: &str,
-    message: Vec<u8>,
-    patience: Duration,
-) -> Result<Bytes, String> {
-    let answer = dialer.call(address, Bytes::from(message));
-    let answer = proteus_env::task::timeout(patience, answer).await;
-    let silent = || format!("{address} did not answer in time");
-    answer.ok_or_else(silent)?.map_err(|error| error.to_string())
 }
 
 /// Fetches one piece of an image from the node that began it; an empty one is the end. Asking once more
@@ -403,11 +399,16 @@ pub async fn fetch_log(
     shard: ShardId,
     after: LogIndex,
 ) -> Result<LogBehind, String> {
+    let message = log_question(shard, after);
+    let answer = call(dialer, address, message).await?;
+    LogBehind::decode(answer).ok_or_else(|| "an answer that is not known here".to_owned())
+}
+
+fn log_question(shard: ShardId, after: LogIndex) -> Vec<u8> {
     let mut message = vec![SERVICE_LOG];
     message.extend_from_slice(&shard.0.to_le_bytes());
     message.extend_from_slice(&after.0.to_le_bytes());
-    let answer = call(dialer, address, message).await?;
-    LogBehind::decode(answer).ok_or_else(|| "an answer that is not known here".to_owned())
+    message
 }
 
 /// As [`fetch_log`], as it comes, of a node that has a replica itself.
@@ -417,9 +418,7 @@ pub(crate) async fn fetch_log_here(
     shard: ShardId,
     after: LogIndex,
 ) -> Result<Bytes, String> {
-    let mut message = vec![SERVICE_LOG];
-    message.extend_from_slice(&shard.0.to_le_bytes());
-    message.extend_from_slice(&after.0.to_le_bytes());
+    let mut message = log_question(shard, after);
     message.push(1);
     Ok(call(dialer, address, message).await?)
 }

@@ -27,7 +27,7 @@ use crate::shards::{NodeShards, Opener};
 use crate::upkeep::Upkeep;
 
 /// How often a leader looks after the membership.
-pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
+const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long slots are moved for at most before whoever asked is told how many are left.
 const MOVE_TIME: Duration = Duration::from_secs(2);
@@ -48,6 +48,14 @@ pub struct UpkeepOptions {
     pub voters_max: usize,
     /// A voter that has been silent for so long is replaced by a node that follows, if there is one.
     pub dead_after: Duration,
+}
+
+/// Waits until it is time to look after things again; false once `stop` holds true.
+pub(crate) async fn next_round(stop: &mut watch::Receiver<bool>) -> bool {
+    tokio::select! {
+        () = task::sleep(UPKEEP_INTERVAL) => true,
+        _ = stop.wait_for(|stop| *stop) => false,
+    }
 }
 
 /// The links of a node's shards, over the dialer.
@@ -440,8 +448,7 @@ impl Cluster {
 
     /// What is to be placed next, in words, if this node leads and knows.
     fn next_place_text(&self, leads: bool) -> Option<String> {
-        let replicas = self.shards.replicas();
-        if !leads || replicas.count == 0 && replicas.nodes.is_empty() {
+        if !leads || self.shards.replicas().are_everywhere() {
             return None;
         }
         let Place { shard, was, nodes } = self.next_place(self.upkeep)?;
@@ -460,11 +467,7 @@ impl Cluster {
         options: UpkeepOptions,
         mut stop: watch::Receiver<bool>,
     ) {
-        loop {
-            tokio::select! {
-                () = task::sleep(UPKEEP_INTERVAL) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
+        while next_round(&mut stop).await {
             if !self.shard.leads() {
                 continue;
             }

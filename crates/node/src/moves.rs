@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::admin::{AdminAnswer, AdminRequest, ShardStanding, ask_through};
-use crate::cluster::{Cluster, SILENCE_MAX, UPKEEP_INTERVAL, UpkeepOptions};
+use crate::cluster::{Cluster, SILENCE_MAX, UpkeepOptions, next_round};
 use crate::replicas::{Candidate, Place, Scene, newest, next_place};
 
 /// How long a node may take to tell how its shards stand.
@@ -72,13 +72,8 @@ impl Cluster {
     /// Has other nodes tell how their shards stand, until `stop` holds true: while some are not here, or replicas are
     /// placed.
     pub(crate) async fn keep_told(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        loop {
-            tokio::select! {
-                () = task::sleep(UPKEEP_INTERVAL) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
-            let replicas = self.shards.replicas();
-            if self.shards.has_all() && replicas.count == 0 && replicas.nodes.is_empty() {
+        while next_round(&mut stop).await {
+            if self.shards.has_all() && self.shards.replicas().are_everywhere() {
                 // It is not renewed from here on, and this node knows by itself.
                 if !self.shards.told.read().is_empty() {
                     *self.shards.told.write() = Arc::default();
@@ -152,13 +147,8 @@ impl Cluster {
         options: UpkeepOptions,
         mut stop: watch::Receiver<bool>,
     ) {
-        loop {
-            tokio::select! {
-                () = task::sleep(UPKEEP_INTERVAL) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
-            let replicas = self.shards.replicas();
-            if !self.shard.leads() || replicas.count == 0 && replicas.nodes.is_empty() {
+        while next_round(&mut stop).await {
+            if !self.shard.leads() || self.shards.replicas().are_everywhere() {
                 continue;
             }
             if let Some(place) = self.next_place(options)
@@ -248,11 +238,7 @@ impl Cluster {
 
     /// Removes what this node has of shards of which it shall have no replica any more, until `stop` holds true.
     pub(crate) async fn keep_retiring(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        loop {
-            tokio::select! {
-                () = task::sleep(UPKEEP_INTERVAL) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
+        while next_round(&mut stop).await {
             let replicas = self.shards.replicas();
             for (id, open) in self.shards.all() {
                 if id == ShardId::META || replicas.are_on(id, self.node) {

@@ -26,7 +26,7 @@ use proteus_types::{CommitTs, ShardId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
-use crate::admin::{SERVICE_RELAY, relay_call};
+use crate::admin::{SERVICE_RELAY, call_within};
 use crate::cluster::Cluster;
 
 /// Commits that are remembered, and their bytes.
@@ -79,6 +79,15 @@ enum Event {
     Cleared { db: u8 },
 }
 
+impl Recent {
+    fn forget(&mut self) {
+        // One more than there were, so that everybody who asks is told.
+        self.first += self.commits.len() as u64 + 1;
+        self.commits.clear();
+        self.bytes = 0;
+    }
+}
+
 impl Default for Relay {
     fn default() -> Relay {
         Relay {
@@ -116,23 +125,19 @@ impl Relay {
 
     /// What was before is not remembered: the state was replaced.
     pub(crate) fn note_gap(&self) {
-        let mut recent = self.recent.lock();
-        // One more than there were, so that everybody who asks is told.
-        recent.first += recent.commits.len() as u64 + 1;
-        recent.commits.clear();
-        recent.bytes = 0;
-        drop(recent);
+        self.recent.lock().forget();
         self.grown.notify_waiters();
     }
 
     /// Forgets if nobody has asked for long.
     fn look_after(&self, now: Duration) {
+        if !self.is_wanted.load(Ordering::Acquire) {
+            return;
+        }
         let mut recent = self.recent.lock();
         if now.saturating_sub(recent.asked) > FORGET_AFTER {
             self.is_wanted.store(false, Ordering::Release);
-            recent.first += recent.commits.len() as u64 + 1;
-            recent.commits.clear();
-            recent.bytes = 0;
+            recent.forget();
         }
     }
 
@@ -287,7 +292,7 @@ impl Cluster {
             message.put_u32_le(shard.0);
             message.put_u64_le(epoch);
             message.put_u64_le(after);
-            let answer = relay_call(&self.dialer, &member.peer_address, message, WAIT * 2).await;
+            let answer = call_within(WAIT * 2, &self.dialer, &member.peer_address, message).await;
             let Some(mut answer) = answer.ok().filter(|answer| answer.len() >= 17) else {
                 task::sleep(RETRY).await;
                 continue;

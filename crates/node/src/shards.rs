@@ -36,7 +36,9 @@ pub(crate) struct NodeShards {
     replicas: RwLock<Arc<Replicas>>,
     /// How shards stand, as other nodes tell.
     pub(crate) told: RwLock<Arc<BTreeMap<ShardId, ShardStanding>>>,
-    /// Whether that says that there is one shard only.
+    /// Whether every shard of the map is open: everybody who reads asks.
+    has_all: AtomicBool,
+    /// Whether the map says that there is one shard only.
     is_whole: AtomicBool,
     /// How often the first shard's state was replaced, and up to which of these times the map was read
     /// since: otherwise it may be older than the state.
@@ -56,6 +58,7 @@ impl Default for NodeShards {
             relays: RwLock::default(),
             replicas: RwLock::default(),
             told: RwLock::default(),
+            has_all: AtomicBool::new(true),
             is_whole: AtomicBool::new(true),
             gaps: AtomicU64::new(0),
             gaps_read: AtomicU64::new(0),
@@ -105,11 +108,22 @@ impl NodeShards {
 
     /// Whether every shard of the map is open here.
     pub(crate) fn has_all(&self) -> bool {
-        if self.is_whole() {
-            return true;
-        }
-        let (map, open) = (self.map(), self.open.read());
-        map.shards().iter().all(|shard| open.contains_key(shard))
+        self.has_all.load(Ordering::Acquire)
+    }
+
+    /// Changes what is open, or learns that the map has; what was open under a number before.
+    fn change_open(
+        &self,
+        change: impl FnOnce(
+            &mut BTreeMap<ShardId, Arc<Shard<Composed>>>,
+        ) -> Option<Arc<Shard<Composed>>>,
+    ) -> Option<Arc<Shard<Composed>>> {
+        // The lock orders those who look at both, so that the last of them has seen all.
+        let mut open = self.open.write();
+        let before = change(&mut open);
+        let has_all = self.map().shards().iter().all(|shard| open.contains_key(shard));
+        self.has_all.store(has_all, Ordering::Release);
+        before
     }
 
     /// The shards that are on other nodes only.
@@ -142,7 +156,7 @@ impl NodeShards {
 
     /// Takes a shard out of service here, for good or for a while.
     pub(crate) fn close(&self, shard: ShardId) -> Option<Arc<Shard<Composed>>> {
-        self.open.write().remove(&shard)
+        self.change_open(|open| open.remove(&shard))
     }
 
     fn note_placed(&self) {
@@ -178,6 +192,7 @@ impl NodeShards {
             *known = Arc::new(map.clone());
             self.is_whole.store(map.is_whole(), Ordering::Release);
             drop(known);
+            self.change_open(|_| None);
             self.changed.notify_one();
         }
     }
@@ -303,7 +318,7 @@ impl Opener {
         let opened = Shard::open(options, &directory, log, clock, sink, links).await?;
         opened.group().snapshot_pace().set(self.pace.load(Ordering::Relaxed));
         self.shards.relays.write().insert(shard, relay);
-        self.shards.open.write().insert(shard, opened.clone());
+        self.shards.change_open(|open| open.insert(shard, opened.clone()));
         if shard == ShardId::META {
             self.shards.read_map()?;
         } else {

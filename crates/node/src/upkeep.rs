@@ -12,7 +12,7 @@ use proteus_types::{Member, NodeId, ShardId};
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::cluster::{BEHIND_MAX, SILENCE_MAX, UPKEEP_INTERVAL, behind};
+use crate::cluster::{BEHIND_MAX, SILENCE_MAX, behind, next_round};
 use crate::replicas;
 use crate::shards::NodeShards;
 
@@ -32,11 +32,7 @@ impl Upkeep {
     /// Looks after the shards beside the first that this node leads, until `stop` holds true: they have
     /// the members and voters of the first.
     pub(crate) async fn keep_up(self, mut stop: watch::Receiver<bool>) {
-        loop {
-            tokio::select! {
-                () = task::sleep(UPKEEP_INTERVAL) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
+        while next_round(&mut stop).await {
             for (id, shard) in self.shards.all() {
                 if id == ShardId::META || !shard.leads() {
                     continue;
