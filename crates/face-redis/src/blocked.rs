@@ -10,12 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use proteus_kernel_api::cache::{self, Answer, Call, Kind, Op, Question, Reply};
+use proteus_kernel_api::cache::{Answer, Call, Kind, Op, Question, Reply};
 use proteus_kernel_api::{Kernel, Minitransaction, Outcome};
 use tokio::sync::{Notify, oneshot};
 
 use crate::errors::of_kernel;
-use crate::session::unknown_answer;
 
 /// Most waiting commands tried at once.
 const ATTEMPTS_MAX: usize = 256;
@@ -154,16 +153,12 @@ impl Blocked {
 
     async fn serve_place(&self, kernel: &dyn Kernel, place: &Place) {
         loop {
-            let found = if kernel.has_all() {
-                kernel.read(|view| cache::kind_and_count(view, place.0, &place.1))
-            } else {
-                let question = Question::KindAndCount { db: place.0, key: place.1.clone() };
-                match kernel.ask(question).await {
-                    Ok(Answer::KindAndCount(found)) => Ok(found),
-                    Ok(_) => Err(unknown_answer()),
-                    Err(error) => Err(error),
-                }
+            let question = Question::KindAndCount { db: place.0, key: place.1.clone() };
+            let count = |answer| match answer {
+                Answer::KindAndCount(found) => Some(found),
+                _ => None,
             };
+            let found = kernel.read_or_ask(question, count).await;
             // Without the kernel nobody can be served; those who wait have their timeouts.
             let Ok(found) = found else { return };
             let chosen = self.choose(place, found);
@@ -174,15 +169,8 @@ impl Blocked {
             let (readers, takers): (Vec<_>, Vec<_>) =
                 chosen.into_iter().partition(|waiter| waiter.is_reader);
             for waiter in readers {
-                let reply = if kernel.has_all() {
-                    kernel.read(|view| cache::answer(view, &waiter.call))
-                } else {
-                    match kernel.ask(Question::Command(waiter.call.clone())).await {
-                        Ok(Answer::Reply(reply)) => Ok(reply),
-                        Ok(_) => Err(unknown_answer()),
-                        Err(error) => Err(error),
-                    }
-                };
+                let question = Question::Command(waiter.call.clone());
+                let reply = kernel.read_or_ask(question, Answer::into_reply).await;
                 let reply = reply.unwrap_or_else(|error| of_kernel(&error));
                 self.settle(&waiter, reply);
             }

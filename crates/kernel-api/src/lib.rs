@@ -286,6 +286,23 @@ impl dyn Kernel {
         once(reader, |reader| self.read_first_dyn(reader))
     }
 
+    /// Answers a question about keys of the cache from the state here, as [`Kernel::read`](Self::read) sees it, where
+    /// this node has all keys, and by [`Kernel::ask`] otherwise; `take` picks what was asked for.
+    ///
+    /// # Errors
+    /// As of these two.
+    pub async fn read_or_ask<T>(
+        &self,
+        question: cache::Question,
+        take: impl FnOnce(cache::Answer) -> Option<T>,
+    ) -> Result<T, KernelError> {
+        let answer = match self.has_all() {
+            true => self.read(|view| question.answer(view))?,
+            false => self.ask(question).await?,
+        };
+        take(answer).ok_or_else(KernelError::unknown_answer)
+    }
+
     /// As [`Kernel::read_slot_dyn`] with a result, of the slot of `key`.
     ///
     /// # Errors

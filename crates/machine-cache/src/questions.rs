@@ -234,6 +234,22 @@ impl Question {
 }
 
 impl Answer {
+    /// Of a command.
+    pub fn into_reply(self) -> Option<Reply> {
+        match self {
+            Answer::Reply(reply) => Some(reply),
+            _ => None,
+        }
+    }
+
+    /// Of keys, if it is of so many.
+    pub fn into_revisions(self, count: usize) -> Option<Vec<Revision>> {
+        match self {
+            Answer::Revisions(revisions) if revisions.len() == count => Some(revisions),
+            _ => None,
+        }
+    }
+
     /// As a message.
     pub fn encode(&self) -> Vec<u8> {
         // Encoding plain data into a growing buffer has no way to fail.

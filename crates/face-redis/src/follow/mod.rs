@@ -289,18 +289,8 @@ impl Follower<'_> {
         mini: Minitransaction,
         expected: (usize, &str),
     ) -> Result<Fence, String> {
-        match self.kernel.commit(mini).await.map_err(|error| error.to_string())? {
-            Outcome::Committed { replies, .. } => {
-                let is_error = |reply: &proteus_kernel_api::Reply| match reply {
-                    proteus_kernel_api::Reply::Cache(Reply::Error(text)) => Some(text.to_string()),
-                    _ => None,
-                };
-                if let Some(error) = replies.iter().find_map(is_error) {
-                    warn!(error, "a change of the primary's cannot be made here");
-                }
-            }
-            Outcome::CheckFailed { .. } => return Err("another node follows as well".to_owned()),
-            Outcome::Refused { refusal, .. } => return Err(refusal.to_string()),
+        if let Some(error) = commit(self.kernel, mini).await? {
+            warn!(error, "a change of the primary's cannot be made here");
         }
         let (fields, fence) = self.place()?;
         match fields.get(expected.0).and_then(Option::as_deref) == Some(expected.1) {
@@ -364,6 +354,20 @@ impl Follower<'_> {
     }
 }
 
+/// Commits under a fence; what the first command that failed says.
+async fn commit(kernel: &dyn Kernel, mini: Minitransaction) -> Result<Option<String>, String> {
+    match kernel.commit(mini).await.map_err(|error| error.to_string())? {
+        Outcome::Committed { replies, .. } => {
+            Ok(replies.into_iter().find_map(|reply| match reply {
+                proteus_kernel_api::Reply::Cache(Reply::Error(text)) => Some(text.to_string()),
+                _ => None,
+            }))
+        }
+        Outcome::CheckFailed { .. } => Err("another node follows as well".to_owned()),
+        Outcome::Refused { refusal, .. } => Err(refusal.to_string()),
+    }
+}
+
 fn command(db: u8, words: &[&[u8]]) -> Op {
     Op::Command(Call { db, ..Call::new(words) })
 }
@@ -398,17 +402,7 @@ impl Sink for FencedSink<'_> {
                 mini = mini.op(op);
             }
         }
-        match self.kernel.commit(mini).await.map_err(|error| error.to_string())? {
-            Outcome::Committed { replies, .. } => {
-                let error = replies.into_iter().find_map(|reply| match reply {
-                    proteus_kernel_api::Reply::Cache(Reply::Error(text)) => Some(text.to_string()),
-                    _ => None,
-                });
-                error.map_or(Ok(()), Err)
-            }
-            Outcome::CheckFailed { .. } => Err("another node follows as well".to_owned()),
-            Outcome::Refused { refusal, .. } => Err(refusal.to_string()),
-        }
+        commit(self.kernel, mini).await?.map_or(Ok(()), Err)
     }
 
     async fn has(&mut self, _db: u64, _key: &Bytes) -> Result<bool, String> {

@@ -483,7 +483,10 @@ impl Session {
                 } else {
                     let reply = match self.about_use(command, &call.arguments).await {
                         Some(reply) => Ok(reply),
-                        None if asks => self.ask_command(call.clone()).await,
+                        None if asks => {
+                            let question = Question::Command(call.clone());
+                            self.face.kernel.read_or_ask(question, Answer::into_reply).await
+                        }
                         None if !slots.is_empty() => {
                             let read = |view: View<'_>| answer_known(view, command, &call);
                             self.face.kernel.read_slots(&slots, read).await
@@ -517,14 +520,6 @@ impl Session {
                 queue.requests().iter().any(|(found, _)| changes(*found))
             }
             (found, _) => changes(found),
-        }
-    }
-
-    /// What a command answers that only reads, wherever its keys are.
-    async fn ask_command(&self, call: Call) -> Result<Reply, KernelError> {
-        match self.face.kernel.ask(Question::Command(call)).await? {
-            Answer::Reply(reply) => Ok(reply),
-            _ => Err(unknown_answer()),
         }
     }
 
@@ -703,11 +698,6 @@ impl Session {
             own => self.about_server(own, arguments).await,
         })
     }
-}
-
-/// The kernel answered another question.
-pub(crate) fn unknown_answer() -> KernelError {
-    KernelError::Unavailable("a node answered what is not known here".to_owned())
 }
 
 fn us(time: Duration) -> u64 {

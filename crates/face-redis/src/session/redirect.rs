@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use proteus_kernel_api::cache::commands::{Command, Flags, Keys};
-use proteus_kernel_api::cache::{self, Call, Reply};
+use proteus_kernel_api::cache::{self, Answer, Call, Question, Reply};
 use proteus_kernel_api::{KernelError, Slot};
 
 use super::Session;
@@ -166,10 +166,8 @@ impl Session {
         if command.name == "dbsize" && leads_some {
             return self.own_key_count(call.db);
         }
-        let reply = match self.face.kernel.has_all() {
-            true => self.face.kernel.read(|view| cache::answer_known(view, command, &call)),
-            false => self.ask_command(call).await,
-        };
+        let question = Question::Command(call);
+        let reply = self.face.kernel.read_or_ask(question, Answer::into_reply).await;
         if !leads_some {
             return reply;
         }

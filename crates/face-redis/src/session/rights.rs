@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use proteus_kernel_api::cache::acl::{self, Denied};
 use proteus_kernel_api::cache::commands::{Command, Flags, Group, Keys};
-use proteus_kernel_api::cache::{Answer, Call, Op, Question, Reply, Revision, revision};
+use proteus_kernel_api::cache::{Answer, Call, Op, Question, Reply, Revision};
 
 use super::{Session, us};
 use crate::errors::{OOM, of_kernel, unknown_subcommand};
@@ -139,20 +139,9 @@ impl Session {
             return None;
         }
         let settings = &self.face.hub.settings;
-        let kernel = &self.face.kernel;
-        let read = if kernel.has_all() {
-            kernel.read(|view| revision(view.state, view.now_ms, self.db, key))
-        } else {
-            let asked = kernel.ask(Question::Revisions { db: self.db, keys: vec![key.clone()] });
-            match asked.await {
-                Ok(Answer::Revisions(found)) => {
-                    found.first().copied().ok_or_else(super::unknown_answer)
-                }
-                Ok(_) => Err(super::unknown_answer()),
-                Err(error) => Err(error),
-            }
-        };
-        let written_s = match read {
+        let question = Question::Revisions { db: self.db, keys: vec![key.clone()] };
+        let one = |answer: Answer| answer.into_revisions(1)?.pop();
+        let written_s = match self.face.kernel.read_or_ask(question, one).await {
             Ok(Revision::ABSENT) => return Some(Reply::Nil),
             Ok(revision) => (revision.0.physical_ms() / 1000) as u32,
             Err(error) => return Some(of_kernel(&error)),

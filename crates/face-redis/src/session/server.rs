@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proteus_env::task;
 use proteus_kernel_api::cache::commands::shortened;
-use proteus_kernel_api::cache::{self, Call, Reply, parse_float};
+use proteus_kernel_api::cache::{Answer, Call, Question, Reply, parse_float};
 
 use super::Session;
 use crate::errors::{SYNTAX, of_kernel, unknown_subcommand, wrong_arity};
@@ -130,12 +130,8 @@ impl Session {
                     db: self.db,
                     ..Call::new(&[&b"OBJECT"[..], b"ENCODING", &arguments[2]])
                 };
-                let kernel = &self.face.kernel;
-                let reply = match kernel.has_all() {
-                    true => kernel.read(|view| cache::answer(view, &call)),
-                    false => self.ask_command(call).await,
-                };
-                match reply {
+                let question = Question::Command(call);
+                match self.face.kernel.read_or_ask(question, Answer::into_reply).await {
                     Ok(Reply::Bulk(encoding)) => Reply::Status(
                         format!(
                             "Value at:0x0 refcount:1 encoding:{} serializedlength:0 lru:0 lru_seconds_idle:0",

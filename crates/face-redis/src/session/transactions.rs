@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proteus_kernel_api::cache::commands::{Flags, Group};
-use proteus_kernel_api::cache::{
-    Answer, Check, INVALIDATED_MS, Question, Reply, Revision, revision,
-};
+use proteus_kernel_api::cache::{Answer, Check, INVALIDATED_MS, Question, Reply, Revision};
 use proteus_kernel_api::{Minitransaction, Outcome};
 
 use super::waiting::nothing_for;
@@ -112,24 +110,12 @@ impl Session {
     pub(super) async fn watch(&mut self, arguments: &[Bytes]) -> Reply {
         let (db, since) = (self.db, self.face.clock.elapsed());
         let keys = arguments.get(1..).unwrap_or_default();
-        let of =
-            |(key, revision): (&Bytes, Revision)| Watched { db, key: key.clone(), revision, since };
-        let read = if self.face.kernel.has_all() {
-            self.face.kernel.read(|view| {
-                keys.iter()
-                    .map(|key| Ok(of((key, revision(view.state, view.now_ms, db, key)?))))
-                    .collect::<Result<Vec<_>, _>>()
-            })
-        } else {
-            match self.face.kernel.ask(Question::Revisions { db, keys: keys.to_vec() }).await {
-                Ok(Answer::Revisions(found)) => Ok(keys.iter().zip(found).map(of).collect()),
-                Ok(_) => Err(super::unknown_answer()),
-                Err(error) => Err(error),
-            }
-        };
-        match read {
-            Ok(watched) => {
-                for new in watched {
+        let question = Question::Revisions { db, keys: keys.to_vec() };
+        let all = |answer: Answer| answer.into_revisions(keys.len());
+        match self.face.kernel.read_or_ask(question, all).await {
+            Ok(revisions) => {
+                for (key, revision) in keys.iter().zip(revisions) {
+                    let new = Watched { db, key: key.clone(), revision, since };
                     // The first time counts: what changed since then must be noticed.
                     let is_known =
                         self.watched.iter().any(|old| old.db == new.db && old.key == new.key);

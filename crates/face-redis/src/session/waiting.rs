@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use proteus_env::task;
-use proteus_kernel_api::Minitransaction;
 use proteus_kernel_api::cache::commands::{Command, Flags, Group};
 use proteus_kernel_api::cache::{
     Answer, Call, Kind, Op, Question, Reply, answer, parse_float, parse_integer, resolve_read,
 };
+use proteus_kernel_api::{KernelError, Minitransaction};
 use tokio::io::AsyncReadExt;
 
 use super::{READ_BYTES, Session};
@@ -90,7 +90,7 @@ impl Session {
                     call.arguments = arguments;
                     Reply::Blocked
                 }
-                Ok(_) => of_kernel(&super::unknown_answer()),
+                Ok(_) => of_kernel(&KernelError::unknown_answer()),
                 Err(error) => of_kernel(&error),
             };
         }

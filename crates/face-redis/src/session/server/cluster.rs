@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proteus_env::task;
-use proteus_kernel_api::cache::{self, Answer, Question, Reply, hash_slot, parse_integer};
+use proteus_kernel_api::cache::{Answer, Question, Reply, hash_slot, parse_integer};
 use proteus_kernel_api::{ClusterView, KernelError, NodeId, ShardId, Slot, SlotsLed};
 
 use super::{help, word};
@@ -212,15 +212,12 @@ impl Session {
     }
 
     async fn keys_in_slot(&self, slot: u16, count: usize) -> Result<Vec<Bytes>, KernelError> {
-        let kernel = &self.face.kernel;
-        if kernel.has_all() {
-            return kernel.read(|view| cache::keys_in_slot(view, slot, count));
-        }
         let count_max = u32::try_from(count).unwrap_or(u32::MAX);
-        match kernel.ask(Question::InSlot { slot, count_max }).await? {
-            Answer::Keys(keys) => Ok(keys),
-            _ => Err(crate::session::unknown_answer()),
-        }
+        let keys = |answer| match answer {
+            Answer::Keys(keys) => Some(keys),
+            _ => None,
+        };
+        self.face.kernel.read_or_ask(Question::InSlot { slot, count_max }, keys).await
     }
 
     fn cluster_info(&self) -> Reply {

@@ -98,7 +98,7 @@ impl Session {
                 .face
                 .kernel
                 .read_first(|view| cache::replicas(view.state))
-                .is_ok_and(|replicas| replicas.count > 0 || !replicas.nodes.is_empty())
+                .is_ok_and(|replicas| !replicas.are_everywhere())
         {
             return Reply::error(
                 "ERR maxmemory needs a replica of every shard on every node: `proteus cluster replicas all`",

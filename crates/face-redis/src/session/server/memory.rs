@@ -68,16 +68,12 @@ impl Session {
                     }
                 }
                 let (db, key) = (self.db, &arguments[2]);
-                let kernel = &self.face.kernel;
-                let size = if kernel.has_all() {
-                    kernel.read(|view| cache::size_of(view, db, key))
-                } else {
-                    match kernel.ask(Question::Size { db, key: key.clone() }).await {
-                        Ok(Answer::Size(size)) => Ok(size),
-                        Ok(_) => Err(crate::session::unknown_answer()),
-                        Err(error) => Err(error),
-                    }
+                let size = |answer| match answer {
+                    Answer::Size(size) => Some(size),
+                    _ => None,
                 };
+                let question = Question::Size { db, key: key.clone() };
+                let size = self.face.kernel.read_or_ask(question, size).await;
                 match size {
                     Ok(size) => size.map_or(Reply::Nil, bytes),
                     Err(error) => of_kernel(&error),
