@@ -1,11 +1,14 @@
 //! REPLICAOF: following a primary, one of ours or a real Redis, and letting go of it.
 
+#[path = "support/contents.rs"]
+mod contents;
 mod support;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use contents::{Contents, assert_equal, contents, words};
 use proteus_env::{Clock, SystemClock};
 use support::commands::draw;
 use support::real::RealRedis;
@@ -13,10 +16,6 @@ use support::wire::{Client, Reply};
 use support::{Random, serve};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn words(line: &str) -> Vec<Vec<u8>> {
-    line.split(' ').map(|word| word.as_bytes().to_vec()).collect()
-}
 
 fn ok() -> Reply {
     Reply::Status("OK".to_owned())
@@ -55,24 +54,10 @@ fn catch_up(primary: &mut Client, follower: &mut Client) {
     until("all is taken over", || place(follower, "slave_repl_offset").unwrap() >= target);
 }
 
-fn contents(client: &mut Client) -> BTreeMap<(u8, Vec<u8>), (Vec<u8>, i64)> {
-    let mut all = BTreeMap::new();
-    for db in 0..16 {
-        client.ask(&words(&format!("SELECT {db}")));
-        let Reply::Array(keys) = client.ask(&words("KEYS *")) else { panic!("no keys") };
-        for key in keys {
-            let Reply::Bulk(key) = key else { panic!("{key:?} is no key") };
-            if key.starts_with(b"proteus:follow") {
-                continue;
-            }
-            let dumped = client.ask(&[b"DUMP".to_vec(), key.clone()]);
-            let at_ms = client.ask(&[b"PEXPIRETIME".to_vec(), key.clone()]);
-            if let (Reply::Bulk(dumped), Reply::Integer(at_ms)) = (dumped, at_ms) {
-                all.insert((db, key), (dumped, at_ms));
-            }
-        }
-    }
-    client.ask(&words("SELECT 0"));
+/// What a server has, but for what it knows of its primary.
+fn kept(client: &mut Client) -> Contents {
+    let mut all = contents(client, 16);
+    all.retain(|(_, key), _| !key.starts_with(b"proteus:follow"));
     all
 }
 
@@ -105,10 +90,7 @@ async fn a_node_follows_another_until_it_is_told_to_stop() {
         }
         primary.ask(&words("SET last 1"));
         until("the last write", || follower.ask(&words("EXISTS last")) == Reply::Integer(1));
-        let (theirs, ours) = (contents(&mut primary), contents(&mut follower));
-        let differs = |key: &&(u8, Vec<u8>)| theirs.get(key) != ours.get(key);
-        let differing: Vec<_> = theirs.keys().chain(ours.keys()).filter(differs).collect();
-        assert!(differing.is_empty(), "{differing:?} differ");
+        assert_equal(&kept(&mut primary), &kept(&mut follower));
         // Who follows is written to by its primary alone.
         assert_eq!(follower.ask(&words("SET mine 1")), refused());
         assert_eq!(follower.ask(&words("MULTI")), ok());

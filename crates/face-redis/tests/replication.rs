@@ -1,13 +1,15 @@
 //! Replicas of Redis' kind: by hand, whose every byte is looked at, and a real one where it is installed.
 
+#[path = "support/contents.rs"]
+mod contents;
 mod support;
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use contents::{assert_equal, contents, words};
 use proteus_face_redis::codec::{self, Limits};
 use proteus_kernel_api::cache::rdb::file::{Part, Parts};
 use proteus_kernel_api::cache::rdb::{Dumped, dump};
@@ -16,35 +18,9 @@ use support::real::RealRedis;
 use support::wire::{Client, Reply};
 use support::{Random, serve};
 
-fn words(line: &str) -> Vec<Vec<u8>> {
-    line.split(' ').map(|word| word.as_bytes().to_vec()).collect()
-}
-
-/// All keys of a server: database and key, with value and time of expiry.
-fn contents(client: &mut Client, databases: u8) -> BTreeMap<(u8, Vec<u8>), (Vec<u8>, i64)> {
-    let mut all = BTreeMap::new();
-    for db in 0..databases {
-        client.ask(&words(&format!("SELECT {db}")));
-        let Reply::Array(keys) = client.ask(&words("KEYS *")) else { panic!("no keys") };
-        for key in keys {
-            let Reply::Bulk(key) = key else { panic!("{key:?} is no key") };
-            let dumped = client.ask(&[b"DUMP".to_vec(), key.clone()]);
-            let at_ms = client.ask(&[b"PEXPIRETIME".to_vec(), key.clone()]);
-            if let (Reply::Bulk(dumped), Reply::Integer(at_ms)) = (dumped, at_ms) {
-                all.insert((db, key), (dumped, at_ms));
-            }
-        }
-    }
-    client.ask(&words("SELECT 0"));
-    all
-}
-
 #[track_caller]
 fn assert_same(one: &mut Client, other: &mut Client) {
-    let (one, other) = (contents(one, 16), contents(other, 16));
-    let differs = |key: &&(u8, Vec<u8>)| one.get(key) != other.get(key);
-    let differing: Vec<_> = one.keys().chain(other.keys()).filter(differs).take(3).collect();
-    assert!(differing.is_empty(), "{differing:?} differ");
+    assert_equal(&contents(one, 16), &contents(other, 16));
 }
 
 /// A replica by hand: what it is sent goes to another server.

@@ -2,11 +2,11 @@
 
 use proteus_sim::transfers::{Reading, Summary, run};
 
-#[test]
-fn commits_over_several_shards_keep_their_claims_in_trouble() {
+/// Runs so many seeds, or as many as were asked for, and adds up how they went.
+fn sum_of(seeds: u64, reading: Reading) -> (u64, Summary) {
     let total = parking_lot::Mutex::new(Summary::default());
-    let seeds = proteus_sim::seeds(50, |seed| {
-        let ran = run(seed, Reading::Whole)?;
+    let seeds = proteus_sim::seeds(seeds, |seed| {
+        let ran = run(seed, reading)?;
         let mut total = total.lock();
         total.acknowledged += ran.acknowledged;
         total.refused += ran.refused;
@@ -16,11 +16,18 @@ fn commits_over_several_shards_keep_their_claims_in_trouble() {
         total.cuts += ran.cuts;
         total.moves += ran.moves;
         total.backups += ran.backups;
+        total.replicas_moved += ran.replicas_moved;
+        total.retired += ran.retired;
         total.called.answered += ran.called.answered;
         total.called.undecided += ran.called.undecided;
         Ok(())
     });
-    let total = total.into_inner();
+    (seeds, total.into_inner())
+}
+
+#[test]
+fn commits_over_several_shards_keep_their_claims_in_trouble() {
+    let (seeds, total) = sum_of(50, Reading::Whole);
     println!("{total:?}");
     // Runs in which nothing happened prove nothing.
     assert!(seeds < 50 || total.acknowledged > 20 * seeds, "{total:?}");
@@ -45,22 +52,7 @@ fn a_backup_of_each_shard_by_itself_is_found_out() {
 
 #[test]
 fn the_claims_hold_where_each_shard_is_on_some_nodes_only_and_replicas_move() {
-    let total = parking_lot::Mutex::new(Summary::default());
-    let seeds = proteus_sim::seeds(12, |seed| {
-        let ran = run(seed, Reading::WithRoom)?;
-        let mut total = total.lock();
-        total.acknowledged += ran.acknowledged;
-        total.refused += ran.refused;
-        total.unanswered += ran.unanswered;
-        total.reads += ran.reads;
-        total.crashes += ran.crashes;
-        total.moves += ran.moves;
-        total.replicas_moved += ran.replicas_moved;
-        total.retired += ran.retired;
-        total.called.answered += ran.called.answered;
-        Ok(())
-    });
-    let total = total.into_inner();
+    let (seeds, total) = sum_of(12, Reading::WithRoom);
     println!("{total:?}");
     assert!(seeds < 12 || total.acknowledged > 10 * seeds && total.reads > 5 * seeds, "{total:?}");
     assert!(seeds < 12 || total.crashes > seeds && total.replicas_moved > 4 * seeds, "{total:?}");

@@ -164,6 +164,29 @@ pub fn wait_for(by: u64, progress: &AtomicU64, complaint: &str) {
     }
 }
 
+/// Gives an order until it is carried out: leaders change meanwhile, and who asks is told to ask again. What it
+/// says then.
+pub fn order(node: &NodeProcess, arguments: &[&str]) -> String {
+    let started = Instant::now();
+    loop {
+        let output = command()
+            .arg("cluster")
+            .args(arguments)
+            .arg("--peer")
+            .arg(node.address(7000).to_string())
+            .env("PROTEUS_CLUSTER_SECRET", SECRET)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() {
+            return said;
+        }
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(started.elapsed() < PATIENCE, "{arguments:?}: {errors}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 #[test]
 fn no_acknowledged_write_is_lost_while_nodes_are_killed_and_stopped() {
     let directory = tempfile::tempdir().unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 
-use crate::cluster::{Cluster, SECRET, connect_in_time, settings};
+use crate::cluster::{Cluster, SECRET, connect_in_time, order, settings};
 use crate::node::{NodeProcess, PATIENCE, command, runtime};
 
 const SHARDS: usize = 8;
@@ -427,25 +427,4 @@ async fn check_messages(urls: &[String]) {
         }
     }
     ask(&mut setting, &["CONFIG", "SET", "notify-keyspace-events", ""]).await;
-}
-
-fn order(node: &NodeProcess, arguments: &[&str]) -> String {
-    let started = Instant::now();
-    loop {
-        let output = command()
-            .arg("cluster")
-            .args(arguments)
-            .arg("--peer")
-            .arg(node.address(7000).to_string())
-            .env("PROTEUS_CLUSTER_SECRET", SECRET)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        if output.status.success() {
-            return said;
-        }
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(started.elapsed() < PATIENCE, "{arguments:?}: {errors}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
 }

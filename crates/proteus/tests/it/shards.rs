@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redis::AsyncConnectionConfig;
 
-use crate::cluster::{Cluster, SECRET, connect, connect_in_time, wait_for};
+use crate::cluster::{Cluster, SECRET, connect, connect_in_time, order, wait_for};
 use crate::node::{NodeProcess, PATIENCE, command, runtime};
 
 const ACCOUNTS: usize = 24;
@@ -92,29 +92,6 @@ fn await_shards(cluster: &Cluster, count: usize) {
         assert!(started.elapsed() < PATIENCE, "the shards do not spread: {:?}", cluster.status());
         std::thread::sleep(Duration::from_millis(100));
     }
-}
-
-/// Gives an order until it is carried out: leaders change meanwhile, and who asks is told to ask again.
-fn order(node: &NodeProcess, arguments: &[&str]) {
-    let started = Instant::now();
-    while !cluster_command(node, arguments) {
-        assert!(started.elapsed() < PATIENCE, "{arguments:?} is not carried out");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
-
-fn cluster_command(node: &NodeProcess, arguments: &[&str]) -> bool {
-    let output = command()
-        .arg("cluster")
-        .args(arguments)
-        .arg("--peer")
-        .arg(node.address(7000).to_string())
-        .env("PROTEUS_CLUSTER_SECRET", SECRET)
-        .output()
-        .unwrap();
-    let said = [&output.stdout[..], &output.stderr[..]].concat();
-    println!("{arguments:?}: {}", String::from_utf8_lossy(&said));
-    output.status.success()
 }
 
 /// Who leads the shards, in their order, once that is known of all.
