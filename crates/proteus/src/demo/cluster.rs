@@ -29,9 +29,11 @@ const KAFKA: u16 = 9092;
 const REDIS: u16 = 6379;
 const POSTGRES: u16 = 5432;
 const HTTP: u16 = 8080;
+const SCHEMAS: u16 = 8081;
 
-/// Offsets to choose from, 137 apart from 21,000: no two make two faces meet on a port.
-const OFFSET_COUNT: u32 = 211;
+/// Offsets to choose from, 67 apart from 9,000: no two make two faces meet on a port, and all ports are below
+/// 32,768, from where on Linux gives them to connections.
+const OFFSET_COUNT: u32 = 217;
 
 impl Ports {
     /// An offset at which every face's port is free. Two demos at once begin their search at
@@ -40,7 +42,7 @@ impl Ports {
         let first = std::process::id() % OFFSET_COUNT;
         (0..OFFSET_COUNT)
             .map(|place| (first + place) % OFFSET_COUNT)
-            .filter_map(|place| u16::try_from(21_000 + place * 137).ok())
+            .filter_map(|place| u16::try_from(9_000 + place * 67).ok())
             .map(Ports::at)
             .find(|ports| ports.all().into_iter().all(|address| net::listen(address).is_ok()))
             .ok_or_else(|| "no free ports on this machine".to_owned())
@@ -58,8 +60,8 @@ impl Ports {
         SocketAddr::from((Ipv4Addr::LOCALHOST, port + self.offset))
     }
 
-    fn all(&self) -> [SocketAddr; 6] {
-        [ZOOKEEPER, KAFKA, REDIS, POSTGRES, HTTP, PEER_PORT].map(|port| self.address(port))
+    fn all(&self) -> [SocketAddr; 7] {
+        [ZOOKEEPER, KAFKA, REDIS, POSTGRES, HTTP, SCHEMAS, PEER_PORT].map(|port| self.address(port))
     }
 
     pub(crate) fn zookeeper(&self) -> SocketAddr {
