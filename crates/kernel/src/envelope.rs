@@ -23,7 +23,8 @@ pub(crate) const ENVELOPE_BYTES: usize = 1 + 8 + 4 + 4 + 16;
 /// Bytes that a batch which is being gathered leaves free before its first command.
 pub(crate) const ROOM_BYTES: usize = PAYLOAD_ROOM_BYTES + ENVELOPE_BYTES;
 
-const ORIGIN_BYTES: usize = 8 + 8 + 4;
+/// Bytes that an origin takes behind the last command.
+pub(crate) const ORIGIN_BYTES: usize = 8 + 8 + 4;
 
 /// Consecutive commands of one batch that one node waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

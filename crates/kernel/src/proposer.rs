@@ -19,7 +19,7 @@ use proteus_machine::{KernelError, ShardMachine};
 use proteus_types::{CommitTs, Durability, NodeId, ProposalId, ShardId, Term};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::envelope::{Origin, ROOM_BYTES, seal};
+use crate::envelope::{ORIGIN_BYTES, Origin, ROOM_BYTES, seal};
 use crate::forward::{Forward, ForwardAnswer, first_proposal};
 use crate::links::{Links, Route, Service};
 use crate::pending::{Batch, Kind, Proposal};
@@ -127,8 +127,7 @@ impl<M: ShardMachine> Proposer<M> {
             if !self.wait_for_room(&first).await {
                 let error =
                     "no majority of the shard's voters has answered; this was not sent to them";
-                let mut impatient = Gathered::default();
-                impatient.add(first);
+                let impatient = Gathered::of(first);
                 let error = KernelError::Unavailable(error.to_owned());
                 self.refuse(impatient.own, impatient.foreign, &error);
                 continue;
@@ -188,8 +187,7 @@ impl<M: ShardMachine> Proposer<M> {
     /// Proposes what finishes a commit over several shards, if this node leads.
     async fn finish(&mut self, finish: Proposal<Answered<M>>) {
         let leadership = self.group.leadership();
-        let mut gathered = Gathered::default();
-        gathered.add(Arrival::Own(finish));
+        let gathered = Gathered::of(Arrival::Own(finish));
         if leadership.leader == Some(self.node) && self.group.holds_lease(self.state.applied_term())
         {
             return self.propose(gathered, leadership.term).await;
@@ -250,10 +248,8 @@ impl<M: ShardMachine> Proposer<M> {
         let parts = self.group.may_relax();
         // Also if it may be relaxed by the time that it is proposed: it has what must be flushed.
         let durability = if parts { first.durability() } else { Durability::Flushed };
-        let (mut gathered, mut bytes, mut is_full) = (Gathered::default(), 0, first.gates());
-        gathered.durability = durability;
-        bytes += first.bytes();
-        gathered.add(first);
+        let (mut bytes, mut is_full) = (first.bytes(), first.gates());
+        let mut taken = vec![first];
         let mut others = VecDeque::new();
         while !is_full {
             let lost = self.state.pending.take_lost().map(Arrival::Own);
@@ -265,9 +261,12 @@ impl<M: ShardMachine> Proposer<M> {
                 others.push_back(arrival);
             } else {
                 bytes += arrival.bytes();
-                gathered.add(arrival);
+                taken.push(arrival);
             }
         }
+        // All at once: a batch of long values is not copied again as it grows.
+        let mut gathered = Gathered::with_room(durability, bytes + taken.len() * ORIGIN_BYTES);
+        taken.into_iter().for_each(|arrival| gathered.add(arrival));
         others.append(held);
         *held = others;
         gathered
@@ -320,9 +319,6 @@ impl<M: ShardMachine> Proposer<M> {
 
     async fn propose(&mut self, gathered: Gathered<Answered<M>>, term: Term) {
         let Gathered { durability, mut commands, own, foreign } = gathered;
-        if commands.is_empty() {
-            commands.resize(ROOM_BYTES, 0);
-        }
         let proposal = self.take_number();
         let mut origins = Vec::with_capacity(1 + foreign.len());
         if !own.is_empty() {
@@ -482,18 +478,22 @@ impl<O> Arrival<O> {
     }
 }
 
-impl<O> Default for Gathered<O> {
-    fn default() -> Gathered<O> {
-        Gathered {
-            durability: Durability::Flushed,
-            commands: Vec::new(),
-            own: Vec::new(),
-            foreign: Vec::new(),
-        }
-    }
-}
-
 impl<O> Gathered<O> {
+    /// Nothing yet, with room for so many bytes of commands and origins.
+    fn with_room(durability: Durability, bytes: usize) -> Gathered<O> {
+        let mut commands = Vec::with_capacity(ROOM_BYTES + bytes);
+        commands.resize(ROOM_BYTES, 0);
+        Gathered { durability, commands, own: Vec::new(), foreign: Vec::new() }
+    }
+
+    /// One by itself, to be flushed.
+    fn of(arrival: Arrival<O>) -> Gathered<O> {
+        let bytes = arrival.bytes() + ORIGIN_BYTES;
+        let mut gathered = Gathered::with_room(Durability::Flushed, bytes);
+        gathered.add(arrival);
+        gathered
+    }
+
     fn gates(&self) -> bool {
         self.own.iter().any(|proposal| proposal.kind == Kind::Gates)
             || self.foreign.iter().any(|taking| taking.forward.gates)
@@ -502,10 +502,6 @@ impl<O> Gathered<O> {
     fn add(&mut self, arrival: Arrival<O>) {
         match arrival {
             Arrival::Own(proposal) => {
-                if self.commands.is_empty() {
-                    self.commands.reserve(ROOM_BYTES + proposal.commands.len());
-                    self.commands.resize(ROOM_BYTES, 0);
-                }
                 self.commands.extend_from_slice(&proposal.commands);
                 self.own.push(proposal);
             }

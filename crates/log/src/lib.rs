@@ -20,6 +20,7 @@
 
 mod index;
 mod log;
+mod pieces;
 mod record;
 mod recovery;
 mod writer;

@@ -94,10 +94,10 @@ impl Record {
         into.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
         match self {
             Record::Entry { shard, id, payload } => {
-                into.push(KIND_ENTRY);
-                push_u32(into, shard.0);
-                push_id(into, *id);
+                into.truncate(start);
+                put_entry_head(*shard, *id, payload, into);
                 into.extend_from_slice(payload);
+                return;
             }
             Record::Meta { shard, key, value } => {
                 into.push(KIND_META);
@@ -124,13 +124,7 @@ impl Record {
                 push_u64(into, *byte_offset);
             }
         }
-        let body_bytes = into.len() - start - RECORD_HEADER_BYTES;
-        assert!(body_bytes <= BODY_BYTES_MAX, "the kernel bounds an entry before it comes here");
-        let length = u32::try_from(body_bytes).unwrap_or(u32::MAX).to_le_bytes();
-        let checksum =
-            crc32c::crc32c_append(crc32c::crc32c(&length), &into[start + RECORD_HEADER_BYTES..]);
-        into[start..start + 4].copy_from_slice(&length);
-        into[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
+        put_header(into, start, &[]);
     }
 
     /// Reads what stands at the front of `bytes`, which reach to the end of the segment.
@@ -167,6 +161,27 @@ impl Record {
             ),
         }
     }
+}
+
+/// Appends the bytes of an entry's record that stand before its payload.
+pub(crate) fn put_entry_head(shard: ShardId, id: EntryId, payload: &[u8], into: &mut Vec<u8>) {
+    let start = into.len();
+    into.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
+    into.push(KIND_ENTRY);
+    push_u32(into, shard.0);
+    push_id(into, id);
+    put_header(into, start, payload);
+}
+
+/// Puts length and checksum before the record that begins at `start` of `into`, and that `rest` belongs to, too.
+fn put_header(into: &mut [u8], start: usize, rest: &[u8]) {
+    let (header, body) = into[start..].split_at_mut(RECORD_HEADER_BYTES);
+    let body_bytes = body.len() + rest.len();
+    assert!(body_bytes <= BODY_BYTES_MAX, "the kernel bounds an entry before it comes here");
+    let length = u32::try_from(body_bytes).unwrap_or(u32::MAX).to_le_bytes();
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&length), body);
+    header[..4].copy_from_slice(&length);
+    header[4..].copy_from_slice(&crc32c::crc32c_append(checksum, rest).to_le_bytes());
 }
 
 fn decode_body(body: &[u8]) -> Option<Record> {

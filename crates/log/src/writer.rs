@@ -15,9 +15,8 @@ use tracing::{error, warn};
 
 use crate::index::{Index, Location, Segment};
 use crate::log::{CALLER_BYTES_MAX, Done, LogEntry, Shared};
-use crate::record::{
-    ENTRY_HEADER_BYTES, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES, segment_header,
-};
+use crate::pieces::Pieces;
+use crate::record::{Record, SEGMENT_HEADER_BYTES, segment_header};
 use crate::{MetaKey, recovery};
 
 /// Most bytes in one write: what a small command behind it waits for.
@@ -28,9 +27,6 @@ const CALLER_ROOM_BYTES: u64 = 2 * CALLER_BYTES_MAX as u64;
 
 /// How much later than a flush it is recorded at the latest that there was one.
 const HINT_DELAY: Duration = Duration::from_millis(20);
-
-/// Buffers larger than this are given back after a bulk append.
-const BUFFER_KEPT_BYTES_MAX: usize = 1024 * 1024;
 
 pub(crate) enum Request {
     Append { shard: ShardId, entries: Vec<LogEntry>, durability: Durability, done: Done },
@@ -78,7 +74,7 @@ pub(crate) struct Writer {
     recorded_byte_offset: u64,
     /// The file is this long, in zeros from `end_byte_offset` on.
     reserved_byte_offset: u64,
-    buffer: Vec<u8>,
+    pieces: Pieces,
     /// When what is written and not flushed, but for hints, has to be.
     flush_due_at: Option<Duration>,
     /// When it is to be recorded how far the log is flushed, if nothing is written before.
@@ -110,7 +106,7 @@ impl Writer {
             end_byte_offset: tail.end_byte_offset,
             flushed_byte_offset: tail.end_byte_offset,
             recorded_byte_offset: 0,
-            buffer: Vec::new(),
+            pieces: Pieces::default(),
             flush_due_at: None,
             hint_due_at: None,
             told_due_at: None,
@@ -130,9 +126,9 @@ impl Writer {
     /// these may go, so they are written again. Without space for that the older segments remain all
     /// the same until there is some: nothing can be appended, so nothing is purged.
     fn repeat_facts(&mut self) {
-        put_facts(&self.shared.index.lock(), &mut self.buffer);
-        if !self.buffer.is_empty()
-            && let Err(failure) = self.write_buffer().and_then(|()| self.flush_data())
+        put_facts(&self.shared.index.lock(), |record| self.pieces.push(&record));
+        if !self.pieces.is_empty()
+            && let Err(failure) = self.write_pieces().and_then(|()| self.flush_data())
         {
             warn!(error = %failure, "cannot repeat the facts of consensus in the newest log segment");
         }
@@ -225,7 +221,7 @@ impl Writer {
 
     fn write(&mut self, requests: Vec<Request>) -> io::Result<()> {
         let rolled = self.maybe_roll();
-        self.buffer.clear();
+        self.pieces.clear();
         // Not by itself: on a full disk a flush alone must not fail.
         let writes = requests.iter().any(|request| !matches!(request, Request::Flush { .. }));
         if writes && self.recorded_byte_offset < self.flushed_byte_offset {
@@ -241,7 +237,7 @@ impl Writer {
             dones.push(self.encode(request, &mut places));
         }
         let flushing = dones.split_off(relaxed);
-        let written = rolled.and_then(|()| self.write_buffer());
+        let written = rolled.and_then(|()| self.write_pieces());
         if written.is_err() {
             tell(dones.into_iter().chain(flushing), &written);
             return written;
@@ -266,45 +262,41 @@ impl Writer {
     fn encode(&mut self, request: Request, places: &mut Vec<Place>) -> Done {
         match request {
             Request::Append { shard, entries, done, .. } => {
-                for entry in entries {
-                    let start = self.end_byte_offset + self.buffer.len() as u64;
-                    let byte_offset = start + (RECORD_HEADER_BYTES + ENTRY_HEADER_BYTES) as u64;
-                    places.push(Place { shard, index: entry.id.index, byte_offset });
-                    Record::Entry { shard, id: entry.id, payload: entry.payload }
-                        .encode(&mut self.buffer);
+                for LogEntry { id, payload } in entries {
+                    let before = self.pieces.push_entry(shard, id, payload);
+                    let byte_offset = self.end_byte_offset + before as u64;
+                    places.push(Place { shard, index: id.index, byte_offset });
                 }
                 done
             }
             Request::Meta { shard, key, value, done } => {
-                Record::Meta { shard, key, value }.encode(&mut self.buffer);
+                self.pieces.push(&Record::Meta { shard, key, value });
                 done
             }
             Request::Truncate { shard, last, done } => {
-                Record::Truncate { shard, last }.encode(&mut self.buffer);
+                self.pieces.push(&Record::Truncate { shard, last });
                 done
             }
             Request::Purge { shard, upto, done } => {
-                Record::Purge { shard, upto }.encode(&mut self.buffer);
+                self.pieces.push(&Record::Purge { shard, upto });
                 done
             }
             Request::Forget { shard, done } => {
-                Record::Forget { shard }.encode(&mut self.buffer);
+                self.pieces.push(&Record::Forget { shard });
                 done
             }
             Request::Flush { done } => done,
         }
     }
 
-    fn write_buffer(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
+    fn write_pieces(&mut self) -> io::Result<()> {
+        if self.pieces.is_empty() {
             return Ok(());
         }
-        self.segment.file.write_at(self.end_byte_offset, &self.buffer)?;
-        self.end_byte_offset += self.buffer.len() as u64;
+        self.pieces.write(&*self.segment.file, self.end_byte_offset)?;
+        self.end_byte_offset += self.pieces.len() as u64;
+        self.pieces.clear();
         self.reserved_byte_offset = self.reserved_byte_offset.max(self.end_byte_offset);
-        if self.buffer.capacity() > BUFFER_KEPT_BYTES_MAX {
-            self.buffer = Vec::new();
-        }
         Ok(())
     }
 
@@ -326,7 +318,7 @@ impl Writer {
     /// Queues a record that all before it is flushed: what recovery may rely on being whole.
     fn record_flush(&mut self) {
         self.recorded_byte_offset = self.flushed_byte_offset;
-        Record::Flushed { byte_offset: self.flushed_byte_offset }.encode(&mut self.buffer);
+        self.pieces.push(&Record::Flushed { byte_offset: self.flushed_byte_offset });
     }
 
     /// With nothing else to do, that record is written by itself, so that damage to the last acknowledged
@@ -344,11 +336,11 @@ impl Writer {
     fn write_hint(&mut self) {
         self.hint_due_at = None;
         if self.failed.is_none() && self.recorded_byte_offset < self.flushed_byte_offset {
-            self.buffer.clear();
+            self.pieces.clear();
             self.record_flush();
             let recorded = self.recorded_byte_offset;
             // It needs no flush of its own, and must not ask for another.
-            if self.write_buffer().is_ok() {
+            if self.write_pieces().is_ok() {
                 self.recorded_byte_offset = recorded.max(self.flushed_byte_offset);
             }
         }
@@ -498,7 +490,7 @@ fn create_segment(shared: &Shared, sequence: u64) -> io::Result<Tail> {
     let file = shared.disk.open(&recovery::file_name(sequence))?;
     let mut head = segment_header().to_vec();
     let mut index = shared.index.lock();
-    put_facts(&index, &mut head);
+    put_facts(&index, |record| record.encode(&mut head));
     debug_assert!(head.len() >= SEGMENT_HEADER_BYTES);
     file.truncate(0)?;
     file.write_at(0, &head)?;
@@ -509,14 +501,14 @@ fn create_segment(shared: &Shared, sequence: u64) -> io::Result<Tail> {
     Ok(Tail { segment, end_byte_offset: head.len() as u64 })
 }
 
-/// Appends the small facts of every shard.
-fn put_facts(index: &Index, into: &mut Vec<u8>) {
+/// Tells the small facts of every shard.
+fn put_facts(index: &Index, mut put: impl FnMut(Record)) {
     for (shard, shard_index) in &index.shards {
         for (key, value) in &shard_index.metas {
-            Record::Meta { shard: *shard, key: *key, value: value.clone() }.encode(into);
+            put(Record::Meta { shard: *shard, key: *key, value: value.clone() });
         }
         if let Some(upto) = shard_index.purged {
-            Record::Purge { shard: *shard, upto }.encode(into);
+            put(Record::Purge { shard: *shard, upto });
         }
     }
 }

@@ -20,6 +20,9 @@ const PARTS: usize = 1024;
 /// What a row costs beyond its bytes: its place in a table that is two thirds full, and the allocation's rounding.
 const ROW_OVERHEAD_BYTES: usize = 36;
 
+/// A value takes this part of its part's memory at most.
+const VALUE_PART: u64 = 8;
+
 /// Marks of a row, in its first byte: it was used since the hand came by, and there is no value.
 const USED: u8 = 1;
 const ABSENT: u8 = 2;
@@ -135,6 +138,12 @@ impl PackedRows {
         self.parts.iter().map(room).sum()
     }
 
+    /// The longest value that drives out only a small part of the others, in bytes.
+    pub(crate) fn value_bytes_max(&self) -> usize {
+        let part_bytes_max = self.part_bytes_max.load(Ordering::Relaxed);
+        usize::try_from(part_bytes_max / VALUE_PART).unwrap_or(usize::MAX)
+    }
+
     pub(crate) fn hash(&self, store: u32, key: &[u8]) -> u64 {
         hash(&self.hashes, &name(store, key), key)
     }
@@ -144,6 +153,13 @@ impl PackedRows {
         let number = (hash >> 40) as usize % PARTS;
         // There are as many.
         self.parts.get(number).unwrap_or_else(|| unreachable!("{number} of {PARTS} parts"))
+    }
+
+    /// Whether anything is known of `key`.
+    pub(crate) fn has(&self, store: u32, key: &[u8]) -> bool {
+        let name = name(store, key);
+        let hash = hash(&self.hashes, &name, key);
+        self.part(hash).lock().rows.find(hash, |row| row.is(&name, key)).is_some()
     }
 
     pub(crate) fn get(&self, store: u32, key: &[u8]) -> Option<Value> {

@@ -15,11 +15,12 @@ use crate::table::{FETCHED_MAX, Table};
 /// are of.
 const ROWS_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// Larger values are read from disk: batches of records, which nobody reads twice soon.
-const VALUE_BYTES_MAX: usize = 4 * 1024;
+/// Longer values come into memory only once they are read or written again: most are batches of records, with
+/// which nobody does that soon.
+const SHORT_BYTES_MAX: usize = 4 * 1024;
 
-/// Keys of which it is remembered that they were looked for in vain.
-const MISSED_MAX: usize = 16 * 1024;
+/// Keys of which it is remembered that they were looked for.
+const LOOKED_FOR_MAX: usize = 16 * 1024;
 
 /// What the disk says of some keys: their value, or that there is none.
 ///
@@ -37,7 +38,7 @@ static ROWS: LazyLock<PackedRows> = LazyLock::new(|| PackedRows::new(ROWS_BYTES_
 /// Numbers are not given twice: rows of a store that was closed are found by nobody, and go as others come.
 static STORES: AtomicU32 = AtomicU32::new(0);
 
-static MISSED: LazyLock<Missed> = LazyLock::new(Missed::default);
+static LOOKED_FOR: LazyLock<LookedFor> = LazyLock::new(LookedFor::default);
 
 /// Bounds the memory of the rows on disk that stay in memory, of all stores of the process together, in bytes.
 /// Rows come as they are used, so a small store takes no more of it than before.
@@ -58,26 +59,26 @@ impl Hash for Named<'_> {
     }
 }
 
-/// Marks of keys that are not on disk and were looked for: only who is looked for again is worth a row. Most
-/// are looked for once, right before they are written for the first time.
-struct Missed {
+/// Marks of keys that were looked for and are not on disk, or have a long value: only who is looked for again is
+/// worth a row. Most that are not there are looked for once, right before they are written for the first time.
+struct LookedFor {
     marks: Box<[AtomicU16]>,
     hashes: RandomState,
 }
 
-impl Default for Missed {
-    fn default() -> Missed {
-        let marks = (0..MISSED_MAX).map(|_| AtomicU16::new(0)).collect();
-        Missed { marks, hashes: RandomState::default() }
+impl Default for LookedFor {
+    fn default() -> LookedFor {
+        let marks = (0..LOOKED_FOR_MAX).map(|_| AtomicU16::new(0)).collect();
+        LookedFor { marks, hashes: RandomState::default() }
     }
 }
 
-impl Missed {
+impl LookedFor {
     /// Marks a key; says whether it was the last one marked in its place.
     fn again(&self, named: &Named<'_>) -> bool {
         let hash = self.hashes.hash_one(named);
         let mark = (hash >> 48) as u16 | 1;
-        let place = self.marks.get(hash as usize % MISSED_MAX);
+        let place = self.marks.get(hash as usize % LOOKED_FOR_MAX);
         place.is_some_and(|place| place.swap(mark, Ordering::Relaxed) == mark)
     }
 }
@@ -107,8 +108,9 @@ impl Rows {
     /// Remembers what the disk says.
     pub(crate) fn read(&self, key: &[u8], value: Option<&Bytes>) {
         let is_worth_it = match value {
-            Some(value) => value.len() <= VALUE_BYTES_MAX,
-            None => MISSED.again(&Named { store: self.store, key }),
+            Some(value) if value.len() <= SHORT_BYTES_MAX => true,
+            Some(value) if value.len() > ROWS.value_bytes_max() => false,
+            _ => LOOKED_FOR.again(&Named { store: self.store, key }),
         };
         if is_worth_it {
             ROWS.insert(Row::new(self.store, key, value.map(AsRef::as_ref)));
@@ -138,8 +140,10 @@ impl Rows {
 
     /// The same for one row; says how much room there is then.
     fn renew_row(&self, key: &[u8], value: &Value, is_rewritten: bool, room_bytes: u64) -> u64 {
-        // Nothing older may stay.
-        if value.len() > VALUE_BYTES_MAX {
+        let is_long = value.len() > SHORT_BYTES_MAX;
+        let is_used = || is_rewritten || ROWS.has(self.store, key);
+        if is_long && (value.len() > ROWS.value_bytes_max() || !is_used()) {
+            // Nothing older may stay.
             ROWS.remove(self.store, key);
             return room_bytes;
         }
@@ -151,5 +155,40 @@ impl Rows {
         let room_bytes = room_bytes.saturating_sub(row.size_bytes());
         ROWS.insert(row);
         room_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_value_comes_into_memory_once_it_is_used_again() {
+        let rows = Rows::default();
+        let known =
+            |key: &str| rows.get(key.as_bytes()).map(|value| value.bytes().map(|v| v.len()));
+        let value = |length: usize| Bytes::from(vec![1; length]);
+        let long = SHORT_BYTES_MAX + 1;
+        rows.read(b"long", Some(&value(long)));
+        assert_eq!(known("long"), None, "read once");
+        rows.read(b"long", Some(&value(long)));
+        assert_eq!(known("long"), Some(Some(long)));
+        let mut changes = Table::default();
+        for (key, length) in [("long", long + 1), ("once", long), ("twice", 1), ("twice", long)] {
+            changes.put(key.as_bytes(), Value::from(value(length)));
+        }
+        rows.renew(&changes);
+        assert_eq!(known("long"), Some(Some(long + 1)), "renewed, since it is used");
+        assert_eq!(known("once"), None);
+        assert_eq!(known("twice"), Some(Some(long)));
+        let too_long = ROWS.value_bytes_max() + 1;
+        let mut changes = Table::default();
+        for length in [1, too_long] {
+            changes.put(b"twice", Value::from(value(length)));
+        }
+        rows.renew(&changes);
+        assert_eq!(known("twice"), None, "nothing older stays");
+        (0..2).for_each(|_| rows.read(b"too long", Some(&value(too_long))));
+        assert_eq!(known("too long"), None);
     }
 }
