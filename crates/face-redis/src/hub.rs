@@ -399,7 +399,7 @@ impl Listener for Hub {
             let AnyChange::Cache(change) = change else { continue };
             match change {
                 // Where keys are is the kernel's affair.
-                Change::Slots(_) | Change::Replicas => {}
+                Change::Slots(_) | Change::Replicas | Change::Declared(_) => {}
                 Change::Key { db, key, class, event, origin } => {
                     match class {
                         Class::Expired => _ = self.expired.fetch_add(1, Ordering::Relaxed),

@@ -198,7 +198,10 @@ impl Replication {
                     pending.message_bytes += channel.len() + message.len();
                     pending.messages.push((channel.clone(), message.clone(), *is_sharded));
                 }
-                Change::Setting { .. } | Change::Slots(_) | Change::Replicas => {}
+                Change::Setting { .. }
+                | Change::Slots(_)
+                | Change::Replicas
+                | Change::Declared(_) => {}
             }
         }
         if pending.keys.len() > KEYS_MAX || pending.message_bytes > MESSAGE_BYTES_MAX {

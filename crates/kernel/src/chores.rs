@@ -132,7 +132,11 @@ async fn look<M: ShardMachine>(shard: &Shard<M>) -> Option<Option<(LogIndex, u64
             Ok((commands, next_ms)) if commands.is_empty() => return Some(Some((index, next_ms))),
             Ok((commands, _)) => {
                 let is_all = commands.len() < DUE_COUNT_MAX;
-                if shard.propose(&commands).await.is_err() || is_all {
+                let Ok(outcomes) = shard.propose(&commands).await else { return Some(None) };
+                let due = commands.into_iter().zip(outcomes);
+                let wide = due.filter(|(_, outcome)| M::concerns_others(outcome));
+                let wide: Vec<M::Command> = wide.map(|(command, _)| command).collect();
+                if !shard.commit_widely(wide).await || is_all {
                     return Some(None);
                 }
             }

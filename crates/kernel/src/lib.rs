@@ -54,7 +54,9 @@ pub use proteus_consensus::{
     Call, ChangeError, GroupStatus, Leadership, Membership, Timing, TransportError,
 };
 pub use proteus_store::set_rows_memory;
-pub use shard::{Answering, CommitSink, Proposed, Shard, ShardOptions, ShardStatus};
+pub use shard::{
+    Answering, CommitSink, Committing, Proposed, Shard, ShardOptions, ShardStatus, Wide,
+};
 pub use step::TransactionId;
 pub use timestamps::Timestamps;
 pub use transaction::{Commits, Shards, Spread, Spreading, Way};

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use proteus_log::Log;
 use proteus_machine::{Committed, KernelError, ShardMachine, View};
 use proteus_types::{CommitTs, Durability, EntryId, LogIndex, Member, NodeId, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::error;
+use tracing::{error, info};
 
 use crate::PROPOSAL_BYTES_MAX;
 use crate::chores::{
@@ -44,6 +44,15 @@ pub trait CommitSink<C>: Send + Sync + 'static {
     /// it happened that are not told one by one.
     fn on_gap(&self, applied_ts: CommitTs);
 }
+
+/// Who commits what is due in a shard and concerns others, too.
+pub trait Wide<M: ShardMachine>: Send + Sync + 'static {
+    /// Commits the commands over all shards that they concern.
+    fn commit(&self, commands: Vec<M::Command>) -> Committing;
+}
+
+/// A commit on its way.
+pub type Committing = Pin<Box<dyn Future<Output = Result<(), KernelError>> + Send>>;
 
 /// Bytes that a command takes most likely, or less.
 const COMMAND_BYTES_GUESS: usize = 96;
@@ -160,6 +169,7 @@ pub struct Shard<M: ShardMachine> {
     /// By stream, the newest attempt of nodes that have no replica.
     pub(crate) attempts: Mutex<BTreeMap<u64, u64>>,
     voters: Arc<Voters>,
+    wide: OnceLock<Arc<dyn Wide<M>>>,
     stop: watch::Sender<bool>,
     /// Why the shard serves no more, once it does not.
     stopped: Arc<Mutex<Option<String>>>,
@@ -243,6 +253,7 @@ impl<M: ShardMachine> Shard<M> {
             recency,
             attempts: Mutex::default(),
             voters: voters.clone(),
+            wide: OnceLock::new(),
             stop,
             stopped: stopped.clone(),
         });
@@ -254,6 +265,21 @@ impl<M: ShardMachine> Shard<M> {
         let checkpoints = Checkpoints { state, voters, group, log, clock, options: options.chores };
         task::spawn(checkpoints.take(options.checkpoints, stopping));
         Ok(opened)
+    }
+
+    /// Says who commits what is due here and concerns other shards, too; once.
+    pub fn set_wide(&self, wide: Arc<dyn Wide<M>>) {
+        let _ = self.wide.set(wide);
+    }
+
+    /// Commits what is due here and concerns other shards, too; says whether that has happened.
+    pub(crate) async fn commit_widely(&self, commands: Vec<M::Command>) -> bool {
+        if commands.is_empty() {
+            return true;
+        }
+        let Some(wide) = self.wide.get() else { return false };
+        let committed = wide.commit(commands).await;
+        committed.inspect_err(|error| info!(%error, "what is due is tried again")).is_ok()
     }
 
     /// Commits commands: consecutive in the log, each atomic by itself. They are on their way when

@@ -198,6 +198,11 @@ pub enum Spread<O> {
         /// What that came to.
         outcome: O,
     },
+    /// It happened nowhere, because more follows from these parts in other shards.
+    Incomplete {
+        /// What they came to.
+        outcomes: Vec<(ShardId, O)>,
+    },
 }
 
 /// What a commit over several shards comes to.
@@ -210,6 +215,8 @@ struct Tried<O> {
     /// Where a part may have been tried.
     shards: Vec<ShardId>,
     outcomes: Vec<(ShardId, O)>,
+    /// What parts came to from which more follows in other shards.
+    incomplete: Vec<(ShardId, O)>,
     /// Log time until which it may be decided.
     until_ms: u64,
     /// What it comes to, if one did not hold.
@@ -319,11 +326,11 @@ impl<M: ShardMachine> Commits<M> {
             return Err(KernelError::Unavailable("a commit without parts".to_owned()));
         };
         let deciding = (coordinator, transaction);
-        let Tried { shards: tried, mut outcomes, until_ms, failure } =
+        let Tried { shards: tried, mut outcomes, incomplete, until_ms, failure } =
             self.try_parts(deciding, &mut turn, parts).await;
-        if let Some(failure) = failure {
+        if failure.is_some() || !incomplete.is_empty() {
             self.let_go(transaction, tried);
-            return failure;
+            return failure.unwrap_or(Ok(Spread::Incomplete { outcomes: incomplete }));
         }
         let decided = self
             .way(coordinator)
@@ -346,7 +353,10 @@ impl<M: ShardMachine> Commits<M> {
             }
             Ok(Some((outcome, _))) => {
                 self.let_go(transaction, tried);
-                Ok(Spread::Refused { shard: coordinator, outcome })
+                Ok(match M::concerns_others(&outcome) {
+                    true => Spread::Incomplete { outcomes: vec![(coordinator, outcome)] },
+                    false => Spread::Refused { shard: coordinator, outcome },
+                })
             }
             Ok(None) => {
                 self.let_go(transaction, tried);
@@ -369,8 +379,13 @@ impl<M: ShardMachine> Commits<M> {
         let lease = lease_of(parts.len());
         let mut parts = parts.into_iter();
         let mut trying = FuturesOrdered::new();
-        let mut tried =
-            Tried { shards: Vec::new(), outcomes: Vec::new(), until_ms: u64::MAX, failure: None };
+        let mut tried = Tried {
+            shards: Vec::new(),
+            outcomes: Vec::new(),
+            incomplete: Vec::new(),
+            until_ms: u64::MAX,
+            failure: None,
+        };
         loop {
             while trying.len() < at_once && tried.failure.is_none() {
                 let Some((shard, part)) = parts.next() else { break };
@@ -392,6 +407,10 @@ impl<M: ShardMachine> Commits<M> {
                 Ok((outcome, tried_ts)) if M::has_happened(&outcome) => {
                     tried.until_ms = tried.until_ms.min(decidable_until(tried_ts, lease));
                     tried.outcomes.push((shard, outcome));
+                }
+                // The others are tried all the same, to learn at once what follows from all of them.
+                Ok((outcome, _)) if M::concerns_others(&outcome) => {
+                    tried.incomplete.push((shard, outcome));
                 }
                 Ok((outcome, _)) => {
                     tried.failure.get_or_insert(Ok(Spread::Refused { shard, outcome }));

@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use proteus_machine::{Abort, Ctx};
 use proteus_store::{Read, StoreError};
+use proteus_types::CommitTs;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::exec::Exec;
@@ -176,6 +177,18 @@ pub fn declarations(
     fault.map_or(Ok(found), Err)
 }
 
+/// The events that are written down.
+///
+/// # Errors
+/// If the store fails.
+pub fn recorded_events(state: &dyn Read) -> Result<Vec<RecordedEvents>, StoreError> {
+    let events = |(_, declaration)| match declaration {
+        Declaration::Events(events) => Some(events),
+        Declaration::Entry(_) => None,
+    };
+    Ok(declarations(state, DeclarationKind::Events)?.into_iter().filter_map(events).collect())
+}
+
 pub(crate) fn declare(
     ctx: &mut Ctx<'_, Change>,
     name: &str,
@@ -230,6 +243,7 @@ fn mark(ctx: &mut Ctx<'_, Change>) -> Result<(), StoreError> {
             bits |= kind.number();
         }
     }
+    ctx.emit(Change::Declared(recorded_events(ctx)?));
     if bits == 0 {
         ctx.delete(Bytes::from_static(&layout::DECLARED));
     } else {
@@ -246,7 +260,33 @@ pub(crate) fn invalidated(
 ) -> Result<Option<Revision>, StoreError> {
     let stored = state.get(&layout::invalidated(db, key))?;
     let commit_ts = stored.and_then(|bytes| proteus_machine::key::take_u64(&bytes).map(|(n, _)| n));
-    Ok(commit_ts.map(|commit_ts| Revision(proteus_types::CommitTs(commit_ts))))
+    Ok(commit_ts.map(|commit_ts| Revision(CommitTs(commit_ts))))
+}
+
+/// Where it stands until when is remembered that an entry was taken away at `commit_ts`. By that, and not by the
+/// time at which it is applied: a part of a commit over several shards is applied at an earlier time.
+pub(crate) fn invalidated_until(commit_ts: CommitTs, db: u8, key: &[u8]) -> Bytes {
+    let until_ms = commit_ts.physical_ms().saturating_add(INVALIDATED_MS);
+    layout::timed(layout::KIND_INVALIDATED_UNTIL, until_ms, db, key)
+}
+
+/// Takes all entries away whose keys fit a pattern.
+pub(crate) fn invalidate_matching(
+    ctx: &mut Ctx<'_, Change>,
+    db: u8,
+    pattern: &[u8],
+) -> Result<Reply, StoreError> {
+    let mut keys = Vec::new();
+    Exec::new(ctx, db, 0).scan_keys(0, layout::POSITION_END, &mut |key, _| {
+        if crate::matches(pattern, key) {
+            keys.push(Bytes::copy_from_slice(key));
+        }
+        ControlFlow::Continue(())
+    })?;
+    for key in &keys {
+        invalidate(ctx, db, key)?;
+    }
+    Ok(Reply::Integer(i64::try_from(keys.len()).unwrap_or(i64::MAX)))
 }
 
 /// Takes an entry away, and remembers that, so that who looked for it before notices.
@@ -258,13 +298,12 @@ pub(crate) fn invalidate(
     if key.len() > KEY_BYTES_MAX {
         return Ok(Reply::ZERO);
     }
-    let (commit_ts, until_ms) = (ctx.commit_ts(), ctx.now_ms() + INVALIDATED_MS);
+    let commit_ts = ctx.commit_ts();
     if let Some(before) = invalidated(ctx, db, key)? {
-        let at_ms = before.0.physical_ms() + INVALIDATED_MS;
-        ctx.delete(layout::timed(layout::KIND_INVALIDATED_UNTIL, at_ms, db, key));
+        ctx.delete(invalidated_until(before.0, db, key));
     }
     ctx.put(layout::invalidated(db, key), Bytes::copy_from_slice(&commit_ts.0.to_be_bytes()));
-    ctx.put(layout::timed(layout::KIND_INVALIDATED_UNTIL, until_ms, db, key), Bytes::new());
+    ctx.put(invalidated_until(commit_ts, db, key), Bytes::new());
     let mut exec = Exec::new(ctx, db, 0);
     let was_there = exec.remove(key)?;
     if was_there {
@@ -288,7 +327,7 @@ pub(crate) fn forget(
     }
     ctx.delete(layout::timed(layout::KIND_INVALIDATED_UNTIL, until_ms, db, key));
     let remembered = invalidated(ctx, db, key)?;
-    if remembered.is_some_and(|at| at.0.physical_ms() + INVALIDATED_MS == until_ms) {
+    if remembered.is_some_and(|at| at.0.physical_ms().saturating_add(INVALIDATED_MS) == until_ms) {
         ctx.delete(layout::invalidated(db, key));
     }
     Ok(Reply::OK)

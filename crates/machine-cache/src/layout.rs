@@ -14,7 +14,7 @@
 //! B name                    ─▶ a setting
 //! C                         ─▶ which kinds of declarations there are
 //! C kind name               ─▶ a declaration
-//! D db key                  ─▶ when an entry was taken away by its declaration
+//! D db slot key             ─▶ when an entry was taken away by its declaration
 //! E until_ms db key         ─▶ nothing: how long that is remembered
 //! F                         ─▶ which shard has which slots; nothing while one has all
 //! G                         ─▶ the slots of this one, first and last of each range
@@ -66,7 +66,20 @@ pub(crate) fn declaration(kind: u8, name: &[u8]) -> Bytes {
 }
 
 pub(crate) fn invalidated(db: u8, key: &[u8]) -> Bytes {
-    KeyBuilder::new(SPACE, KIND_INVALIDATED).raw(&[db]).raw(key).build()
+    let slot = Slot::of_key(key).number().to_be_bytes();
+    KeyBuilder::new(SPACE, KIND_INVALIDATED).raw(&[db]).raw(&slot).raw(key).build()
+}
+
+/// Where what [`invalidated`] tells of a database's keys begins whose slot is at least `slot`.
+pub(crate) fn invalidated_from(db: u8, slot: u16) -> Vec<u8> {
+    let slot = slot.to_be_bytes();
+    KeyBuilder::new(SPACE, KIND_INVALIDATED).raw(&[db]).raw(&slot).into_vec()
+}
+
+/// Slot and key of a place that [`invalidated`] gives.
+pub(crate) fn split_invalidated(place: &[u8]) -> Option<(Slot, &[u8])> {
+    let (slot, key) = place.get(3..)?.split_first_chunk()?;
+    Some((Slot::new(u16::from_be_bytes(*slot))?, key))
 }
 
 /// Bytes before the key itself in a head's place: space, kind, database, slot, hash.

@@ -13,6 +13,7 @@
 pub mod acl;
 mod collection;
 pub mod commands;
+mod consequences;
 mod declared;
 mod exec;
 mod head;
@@ -43,9 +44,10 @@ use smallvec::SmallVec;
 use std::fmt;
 use std::ops::ControlFlow;
 
+pub use consequences::{Consequence, Effect, KeyEvent};
 pub use declared::{
     DECLARATIONS_MAX, Declaration, DeclarationKind, DerivedEntry, EventTarget, INVALIDATED_MS,
-    KeyPart, RecordedEvents, Refresh, declarations, declared_kinds,
+    KeyPart, RecordedEvents, Refresh, declarations, declared_kinds, recorded_events,
 };
 pub use head::{Kind, Revision};
 pub use leaders::{ChosenLeader, chosen_leaders};
@@ -209,6 +211,13 @@ pub enum Op {
         /// Its kind.
         kind: DeclarationKind,
     },
+    /// Takes all entries away whose keys fit a pattern, as the rows that they followed from are gone.
+    InvalidateMatching {
+        /// The database.
+        db: u8,
+        /// The pattern.
+        pattern: Bytes,
+    },
     /// Takes an entry away that follows from a row.
     Invalidate {
         /// The database.
@@ -330,6 +339,9 @@ pub enum Refusal {
     /// The keys are in another shard.
     #[error("the key is in another shard")]
     Elsewhere,
+    /// This follows in other shards, and whoever proposed did not say so.
+    #[error("the change concerns other shards, too")]
+    Consequences(Vec<Consequence>),
     /// Keys that were to move have changed.
     #[error("the keys have changed meanwhile")]
     RowsChanged,
@@ -415,6 +427,8 @@ pub enum Change {
     Slots(Box<SlotMap>),
     /// Which nodes are to have replicas of which shards has changed.
     Replicas,
+    /// What is declared has changed; these events are written down from now on.
+    Declared(Vec<RecordedEvents>),
     /// A setting has a new value, or is gone.
     Setting {
         /// Its name.
@@ -673,6 +687,10 @@ impl Machine for Cache {
             }
             Op::Declare { name, declaration } => declared::declare(ctx, name, declaration),
             Op::Revoke { name, kind } => declared::revoke(ctx, name, *kind),
+            Op::InvalidateMatching { db, pattern } => {
+                let db = (*db).min(DATABASE_COUNT - 1);
+                Ok(declared::invalidate_matching(ctx, db, pattern)?)
+            }
             Op::Invalidate { db, key } => {
                 Ok(declared::invalidate(ctx, (*db).min(DATABASE_COUNT - 1), key)?)
             }

@@ -4,14 +4,17 @@
 //! command whose keys are elsewhere is refused, so that whoever sent it by an older map sends it again.
 //! Without a map all keys are here.
 
+use std::cell::OnceCell;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use proteus_machine::key::take_u64;
 use proteus_machine::{Abort, Ctx};
 use proteus_store::{Direction, Read, StoreError};
-use proteus_types::{Slot, SlotMap};
+use proteus_types::{CommitTs, ShardId, Slot, SlotMap};
 
 use crate::collection::Collection;
+use crate::declared::invalidated_until;
 use crate::exec::{Before, Exec};
 use crate::head::Head;
 use crate::memory::charge;
@@ -64,6 +67,55 @@ impl OwnSlots {
     }
 }
 
+/// Where keys are, as this shard was told: for what follows from its own changes.
+pub struct Whereabouts {
+    own: Option<OwnSlots>,
+    /// Read once it is needed.
+    map: OnceCell<SlotMap>,
+}
+
+impl Whereabouts {
+    /// What `state` says.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn of(state: &dyn Read) -> Result<Whereabouts, StoreError> {
+        Ok(Whereabouts { own: OwnSlots::of(state)?, map: OnceCell::new() })
+    }
+
+    /// The other shard that has a key; `None` if it is here.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn elsewhere(&self, state: &dyn Read, key: &[u8]) -> Result<Option<ShardId>, StoreError> {
+        match &self.own {
+            Some(own) if !own.have(key) => Ok(Some(self.map(state)?.shard_of_key(key))),
+            _ => Ok(None),
+        }
+    }
+
+    /// All shards, if there are several.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn shards(&self, state: &dyn Read) -> Result<&[ShardId], StoreError> {
+        match &self.own {
+            Some(_) => Ok(self.map(state)?.shards()),
+            None => Ok(&[]),
+        }
+    }
+
+    fn map(&self, state: &dyn Read) -> Result<&SlotMap, StoreError> {
+        match self.map.get() {
+            Some(map) => Ok(map),
+            None => {
+                let map = slot_map(state)?;
+                Ok(self.map.get_or_init(|| map))
+            }
+        }
+    }
+}
+
 /// Gives this shard a map.
 pub(crate) fn set(ctx: &mut Ctx<'_, Change>, map: &SlotMap) -> Result<(), StoreError> {
     let encoded = postcard::to_stdvec(map)
@@ -85,7 +137,8 @@ type Row = (Bytes, Bytes);
 struct Held {
     db: u8,
     key: Bytes,
-    head: Head,
+    /// None of what is remembered of a key that a declaration took away.
+    head: Option<Head>,
     rows: Vec<Row>,
 }
 
@@ -108,8 +161,34 @@ fn each_in(
                 visit(held)?;
             }
         }
+        for held in invalidated_in(state, db, first, last)? {
+            visit(held)?;
+        }
     }
     Ok(())
+}
+
+/// What is remembered of keys that a declaration took away: who watches one must learn of it, wherever it is.
+fn invalidated_in(
+    state: &dyn Read,
+    db: u8,
+    first: u16,
+    last: u16,
+) -> Result<Vec<Held>, StoreError> {
+    let (from, until) =
+        (layout::invalidated_from(db, first), layout::invalidated_from(db, last.saturating_add(1)));
+    let mut found = Vec::new();
+    state.scan(&from, &until, Direction::Ascending, &mut |place, bytes| {
+        if let (Some((_, key)), Some((commit_ts, _))) =
+            (layout::split_invalidated(place), take_u64(bytes))
+        {
+            let until = invalidated_until(CommitTs(commit_ts), db, key);
+            let rows = vec![(Bytes::copy_from_slice(place), bytes.clone()), (until, Bytes::new())];
+            found.push(Held { db, key: Bytes::copy_from_slice(key), head: None, rows });
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
 }
 
 /// The key whose head is `bytes` at `place`, with all that belongs to it.
@@ -141,7 +220,7 @@ fn held_at(
             ControlFlow::Continue(())
         })?;
     }
-    Ok(Some(Held { db, key, head, rows }))
+    Ok(Some(Held { db, key, head: Some(head), rows }))
 }
 
 /// All that the store has of some keys of a database; `None` if that is more than `bytes_max`.
@@ -301,6 +380,7 @@ pub(crate) fn give(
 
 fn count(ctx: &mut Ctx<'_, Change>, held: &Held, sign: i64) -> Result<(), StoreError> {
     let Held { db, key, head, .. } = held;
+    let Some(head) = head else { return Ok(()) };
     let bytes = charge(key, head.kind, &head.body).cast_signed();
     let expires = i64::from(head.expire_at_ms.is_some());
     Exec::new(ctx, *db, 0).add_to_sums(*db, sign, sign * expires, sign * bytes)

@@ -44,9 +44,11 @@ pub fn reach(op: &Op) -> Reach<'_> {
         Op::Command(call) | Op::OrRefuse(call) | Op::Restricted { call, .. } => {
             reach_of_command(&call.arguments)
         }
-        Op::PutSetting { .. } | Op::Declare { .. } | Op::Revoke { .. } | Op::SetSlots { .. } => {
-            Reach::Everywhere
-        }
+        Op::PutSetting { .. }
+        | Op::Declare { .. }
+        | Op::Revoke { .. }
+        | Op::InvalidateMatching { .. }
+        | Op::SetSlots { .. } => Reach::Everywhere,
         Op::Invalidate { key, .. }
         | Op::ForgetInvalidated { key, .. }
         | Op::Expire { key, .. }
@@ -102,6 +104,15 @@ pub fn slots_read(arguments: &[Bytes]) -> Vec<Slot> {
         Reach::Keys(keys) if !is_script => keys.iter().map(|key| Slot::of_key(key)).collect(),
         _ => Vec::new(),
     }
+}
+
+/// Whether an op runs scripts, which may change other keys than those that it names.
+pub fn is_script(op: &Op) -> bool {
+    let (Op::Command(call) | Op::OrRefuse(call) | Op::Restricted { call, .. }) = op else {
+        return false;
+    };
+    let name = call.arguments.first().map(|name| &name[..]).unwrap_or_default();
+    commands::find(name).is_some_and(|command| command.group == Group::Scripting)
 }
 
 fn keys_of<'a>(command: &Command, arguments: &'a [Bytes]) -> Vec<&'a Bytes> {
@@ -164,7 +175,7 @@ pub fn home(place: &[u8]) -> Home {
             Home::Everywhere
         }
         layout::KIND_INVALIDATED => {
-            place.get(3..).map_or(Home::Somewhere, |key| Home::Slot(Slot::of_key(key)))
+            layout::split_invalidated(place).map_or(Home::Somewhere, |(slot, _)| Home::Slot(slot))
         }
         _ => Home::Somewhere,
     }
@@ -248,6 +259,7 @@ mod tests {
     fn heads_are_at_home_in_their_slot() {
         let place = layout::head(3, b"user:{7}");
         assert_eq!(home(&place), Home::Slot(Slot::of_key(b"7")));
+        assert_eq!(home(&layout::invalidated(3, b"user:{7}")), Home::Slot(Slot::of_key(b"7")));
         assert_eq!(home(&layout::counts(0)), Home::Sums);
         assert_eq!(home(&layout::element(5, b"x")), Home::Somewhere);
         let counted = |n: u64| Bytes::from([n, 1, n].map(u64::to_be_bytes).concat());

@@ -44,6 +44,13 @@ pub trait ShardMachine: Send + Sync + 'static {
     /// Whether the command that this is the answer to has happened, and was not refused.
     fn has_happened(outcome: &Self::Outcome) -> bool;
 
+    /// Whether the command that this is the answer to was refused only because more follows from it in other
+    /// shards: it has to be committed over these, too.
+    fn concerns_others(outcome: &Self::Outcome) -> bool {
+        let _ = outcome;
+        false
+    }
+
     /// The bytes of an answer for another node, which proposed the command and has no replica of the shard; `None`
     /// if no such node can have proposed it.
     fn encode_outcome(outcome: &Self::Outcome) -> Option<Vec<u8>> {

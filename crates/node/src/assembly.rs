@@ -2,8 +2,8 @@
 //! its connections. A node has one, and so has each node of a simulation.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use proteus_env::{Clock, task};
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::kernel::NodeKernel;
 use crate::placement::Placement;
 use crate::retire;
-use crate::router::Router;
+use crate::router::{Router, WideRouter};
 use crate::shards::{NodeShards, Opener};
 use crate::upkeep::Upkeep;
 
@@ -80,6 +80,7 @@ impl Assembly {
             checkpoints: Arc::default(),
             shards: shards.clone(),
             pace: AtomicU64::new(0),
+            wide: OnceLock::new(),
             opening: Default::default(),
         });
         let commits = Commits::new(node, run, clock, shards.clone());
@@ -127,6 +128,7 @@ impl Assembly {
             commits: self.commits.clone(),
             torn_tries: self.torn_tries,
         };
+        self.opener.set_wide(WideRouter::new(&router));
         Ok(NodeKernel::new(self.node, first, router, self.durability, self.opener.feed.clone()))
     }
 

@@ -84,7 +84,6 @@ impl Placement {
         if map.shards().len() > 1 || shard_count < 2 || shard_count as usize > SHARDS_MAX {
             return Ok(());
         }
-        self.refuse_declarations()?;
         let (first, last) = (own.last + 1, SLOT_COUNT - 1);
         let new: Vec<ShardId> = (1..shard_count).map(ShardId).collect();
         self.opener.open_each(&new, true).await.map_err(|error| error.to_string())?;
@@ -125,7 +124,6 @@ impl Placement {
         if map.shards().len() >= SHARDS_MAX {
             return Err(format!("there are {SHARDS_MAX} shards, and may be no more"));
         }
-        self.refuse_declarations()?;
         let last = map.shards().last().map_or(0, |last| last.0);
         let shard = ShardId(last + 1);
         self.opener.open(shard, true).await.map_err(|error| error.to_string())?;
@@ -182,13 +180,6 @@ impl Placement {
             );
         }
         self.commit_first(cache::Op::SetReplicaCount { count }).await
-    }
-
-    fn refuse_declarations(&self) -> Result<(), String> {
-        match self.read(ShardId::META, |state| cache::declared_kinds(state))? {
-            (false, false) => Ok(()),
-            _ => Err("PROTEUS.CACHE and PROTEUS.EVENTS need all keys in one shard; revoke what is declared first".to_owned()),
-        }
     }
 
     /// Moves slots to a shard, a few at a time, for `time` at most; says how many are left. Safe to
@@ -337,6 +328,7 @@ impl Placement {
                 Ok(Spread::Refused { outcome, .. }) => {
                     reason = format!("the keys are written to, or moved by others: {outcome:?}");
                 }
+                Ok(Spread::Incomplete { .. }) => reason = "more follows from the move".to_owned(),
                 Err(KernelError::TooLarge { bytes, bytes_max }) => {
                     return Err(format!("{bytes} bytes move at once, and {bytes_max} may"));
                 }

@@ -208,6 +208,7 @@ fn event_of(change: &Change) -> Option<Event> {
         cache::Change::Published { .. }
         | cache::Change::Slots(_)
         | cache::Change::Replicas
+        | cache::Change::Declared(_)
         | cache::Change::Setting { .. } => None,
     }
 }

@@ -2,23 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::future::try_join_all;
 use proteus_env::task;
-use proteus_kernel::{Commits, Shard, Shards, Spread, Spreading, read_whole};
+use proteus_kernel::{Commits, Committing, Shard, Shards, Spread, Spreading, Wide, read_whole};
 use proteus_kernel_api::{
     KernelError, Minitransaction, Outcome, Proposal, ReadBarrier, Refusal, StoreError, View, cache,
 };
-use proteus_shard_machine::{Composed, Plan, Split, SpreadState, split};
+use proteus_shard_machine::{Composed, Known, Plan, Split, SpreadState, consequences, split};
 use proteus_types::{Durability, ShardId, Slot, SlotMap};
 use tokio::sync::oneshot;
 
 use crate::shards::NodeShards;
 
-/// How often what has moved meanwhile is sent where it is now.
+/// How often what has moved meanwhile is sent where it is now, or what concerns more shards than was known to all of
+/// them.
 pub(crate) const TRIES_MAX: usize = 200;
 
 /// Pause before that: until this node has heard where it is.
@@ -45,12 +47,13 @@ type SpreadReader<'a> = dyn FnMut(&SlotMap, View<'_>) + 'a;
 
 /// Minitransactions on their way, by their places in the proposal.
 enum Part {
-    One(Vec<usize>, Outcomes),
+    One(ShardId, Vec<usize>, Outcomes),
     Several(usize, Plan, Spreading<Outcome>),
     Known(usize, Outcome),
 }
 
 impl Router {
+    /// Commits minitransactions where they belong; those of one proposal that meet keep their order.
     pub(crate) fn propose(
         &self,
         durability: Durability,
@@ -62,60 +65,113 @@ impl Router {
             return Box::pin(async move {
                 let (outcomes, proposed) = proposal.await?;
                 // As far as this node knew.
-                if !outcomes.iter().any(is_elsewhere) {
+                if !outcomes.iter().any(|outcome| is_elsewhere(outcome) || is_incomplete(outcome)) {
                     return Ok(outcomes);
                 }
                 let minitransactions = proposed.commands::<Composed>()?;
-                let outcomes = outcomes.into_iter().enumerate().collect();
-                router.send_after(durability, &minitransactions, outcomes).await
+                let came = outcomes.into_iter().map(|outcome| Came::to(ShardId::META, outcome));
+                let came = came.enumerate().collect();
+                router.send_after(durability, &minitransactions, came).await
             });
         }
-        let all: Vec<usize> = (0..minitransactions.len()).collect();
-        let parts = self.hand_over(durability, &all, &minitransactions);
+        let mut runs = self.runs(&minitransactions).into_iter();
+        let first = runs.next().unwrap_or_default();
+        let parts = self.hand_over(durability, first, &minitransactions, &BTreeMap::new());
         Box::pin(async move {
-            let mut outcomes = BTreeMap::new();
-            settle(parts, &mut outcomes).await?;
-            router.send_after(durability, &minitransactions, outcomes).await
+            let mut came = BTreeMap::new();
+            settle(parts, &mut came).await?;
+            let mut outcomes = router.send_after(durability, &minitransactions, came).await?;
+            for run in runs {
+                let none = BTreeMap::new();
+                let parts = router.hand_over(durability, run, &minitransactions, &none);
+                let mut came = BTreeMap::new();
+                settle(parts, &mut came).await?;
+                outcomes.extend(router.send_after(durability, &minitransactions, came).await?);
+            }
+            Ok(outcomes)
         })
     }
 
-    /// Sends what has moved to where it is now, until all is done.
+    /// What may be handed over at once, as it keeps its order: what may have to be sent again, because more follows
+    /// from it than it says, must not be overtaken by what comes behind it.
+    fn runs(&self, minitransactions: &[Minitransaction]) -> Vec<Range<usize>> {
+        let count = minitransactions.len();
+        let mut runs = Vec::new();
+        let mut begun = 0;
+        for (place, mini) in minitransactions.iter().enumerate() {
+            if count > 1 && self.shards.may_be_recorded(mini) {
+                runs.extend((begun < place).then_some(begun..place));
+                runs.push(place..place + 1);
+                begun = place + 1;
+            }
+        }
+        runs.extend((begun < count).then_some(begun..count));
+        runs
+    }
+
+    /// Sends what has moved to where it is now, and what concerns more shards to all of them, until all is done.
     async fn send_after(
         &self,
         durability: Durability,
         minitransactions: &[Minitransaction],
-        mut outcomes: BTreeMap<usize, Outcome>,
+        mut came: BTreeMap<usize, Came>,
     ) -> Result<Vec<Outcome>, KernelError> {
+        let mut known: BTreeMap<usize, Known> = BTreeMap::new();
+        let mut have_moved = false;
         for _ in 0..TRIES_MAX {
-            let moved =
-                |(place, outcome): (&usize, &Outcome)| is_elsewhere(outcome).then_some(*place);
-            let moved: Vec<usize> = outcomes.iter().filter_map(moved).collect();
-            if moved.is_empty() {
-                return Ok(outcomes.into_values().collect());
+            let mut again = Vec::new();
+            have_moved = false;
+            for (place, came) in &mut came {
+                match came {
+                    Came::Done(_) => continue,
+                    Came::Moved => {
+                        // What followed may be elsewhere, too.
+                        known.remove(place);
+                        have_moved = true;
+                    }
+                    Came::Incomplete(found) => {
+                        let known = known.entry(*place).or_default();
+                        known.append(found);
+                        known.retain(|_, follows| !follows.is_empty());
+                    }
+                }
+                again.push(*place);
             }
-            task::sleep(RETRY).await;
-            settle(self.hand_over(durability, &moved, minitransactions), &mut outcomes).await?;
+            if again.is_empty() {
+                return Ok(came.into_values().filter_map(Came::into_outcome).collect());
+            }
+            if have_moved {
+                task::sleep(RETRY).await;
+            }
+            let parts = self.hand_over(durability, again, minitransactions, &known);
+            settle(parts, &mut came).await?;
         }
-        let reason = "keys are on their way to another shard";
+        let reason = match have_moved {
+            true => "keys are on their way to another shard",
+            false => "what follows from the change in other shards was another each time",
+        };
         Err(KernelError::Overloaded(reason.to_owned()))
     }
 
-    /// Hands over the minitransactions in these places, by the newest map. Those of one shard keep their
-    /// order. What concerns several is flushed.
+    /// Hands over the minitransactions in these places, by the newest map, with what is known to follow from them.
+    /// Those of one shard keep their order. What concerns several is flushed.
     fn hand_over(
         &self,
         durability: Durability,
-        places: &[usize],
+        places: impl IntoIterator<Item = usize>,
         all: &[Minitransaction],
+        known: &BTreeMap<usize, Known>,
     ) -> Vec<Part> {
         let map = self.shards.map();
         let one = |(shard, (places, minis))| {
-            Part::One(places, self.commits.propose(shard, durability, minis))
+            Part::One(shard, places, self.commits.propose(shard, durability, minis))
         };
         let mut parts = Vec::new();
         let mut waiting: BTreeMap<ShardId, (Vec<usize>, Vec<Minitransaction>)> = BTreeMap::new();
-        for (place, mini) in places.iter().filter_map(|place| Some((*place, all.get(*place)?))) {
-            match split(mini.clone(), &map) {
+        let nothing = Known::new();
+        for (place, mini) in places.into_iter().filter_map(|place| Some((place, all.get(place)?))) {
+            let known = known.get(&place).unwrap_or(&nothing);
+            match split(mini.clone(), &map, known) {
                 Split::One(shard, mini) => {
                     let (places, minis) = waiting.entry(shard).or_default();
                     places.push(place);
@@ -309,30 +365,118 @@ async fn passed(barrier: Barrier) -> Result<(), KernelError> {
     barrier.await.unwrap_or_else(|_| Err(stopping()))
 }
 
+/// Whether it concerns what is in another shard, as far as whoever answered knew.
 fn is_elsewhere(outcome: &Outcome) -> bool {
     let (Outcome::CheckFailed { refusal, .. } | Outcome::Refused { refusal, .. }) = outcome else {
         return false;
     };
-    matches!(refusal, Refusal::Cache(cache::Refusal::Elsewhere))
+    let is_elsewhere =
+        |refusal| matches!(refusal, &cache::Refusal::Elsewhere | &cache::Refusal::SlotsMoved);
+    matches!(refusal, Refusal::Cache(refusal) if is_elsewhere(refusal))
 }
 
-/// Waits for all parts, and puts their outcomes in their places.
-async fn settle(
-    parts: Vec<Part>,
-    outcomes: &mut BTreeMap<usize, Outcome>,
-) -> Result<(), KernelError> {
+fn is_incomplete(outcome: &Outcome) -> bool {
+    consequences(outcome).is_some()
+}
+
+/// What a minitransaction has come to.
+enum Came {
+    Done(Outcome),
+    /// Nothing: it concerns what is in another shard than it went to.
+    Moved,
+    /// Nothing: this follows in others from its parts in these.
+    Incomplete(Known),
+}
+
+impl Came {
+    fn to(shard: ShardId, outcome: Outcome) -> Came {
+        if is_elsewhere(&outcome) {
+            return Came::Moved;
+        }
+        match consequences(&outcome) {
+            Some(all) => Came::Incomplete(Known::from([(shard, all.to_vec())])),
+            None => Came::Done(outcome),
+        }
+    }
+
+    fn into_outcome(self) -> Option<Outcome> {
+        match self {
+            Came::Done(outcome) => Some(outcome),
+            Came::Moved | Came::Incomplete(_) => None,
+        }
+    }
+}
+
+/// Waits for all parts, and puts what they came to in their places.
+async fn settle(parts: Vec<Part>, came: &mut BTreeMap<usize, Came>) -> Result<(), KernelError> {
     for part in parts {
         match part {
-            Part::One(places, coming) => outcomes.extend(places.into_iter().zip(coming.await?)),
-            Part::Known(place, outcome) => _ = outcomes.insert(place, outcome),
+            Part::One(shard, places, coming) => {
+                let outcomes = coming.await?.into_iter().map(|outcome| Came::to(shard, outcome));
+                came.extend(places.into_iter().zip(outcomes));
+            }
+            Part::Known(place, outcome) => _ = came.insert(place, Came::Done(outcome)),
             Part::Several(place, plan, coming) => {
-                let outcome = match coming.await? {
-                    Spread::Committed { commit_ts, outcomes } => plan.join(commit_ts, &outcomes),
-                    Spread::Refused { shard, outcome } => plan.refused(shard, outcome),
+                let all = match coming.await? {
+                    Spread::Committed { commit_ts, outcomes } => {
+                        Came::Done(plan.join(commit_ts, &outcomes))
+                    }
+                    Spread::Refused { shard, outcome } => {
+                        Came::to(shard, plan.refused(shard, outcome))
+                    }
+                    Spread::Incomplete { outcomes } => {
+                        let all = outcomes.iter().filter_map(|(shard, outcome)| {
+                            Some((*shard, consequences(outcome)?.to_vec()))
+                        });
+                        Came::Incomplete(all.collect())
+                    }
                 };
-                outcomes.insert(place, outcome);
+                came.insert(place, all);
             }
         }
     }
     Ok(())
+}
+
+/// Commands that are due and concern several shards, in one commit over these.
+const DUE_TOGETHER: usize = 128;
+
+/// Commits what is due in one shard and concerns others, too: without holding what holds the shards.
+pub(crate) struct WideRouter {
+    meta: Weak<Shard<Composed>>,
+    shards: Weak<NodeShards>,
+    commits: Weak<Commits<Composed>>,
+}
+
+impl WideRouter {
+    pub(crate) fn new(router: &Router) -> Arc<WideRouter> {
+        let Router { meta, shards, commits, .. } = router;
+        let (meta, shards) = (Arc::downgrade(meta), Arc::downgrade(shards));
+        Arc::new(WideRouter { meta, shards, commits: Arc::downgrade(commits) })
+    }
+}
+
+impl Wide<Composed> for WideRouter {
+    fn commit(&self, commands: Vec<Minitransaction>) -> Committing {
+        let (meta, shards) = (self.meta.upgrade(), self.shards.upgrade());
+        let commits = self.commits.upgrade();
+        Box::pin(async move {
+            let ended = || KernelError::Unavailable("the node is stopping".to_owned());
+            let meta = meta.ok_or_else(ended)?;
+            let (shards, commits) = (shards.ok_or_else(ended)?, commits.ok_or_else(ended)?);
+            let router = Router { meta, shards, commits, torn_tries: 0 };
+            // Each is one op that does nothing if it is not due any more.
+            for some in commands.chunks(DUE_TOGETHER) {
+                let ops = some.iter().flat_map(|command| command.ops.iter().cloned()).collect();
+                let together = Minitransaction { ops, ..Minitransaction::default() };
+                for outcome in router.propose(Durability::Flushed, vec![together]).await? {
+                    if !matches!(outcome, Outcome::Committed { .. }) {
+                        let reason = format!("what is due was refused: {outcome:?}");
+                        return Err(KernelError::Unavailable(reason));
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt;
 use futures::stream::{self, StreamExt};
@@ -11,12 +11,12 @@ use parking_lot::{Mutex, RwLock};
 use proteus_env::{Clock, task};
 use proteus_kernel::{
     Away, CheckpointTurns, ChoreOptions, ChosenLeaders, CommitSink, Links, Shard, ShardOptions,
-    Shards, Timestamps, Timing,
+    Shards, Timestamps, Timing, Wide,
 };
-use proteus_kernel_api::cache::Replicas;
-use proteus_kernel_api::{Change, Commit, Feed, KernelError, cache};
+use proteus_kernel_api::cache::{RecordedEvents, Replicas};
+use proteus_kernel_api::{Change, Commit, Feed, KernelError, Minitransaction, cache};
 use proteus_log::Log;
-use proteus_shard_machine::Composed;
+use proteus_shard_machine::{Composed, may_be_recorded};
 use proteus_types::{CommitTs, Member, NodeId, ShardId, SlotMap};
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
@@ -34,6 +34,9 @@ pub(crate) struct NodeShards {
     relays: RwLock<BTreeMap<ShardId, Arc<Relay>>>,
     /// Which nodes shall have replicas of which shards, as this node knows.
     replicas: RwLock<Arc<Replicas>>,
+    /// The events that are written down, as this node knows, and whether there are any: whoever proposes asks.
+    events: RwLock<Arc<Vec<RecordedEvents>>>,
+    has_events: AtomicBool,
     /// How shards stand, as other nodes tell.
     pub(crate) told: RwLock<Arc<BTreeMap<ShardId, ShardStanding>>>,
     /// Whether every shard of the map is open: everybody who reads asks.
@@ -57,6 +60,8 @@ impl Default for NodeShards {
             away: RwLock::default(),
             relays: RwLock::default(),
             replicas: RwLock::default(),
+            events: RwLock::default(),
+            has_events: AtomicBool::new(false),
             told: RwLock::default(),
             has_all: AtomicBool::new(true),
             is_whole: AtomicBool::new(true),
@@ -102,8 +107,26 @@ impl ChosenLeaders for NodeShards {
 impl NodeShards {
     /// Whether there is one shard only.
     pub(crate) fn is_whole(&self) -> bool {
-        self.is_whole.load(Ordering::Acquire)
-            && self.gaps.load(Ordering::Acquire) == self.gaps_read.load(Ordering::Acquire)
+        self.is_whole.load(Ordering::Acquire) && !self.may_be_old()
+    }
+
+    fn may_be_old(&self) -> bool {
+        self.gaps.load(Ordering::Acquire) != self.gaps_read.load(Ordering::Acquire)
+    }
+
+    /// Whether more may follow from a minitransaction than what it says, in other shards, so that what comes behind
+    /// it has to wait.
+    pub(crate) fn may_be_recorded(&self, mini: &Minitransaction) -> bool {
+        if self.may_be_old() {
+            return true;
+        }
+        self.has_events.load(Ordering::Acquire) && may_be_recorded(mini, &self.events.read())
+    }
+
+    fn learn_events(&self, events: Vec<RecordedEvents>) {
+        let mut known = self.events.write();
+        self.has_events.store(!events.is_empty(), Ordering::Release);
+        *known = Arc::new(events);
     }
 
     /// Whether every shard of the map is open here.
@@ -207,10 +230,14 @@ impl NodeShards {
         let Some(meta) = self.shard(ShardId::META) else { return Ok(()) };
         let gaps = self.gaps.load(Ordering::Acquire);
         let (mut found, mut placed) = (Ok(SlotMap::default()), Ok(Replicas::default()));
+        let mut events = Ok(());
         meta.read(&mut |view| {
             found = cache::slots::slot_map(view.state);
             placed = cache::replicas(view.state);
+            // While nothing else is applied: what is declared next is learnt after this.
+            events = cache::recorded_events(view.state).map(|events| self.learn_events(events));
         })?;
+        events?;
         self.learn(&found?);
         *self.replicas.write() = Arc::new(placed?);
         self.gaps_read.store(gaps, Ordering::Release);
@@ -233,6 +260,9 @@ impl CommitSink<Change> for FeedSink {
                 match change {
                     Change::Cache(cache::Change::Slots(map)) => self.shards.learn(map),
                     Change::Cache(cache::Change::Replicas) => self.shards.note_placed(),
+                    Change::Cache(cache::Change::Declared(events)) => {
+                        self.shards.learn_events(events.clone());
+                    }
                     _ => {}
                 }
             }
@@ -275,6 +305,8 @@ pub(crate) struct Opener {
     pub(crate) shards: Arc<NodeShards>,
     /// How fast whole states are sent to other nodes, in bytes a second; 0 is no bound.
     pub(crate) pace: AtomicU64,
+    /// Who commits what is due in one shard and concerns others, once there is somebody.
+    pub(crate) wide: OnceLock<Arc<dyn Wide<Composed>>>,
     /// Each shard once at a time.
     pub(crate) opening: Mutex<BTreeMap<ShardId, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -316,6 +348,9 @@ impl Opener {
         let directory = store_directory(&self.directory, shard);
         let (log, clock, links) = (self.log.clone(), self.clock.clone(), self.links.clone());
         let opened = Shard::open(options, &directory, log, clock, sink, links).await?;
+        if let Some(wide) = self.wide.get() {
+            opened.set_wide(wide.clone());
+        }
         opened.group().snapshot_pace().set(self.pace.load(Ordering::Relaxed));
         self.shards.relays.write().insert(shard, relay);
         self.shards.change_open(|open| open.insert(shard, opened.clone()));
@@ -378,6 +413,14 @@ impl Opener {
         // All to the end: one that is half open would be in the way of the next try.
         let opened: Vec<_> = stream::iter(opening).buffer_unordered(OPENING_MAX).collect().await;
         opened.into_iter().try_for_each(|opened| opened.map(drop))
+    }
+
+    /// Says who commits what is due in one shard and concerns others, too.
+    pub(crate) fn set_wide(&self, wide: Arc<dyn Wide<Composed>>) {
+        let wide = self.wide.get_or_init(|| wide);
+        for (_, shard) in self.shards.all() {
+            shard.set_wide(wide.clone());
+        }
     }
 
     /// Bounds how fast whole states leave this node, of all shards that are open and those to come.

@@ -4,7 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use proteus_env::SystemClock;
-use proteus_kernel_api::cache::{self, Call, Op, Reply, answer};
+use proteus_kernel_api::cache::{
+    self, Call, Declaration, DerivedEntry, EventTarget, KeyPart, Op, RecordedEvents, Refresh,
+    Reply, answer,
+};
 use proteus_kernel_api::{Durability, Kernel, Minitransaction, Outcome, table};
 use proteus_node::{Node, NodeOptions};
 
@@ -177,5 +180,202 @@ async fn slots_move_while_keys_are_written() {
     }
     let keys = kernel.read(|view| cache::recount(view, 0)).unwrap();
     assert_eq!(keys, kernel.read(|view| cache::sums(view, 0)).unwrap());
+    node.shutdown().await;
+}
+
+/// A table of ids and names, and its number.
+async fn create_table(kernel: &Arc<dyn Kernel>) -> table::TableId {
+    let column = |name: &str, column_type, not_null| table::Column {
+        name: name.to_owned(),
+        column_type,
+        not_null,
+        default: None,
+    };
+    let definition = table::Definition {
+        schema: "public".to_owned(),
+        name: "users".to_owned(),
+        columns: vec![
+            column("id", table::ColumnType::BigInt, true),
+            column("name", table::ColumnType::Text { length_max: None }, false),
+        ],
+        primary_key: vec![0],
+        source: table::Source::Rows,
+    };
+    let create = table::Op::CreateTable { id: None, definition, if_not_exists: false };
+    let Outcome::Committed { replies, .. } =
+        kernel.commit(Minitransaction::of(create)).await.unwrap()
+    else {
+        panic!("refused")
+    };
+    match replies.first() {
+        Some(proteus_kernel_api::Reply::Table(table::Reply::TableCreated { id, .. })) => *id,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn put_user(table: table::TableId, id: i64, name: &str) -> table::Op {
+    let row = vec![table::Value::Int(id), table::Value::Text(name.to_owned())];
+    let (key, mode) = (table::RowKey::FromColumns, table::PutMode::Upsert);
+    table::Op::PutRow { table, key, row, mode }
+}
+
+async fn happens(kernel: &Arc<dyn Kernel>, mini: Minitransaction) {
+    let outcome = kernel.commit(mini).await.unwrap();
+    assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+}
+
+async fn declare_entry(kernel: &Arc<dyn Kernel>, name: &str, prefix: &str, refresh: Refresh) {
+    let key = vec![KeyPart::Text(prefix.into()), KeyPart::Column("id".to_owned())];
+    let (schema, table) = ("public".to_owned(), "users".to_owned());
+    let entry = DerivedEntry { schema, table, db: 0, key, refresh, expire_ms: None };
+    let (name, declaration) = (name.to_owned(), Declaration::Entry(entry));
+    let declare = Op::Declare { name, declaration };
+    assert_eq!(commit(kernel, Minitransaction::of(declare)).await, [Reply::OK]);
+}
+
+async fn declare_events(kernel: &Arc<dyn Kernel>, name: &str, pattern: &str, target: EventTarget) {
+    let (pattern, classes) = (pattern.into(), b"g$lshzxetd".to_vec());
+    let events = RecordedEvents { pattern, db: None, classes, target };
+    let (name, declaration) = (name.to_owned(), Declaration::Events(events));
+    let declare = Op::Declare { name, declaration };
+    assert_eq!(commit(kernel, Minitransaction::of(declare)).await, [Reply::OK]);
+}
+
+fn stream(key: &str) -> EventTarget {
+    EventTarget::Stream { key: key.into(), db: 0, length_max: None }
+}
+
+/// The events in a stream, each as its name and key.
+async fn recorded(kernel: &Arc<dyn Kernel>, key: &str) -> Vec<String> {
+    let Reply::Array(entries) = read(kernel, &format!("XRANGE {key} - +")).await else {
+        panic!("no stream")
+    };
+    let text = |reply: &Reply| match reply {
+        Reply::Bulk(text) => String::from_utf8_lossy(text).into_owned(),
+        other => panic!("{other:?}"),
+    };
+    let event = |entry: Reply| match entry {
+        Reply::Array(entry) => match &entry[1] {
+            Reply::Array(fields) => format!("{} {}", text(&fields[1]), text(&fields[3])),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    entries.into_iter().map(event).collect()
+}
+
+fn bulk(text: &str) -> Reply {
+    Reply::Bulk(text.to_owned().into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_follow_rows_whichever_shard_has_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = start(directory.path(), 4).await;
+    let kernel = node.kernel();
+    let users = create_table(&kernel).await;
+    declare_entry(&kernel, "pages", "page:", Refresh::Invalidate).await;
+    declare_entry(&kernel, "names", "name:", Refresh::Column("name".to_owned())).await;
+    // Many rows in one commit, each with entries in two shards.
+    let all = (0..40).fold(Minitransaction::default(), |mini, id| {
+        mini.op(put_user(users, id, &format!("of {id}")))
+    });
+    happens(&kernel, all).await;
+    for id in 0..40 {
+        assert_eq!(read(&kernel, &format!("GET name:{id}")).await, bulk(&format!("of {id}")));
+        assert_eq!(run(&kernel, &format!("SET page:{id} x")).await, Reply::OK);
+    }
+    for id in 0..40 {
+        happens(&kernel, Minitransaction::of(put_user(users, id, "new"))).await;
+        assert_eq!(read(&kernel, &format!("GET name:{id}")).await, bulk("new"));
+        assert_eq!(read(&kernel, &format!("EXISTS page:{id}")).await, Reply::Integer(0));
+    }
+    // What is refused in one shard leaves the others as they were.
+    let refusing = Call::new(&["LPUSH", "name:7", "x"]);
+    let refused = Minitransaction::of(put_user(users, 8, "no")).op(Op::OrRefuse(refusing));
+    let outcome = kernel.commit(refused).await.unwrap();
+    assert!(matches!(outcome, Outcome::Refused { op_index: 1, .. }), "{outcome:?}");
+    assert_eq!(read(&kernel, "GET name:8").await, bulk("new"));
+
+    // A watch of an absent entry fails if its row has changed, even if its slot has moved since.
+    let revision = |kernel: &Arc<dyn Kernel>, key: &str| {
+        kernel.read(|view| cache::revision(view.state, view.now_ms, 0, key.as_bytes())).unwrap()
+    };
+    let mut watched = Vec::new();
+    for id in 0..40 {
+        watched.push((id, revision(&kernel, &format!("page:{id}"))));
+    }
+    happens(&kernel, Minitransaction::of(put_user(users, 3, "newer"))).await;
+    node.spread(5).await.unwrap();
+    for (id, revision) in watched {
+        let key = bytes::Bytes::from(format!("page:{id}"));
+        let check = cache::Check::Unchanged { db: 0, key: key.clone(), revision };
+        let set = Minitransaction::of(op(&format!("SET page:{id} y"))).check(check);
+        let outcome = kernel.commit(set).await.unwrap();
+        let is_late = matches!(outcome, Outcome::CheckFailed { .. });
+        assert_eq!(is_late, id == 3, "{outcome:?}");
+    }
+
+    // A table that goes takes all entries along.
+    happens(&kernel, Minitransaction::of(table::Op::DropTable { table: users })).await;
+    assert_eq!(read(&kernel, "DBSIZE").await, Reply::Integer(0));
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_all_shards_are_in_one_stream_in_their_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = start(directory.path(), 4).await;
+    let kernel = node.kernel();
+    declare_events(&kernel, "all", "k*", stream("events")).await;
+    let mut expected = Vec::new();
+    for number in 0..20 {
+        run(&kernel, &format!("SET k{number} 1")).await;
+        run(&kernel, &format!("SET other{number} 1")).await;
+        expected.push(format!("set k{number}"));
+    }
+    assert_eq!(recorded(&kernel, "events").await, expected);
+
+    // One commit over all shards, and none that is refused.
+    let mut mini = (0..20)
+        .fold(Minitransaction::default(), |mini, number| mini.op(op(&format!("INCR k{number}"))));
+    let refusing = Call::new(&["LPUSH", "k3", "x"]);
+    let refused = mini.clone().op(Op::OrRefuse(refusing));
+    let outcome = kernel.commit(refused).await.unwrap();
+    assert!(matches!(outcome, Outcome::Refused { op_index: 20, .. }), "{outcome:?}");
+    mini = mini.op(op("DEL k0 k1 other1"));
+    let replies = commit(&kernel, mini).await;
+    assert_eq!(replies[20], Reply::Integer(3));
+    let mut all = recorded(&kernel, "events").await.split_off(20);
+    all.sort();
+    let mut wanted: Vec<String> = (0..20).map(|number| format!("incrby k{number}")).collect();
+    wanted.extend(["del k0".to_owned(), "del k1".to_owned()]);
+    wanted.sort();
+    assert_eq!(all, wanted);
+
+    // What one proposal has keeps its order, whether or not events follow from it.
+    run(&kernel, "DEL events").await;
+    let minis = ["SET k5 a", "EVAL return(redis.call('copy','k5','{k5}x')) 2 k5 {k5}x", "SET k5 b"];
+    let minis = minis.iter().map(|line| Minitransaction::of(op(line))).collect();
+    for outcome in kernel.propose(minis).await.unwrap() {
+        assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+    }
+    assert_eq!(read(&kernel, "GET {k5}x").await, bulk("a"));
+    assert_eq!(recorded(&kernel, "events").await, ["set k5", "set k5"]);
+
+    // Each shard expires its own keys.
+    for number in 0..20 {
+        run(&kernel, &format!("SET k{number} 1 PX 1")).await;
+    }
+    loop {
+        let expired = recorded(&kernel, "events").await;
+        let expired = expired.iter().filter(|event| event.starts_with("expired"));
+        if expired.count() == 20 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    run(&kernel, "FLUSHDB").await;
+    assert_eq!(recorded(&kernel, "events").await, ["flushdb "]);
     node.shutdown().await;
 }

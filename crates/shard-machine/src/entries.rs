@@ -8,22 +8,20 @@ use proteus_machine::{Abort, Position};
 use proteus_store::{State, StoreError};
 use proteus_types::CommitTs;
 
-use crate::cache::{self, Call, Declaration, DeclarationKind, DerivedEntry, KeyPart, Refresh};
+use crate::cache::{
+    self, Call, Declaration, DeclarationKind, DerivedEntry, Effect, KeyPart, Refresh,
+};
+use crate::derive::Deriving;
 use crate::table::{self, Definition, Row, TableId};
 use crate::text::{json_object, text_of};
-use crate::{Change, Op, Refusal, Reply, apply_op};
+use crate::{Change, Op, Refusal};
 
-/// Applies what the changes of rows from `from` on mean to entries.
-pub(crate) fn derive(
-    state: &mut dyn State,
-    position: Position,
-    changes: &mut Vec<Change>,
-    from: usize,
-) -> Result<(), Abort<Refusal>> {
+/// Applies, or tells, what the changes of rows mean to entries.
+pub(crate) fn derive(deriving: &mut Deriving<'_>) -> Result<(), Abort<Refusal>> {
     let mut rows: BTreeMap<TableId, BTreeSet<Vec<u8>>> = BTreeMap::new();
     let mut some_dropped = false;
     let mut created = BTreeSet::new();
-    for change in changes.get(from..).unwrap_or_default() {
+    for change in deriving.changed() {
         match change {
             Change::Table(table::Change::RowChanged { table, key }) => {
                 rows.entry(*table).or_default().insert(key.clone());
@@ -36,26 +34,35 @@ pub(crate) fn derive(
     if rows.is_empty() && !some_dropped {
         return Ok(());
     }
-    let declared = cache::declarations(state, DeclarationKind::Entry)?;
+    let position = deriving.position;
+    let declared = cache::declarations(deriving.state, DeclarationKind::Entry)?;
     let mut ops = Vec::new();
     for (_, declaration) in declared {
         let Declaration::Entry(entry) = declaration else { continue };
+        let state: &dyn State = deriving.state;
         let found = table::catalog::table_by_name(state, &entry.schema, &entry.table)?;
         // A table of that name that is gone, or another since, has left entries behind.
         let is_replaced = found.as_ref().is_none_or(|found| created.contains(&found.id));
         if some_dropped && is_replaced {
-            invalidate_all(state, position, changes, &entry)?;
+            invalidate_all(deriving, &entry)?;
         }
         let Some(info) = found else { continue };
+        let state: &dyn State = deriving.state;
         for key in rows.get(&info.id).into_iter().flatten() {
             row_changed(state, position, (&entry, &info.definition, info.id), key, &mut ops)?;
         }
     }
-    for op in ops {
-        apply_op(state, position, &Op::Cache(op), changes)?;
+    for (key, op) in ops {
+        match deriving.shard_of_key(&key)? {
+            None => deriving.apply(&Op::Cache(op))?,
+            Some(shard) => deriving.tell(shard, Effect::Entry(op)),
+        }
     }
     Ok(())
 }
+
+/// Ops with the keys that they are about.
+type KeyedOps = Vec<(Bytes, cache::Op)>;
 
 /// The ops that one changed row means to entries of one declaration.
 fn row_changed(
@@ -63,7 +70,7 @@ fn row_changed(
     position: Position,
     (entry, definition, id): (&DerivedEntry, &Definition, TableId),
     key: &[u8],
-    ops: &mut Vec<cache::Op>,
+    ops: &mut KeyedOps,
 ) -> Result<(), StoreError> {
     let before_ts = CommitTs(position.commit_ts.0.saturating_sub(1));
     let before = table::rows::get(state, id, key, before_ts)?;
@@ -73,7 +80,7 @@ fn row_changed(
     if let Some(old_key) = old_key
         && new_key.as_ref() != Some(&old_key)
     {
-        ops.push(cache::Op::Invalidate { db: entry.db, key: old_key });
+        ops.push((old_key.clone(), cache::Op::Invalidate { db: entry.db, key: old_key }));
     }
     if let (Some(key), Some(row)) = (new_key, after) {
         refresh(entry, definition, key, &row, ops);
@@ -86,9 +93,10 @@ fn refresh(
     definition: &Definition,
     key: Bytes,
     row: &Row,
-    ops: &mut Vec<cache::Op>,
+    ops: &mut KeyedOps,
 ) {
     let db = entry.db;
+    let mut push = |op| ops.push((key.clone(), op));
     let word = Bytes::from_static;
     let command =
         |arguments: Vec<Bytes>| cache::Op::Command(Call { db, seed: 0, origin: 0, arguments });
@@ -105,9 +113,9 @@ fn refresh(
     };
     let invalidate = cache::Op::Invalidate { db, key: key.clone() };
     match &entry.refresh {
-        Refresh::Invalidate => ops.push(invalidate),
-        Refresh::Column(column) => ops.push(value_of(column).map_or(invalidate, set)),
-        Refresh::Json => ops.push(set(Bytes::from(json_object(definition, row)))),
+        Refresh::Invalidate => push(invalidate),
+        Refresh::Column(column) => push(value_of(column).map_or(invalidate, set)),
+        Refresh::Json => push(set(Bytes::from(json_object(definition, row)))),
         Refresh::Hash(columns) => {
             let all = definition.columns.iter().map(|column| column.name.as_str());
             let wanted: Vec<&str> = match columns.is_empty() {
@@ -120,12 +128,12 @@ fn refresh(
                     arguments.extend([Bytes::copy_from_slice(column.as_bytes()), value]);
                 }
             }
-            ops.push(invalidate);
+            push(invalidate);
             if arguments.len() > 2 {
-                ops.push(command(arguments));
+                push(command(arguments));
                 if let Some(expire_ms) = entry.expire_ms {
                     let expire_ms = Bytes::from(expire_ms.to_string());
-                    ops.push(command(vec![word(b"PEXPIRE"), key, expire_ms]));
+                    push(command(vec![word(b"PEXPIRE"), key.clone(), expire_ms]));
                 }
             }
         }
@@ -149,12 +157,7 @@ fn key_text(entry: &DerivedEntry, definition: &Definition, row: &Row) -> Option<
 }
 
 /// Takes away every entry that a declaration may have, as the rows that it followed from are all gone.
-fn invalidate_all(
-    state: &mut dyn State,
-    position: Position,
-    changes: &mut Vec<Change>,
-    entry: &DerivedEntry,
-) -> Result<(), Abort<Refusal>> {
+fn invalidate_all(deriving: &mut Deriving<'_>, entry: &DerivedEntry) -> Result<(), Abort<Refusal>> {
     let mut pattern = Vec::new();
     for part in &entry.key {
         match part {
@@ -169,15 +172,12 @@ fn invalidate_all(
             }
         }
     }
-    let arguments = vec![Bytes::from_static(b"KEYS"), Bytes::from(pattern)];
-    let call = Call { db: entry.db, seed: 0, origin: 0, arguments };
-    let keys = apply_op(state, position, &Op::Cache(cache::Op::Command(call)), changes)?;
-    let Reply::Cache(cache::Reply::Array(keys)) = keys else { return Ok(()) };
-    for key in keys {
-        if let cache::Reply::Bulk(key) = key {
-            let op = Op::Cache(cache::Op::Invalidate { db: entry.db, key });
-            apply_op(state, position, &op, changes)?;
+    let op = cache::Op::InvalidateMatching { db: entry.db, pattern: Bytes::from(pattern) };
+    let own = deriving.position.shard;
+    for shard in deriving.shards()?.to_vec() {
+        if shard != own {
+            deriving.tell(shard, Effect::Entry(op.clone()));
         }
     }
-    Ok(())
+    deriving.apply(&Op::Cache(op))
 }

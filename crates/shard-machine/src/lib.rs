@@ -22,11 +22,14 @@ use proteus_store::{Read, State, StoreError};
 use proteus_types::CommitTs;
 use serde::{Deserialize, Serialize};
 
+use cache::{Consequence, Effect};
+
+pub use events::may_be_recorded;
 pub use proteus_machine_cache as cache;
 pub use proteus_machine_table as table;
 pub use proteus_machine_topic as topic;
 pub use proteus_machine_tree as tree;
-pub use split::{Plan, Split, split};
+pub use split::{Known, Plan, Split, split};
 pub use spread_state::SpreadState;
 
 /// First byte of an encoded minitransaction: the version of the format.
@@ -39,12 +42,25 @@ pub struct Minitransaction {
     pub checks: Vec<Check>,
     /// Changes, applied in order.
     pub ops: Vec<Op>,
+    /// What ties it to the other parts of a commit over several shards, if anything does.
+    pub ties: Option<Box<Ties>>,
+}
+
+/// What ties a part of a commit over several shards to the others, because something is declared to follow from
+/// a change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ties {
+    /// What follows here from other parts. Applied after the ops.
+    pub effects: Vec<Effect>,
+    /// What follows from this part in others, which have it among their effects. If something else follows by
+    /// the time that it is applied it is refused.
+    pub told: Vec<Consequence>,
 }
 
 impl Minitransaction {
     /// One op, no checks.
     pub fn of(op: impl Into<Op>) -> Minitransaction {
-        Minitransaction { checks: Vec::new(), ops: vec![op.into()] }
+        Minitransaction { checks: Vec::new(), ops: vec![op.into()], ties: None }
     }
 
     /// Adds a check.
@@ -177,6 +193,34 @@ compose! {
     Table => table::Table,
 }
 
+/// Applies what follows from changes of this part from `from` on, and of others, if what follows in others is what
+/// they have been given.
+fn follow(
+    state: &mut dyn State,
+    position: Position,
+    ties: Option<&Ties>,
+    changes: &mut Vec<Change>,
+    from: usize,
+) -> Result<(), Abort<Refusal>> {
+    let effects = ties.map_or(&[][..], |ties| &ties.effects);
+    for effect in effects {
+        if let Effect::Entry(op) = effect {
+            apply_op(state, position, &Op::Cache(op.clone()), changes)?;
+        }
+    }
+    let follows = derive::derive(state, position, changes, from)?;
+    if follows != ties.map_or(&[][..], |ties| &ties.told) {
+        return Err(Abort::Refused(Refusal::Cache(cache::Refusal::Consequences(follows))));
+    }
+    // Last, so that no events follow from them.
+    for effect in effects {
+        if let Effect::Events { target, events } = effect {
+            events::write(state, position, changes, target, events)?;
+        }
+    }
+    Ok(())
+}
+
 fn lift<A, B>(abort: Abort<A>, wrap: impl FnOnce(A) -> B) -> Abort<B> {
     match abort {
         Abort::Refused(refusal) => Abort::Refused(wrap(refusal)),
@@ -239,7 +283,8 @@ impl ShardMachine for Composed {
                 }
             }
         }
-        match derive::derive(state, position, changes, change_count) {
+        let ties = command.ties.as_deref();
+        match follow(state, position, ties, changes, change_count) {
             Ok(()) => Ok(Outcome::Committed { commit_ts: position.commit_ts, replies }),
             Err(Abort::Fault(error)) => Err(error),
             Err(Abort::Refused(refusal)) => {
@@ -249,6 +294,10 @@ impl ShardMachine for Composed {
                 Ok(Outcome::Refused { op_index, refusal })
             }
         }
+    }
+
+    fn concerns_others(outcome: &Outcome) -> bool {
+        consequences(outcome).is_some()
     }
 
     fn first_key(command: &Minitransaction, tell: &mut dyn FnMut(&[u8])) {
@@ -281,6 +330,16 @@ impl ShardMachine for Composed {
 
     fn next_due_ms(state: &dyn Read) -> Result<Option<u64>, StoreError> {
         next_due_ms_of_any(state)
+    }
+}
+
+/// What follows in other shards from a minitransaction that was refused because of it.
+pub fn consequences(outcome: &Outcome) -> Option<&[Consequence]> {
+    match outcome {
+        Outcome::Refused { refusal: Refusal::Cache(cache::Refusal::Consequences(all)), .. } => {
+            Some(all)
+        }
+        _ => None,
     }
 }
 
@@ -539,6 +598,92 @@ mod tests {
         assert_eq!(of(99), ["99 \"c\" null 7"]);
         let view = View { state: &store, now_ms: 0, applied_ts: CommitTs::ZERO };
         assert!(Composed::due(view, 8).unwrap().is_empty(), "nothing is left to tell");
+    }
+
+    /// A shard of two, and what it was told to follow from its changes: events of `k*` in a stream of the other's.
+    fn shard_of_two() -> (proteus_store::LayeredStore, cache::EventTarget) {
+        let mut store = proteus_store::LayeredStore::in_memory();
+        let mut map = proteus_types::SlotMap::even(2);
+        map.version = 1;
+        let own = |key: &[u8]| map.shard_of_key(key) == proteus_types::ShardId::META;
+        assert!(own(b"{b}k") && own(b"{b}t") && !own(b"{a}s"));
+        let target = cache::EventTarget::Stream { key: b"{a}s".into(), db: 0, length_max: None };
+        let events = cache::RecordedEvents {
+            pattern: b"{b}k*".into(),
+            db: None,
+            classes: b"$g".into(),
+            target: target.clone(),
+        };
+        let declaration = cache::Declaration::Events(events);
+        let declare = cache::Op::Declare { name: "e".to_owned(), declaration };
+        let found = Minitransaction::of(cache::Op::SetSlots { map }).op(declare);
+        assert!(matches!(apply(&mut store, 1, &found).0, Outcome::Committed { .. }));
+        (store, target)
+    }
+
+    #[test]
+    fn what_follows_elsewhere_must_be_told_as_it_is_by_then() {
+        let (mut store, target) = shard_of_two();
+        let event = |name: &'static str| cache::KeyEvent {
+            db: 0,
+            key: "{b}k".into(),
+            name: std::borrow::Cow::Borrowed(name),
+        };
+        let follows = |names: &[&'static str]| {
+            let events = names.iter().map(|name| event(name)).collect();
+            let effect = Effect::Events { target: target.clone(), events };
+            vec![Consequence { shard: proteus_types::ShardId(1), effect }]
+        };
+        let with = |words: &[&str], told| Minitransaction {
+            ties: Some(Box::new(Ties { effects: Vec::new(), told })),
+            ..Minitransaction::of(cache::Op::command(words))
+        };
+        let set = Minitransaction::of(cache::Op::command(&["SET", "{b}k", "1"]));
+        let (outcome, changes) = apply(&mut store, 2, &set);
+        assert_eq!(consequences(&outcome), Some(&follows(&["set"])[..]));
+        assert!(changes.is_empty() && Composed::concerns_others(&outcome));
+        let (outcome, _) = apply(&mut store, 3, &with(&["SET", "{b}k", "1"], follows(&["set"])));
+        assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+
+        // What follows is another by the time that it is applied.
+        let rename = ["RENAME", "{b}k", "{b}t"];
+        let (outcome, _) = apply(&mut store, 4, &with(&rename, follows(&["set"])));
+        assert_eq!(consequences(&outcome), Some(&follows(&["rename_from"])[..]));
+        let delete = Minitransaction::of(cache::Op::command(&["DEL", "{b}k"]));
+        let (outcome, _) = apply(&mut store, 5, &delete);
+        assert_eq!(consequences(&outcome), Some(&follows(&["del"])[..]), "it is still there");
+        // Nothing follows, and something was told.
+        let other = ["SET", "{b}t", "1"];
+        let (outcome, _) = apply(&mut store, 6, &with(&other, follows(&["set"])));
+        assert_eq!(consequences(&outcome), Some(&[][..]));
+        assert!(matches!(
+            apply(&mut store, 7, &with(&other, Vec::new())).0,
+            Outcome::Committed { .. }
+        ));
+    }
+
+    #[test]
+    fn effects_of_other_parts_have_events_if_they_are_of_entries() {
+        let (mut store, _) = shard_of_two();
+        let events = |key: &'static str| Effect::Events {
+            target: cache::EventTarget::Stream { key: "{b}k".into(), db: 0, length_max: None },
+            events: vec![cache::KeyEvent { db: 0, key: key.into(), name: "set".into() }],
+        };
+        let tied = |effect| Minitransaction {
+            ties: Some(Box::new(Ties { effects: vec![effect], told: Vec::new() })),
+            ..Minitransaction::default()
+        };
+        let entry = Effect::Entry(cache::Op::command(&["SET", "{b}k", "1"]));
+        let (outcome, _) = apply(&mut store, 2, &tied(entry));
+        assert_eq!(consequences(&outcome).map(<[_]>::len), Some(1));
+        let (outcome, changes) = apply(&mut store, 3, &tied(events("x")));
+        assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+        assert!(!changes.is_empty(), "followers are told of the stream");
+        // The keys that effects name may have moved.
+        let effect = Effect::Entry(cache::Op::command(&["SET", "{a}s", "1"]));
+        let (outcome, _) = apply(&mut store, 4, &tied(effect));
+        let elsewhere = Refusal::Cache(cache::Refusal::Elsewhere);
+        assert_eq!(outcome, Outcome::Refused { op_index: 0, refusal: elsewhere });
     }
 
     #[test]

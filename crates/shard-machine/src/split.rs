@@ -3,18 +3,19 @@
 //! Keys of the cache are in the shards of their slots; everything else is in [`ShardId::META`]. A command
 //! whose keys are in several shards is divided where that changes nothing to it, and refused otherwise as
 //! Redis Cluster refuses it; commands of one minitransaction may be in different shards.
+//!
+//! What is declared to follow from a part in another shard is not known before the part is applied. It is refused
+//! then, with what follows; whoever proposes splits the whole again with that, until no part says that more follows.
 
 use std::collections::BTreeMap;
 
 use proteus_types::{CommitTs, ShardId, SlotMap};
 
+use crate::cache::Consequence;
 use crate::cache::spread::{self, Joining, Reach};
-use crate::{Check, Minitransaction, Op, Outcome, Refusal, Reply, cache};
+use crate::{Check, Minitransaction, Op, Outcome, Refusal, Reply, Ties, cache};
 
 const CROSS_SLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
-
-const DECLARED: &str =
-    "ERR declarations need all keys in one shard, and they are spread over several";
 
 /// Where a minitransaction goes.
 #[derive(Debug)]
@@ -37,8 +38,11 @@ pub struct Plan {
     own_checks: BTreeMap<ShardId, Vec<usize>>,
 }
 
+/// What is known to follow from parts of a minitransaction, by the shards of these.
+pub type Known = BTreeMap<ShardId, Vec<Consequence>>;
+
 /// Splits a minitransaction among the shards of `map`.
-pub fn split(minitransaction: Minitransaction, map: &SlotMap) -> Split {
+pub fn split(minitransaction: Minitransaction, map: &SlotMap, known: &Known) -> Split {
     let mut parts = Parts::default();
     for (index, check) in minitransaction.checks.into_iter().enumerate() {
         let key = match &check {
@@ -55,7 +59,15 @@ pub fn split(minitransaction: Minitransaction, map: &SlotMap) -> Split {
             return Split::Refused(Outcome::Refused { op_index, refusal });
         }
     }
-    let Parts { of, plan } = parts;
+    for (shard, follows) in known {
+        parts.tie(*shard, follows);
+    }
+    if parts.is_everywhere && map.shards().len() > 1 {
+        // There may be a shard that whoever proposes does not know of.
+        let check = cache::Check::SlotMapIs { version: map.version };
+        parts.of.entry(ShardId::META).or_default().checks.push(check.into());
+    }
+    let Parts { of, plan, .. } = parts;
     let is_plain = plan.ops.iter().all(|(_, from)| from.len() == 1);
     let mut of: Vec<(ShardId, Minitransaction)> = of.into_iter().collect();
     match of.pop() {
@@ -72,6 +84,8 @@ pub fn split(minitransaction: Minitransaction, map: &SlotMap) -> Split {
 struct Parts {
     of: BTreeMap<ShardId, Minitransaction>,
     plan: Plan,
+    /// An op is for every shard that there is.
+    is_everywhere: bool,
 }
 
 impl Parts {
@@ -84,8 +98,10 @@ impl Parts {
         let placed = match spread::reach(&op) {
             Reach::Nothing => vec![(ShardId::META, op)],
             Reach::Whole(text) => return Err(text),
-            Reach::Everywhere if matches!(op, cache::Op::Declare { .. }) => return Err(DECLARED),
-            Reach::Everywhere => map.shards().iter().map(|shard| (*shard, op.clone())).collect(),
+            Reach::Everywhere => {
+                self.is_everywhere = true;
+                map.shards().iter().map(|shard| (*shard, op.clone())).collect()
+            }
             Reach::Keys(keys) => {
                 let mut shards = keys.iter().map(|key| of_key(key));
                 let first = shards.next().unwrap_or(ShardId::META);
@@ -108,6 +124,18 @@ impl Parts {
         let placed = placed.into_iter().map(|(shard, op)| (shard, Op::Cache(op))).collect();
         self.place(op_index, Joining::First, placed);
         Ok(())
+    }
+
+    /// Gives what follows from one part to those in which it is to happen.
+    fn tie(&mut self, shard: ShardId, follows: &[Consequence]) {
+        self.ties_of(shard).told = follows.to_vec();
+        for Consequence { shard, effect } in follows {
+            self.ties_of(*shard).effects.push(effect.clone());
+        }
+    }
+
+    fn ties_of(&mut self, shard: ShardId) -> &mut Ties {
+        self.of.entry(shard).or_default().ties.get_or_insert_default()
     }
 
     fn place(&mut self, op_index: usize, joining: Joining, placed: Vec<(ShardId, Op)>) {
@@ -188,10 +216,12 @@ mod tests {
     fn what_is_in_one_shard_stays_whole() {
         let map = map();
         let mini = Minitransaction::of(op(&["SET", "{a}1", "x"])).op(op(&["DEL", "{a}2"]));
-        let Split::One(shard, part) = split(mini.clone(), &map) else { panic!("split") };
+        let Split::One(shard, part) = split(mini.clone(), &map, &Known::new()) else {
+            panic!("split")
+        };
         assert_eq!((shard, part), (map.shard_of_key(b"{a}"), mini));
         let reserve = Minitransaction::of(crate::table::Op::ReserveTableId);
-        assert!(matches!(split(reserve, &map), Split::One(ShardId::META, _)));
+        assert!(matches!(split(reserve, &map, &Known::new()), Split::One(ShardId::META, _)));
     }
 
     #[test]
@@ -202,7 +232,7 @@ mod tests {
             .op(op(&["INCR", "{b}"]))
             .op(op(&["DEL", "{a}1", "{b}1", "{b}2"]))
             .op(op(&["FLUSHALL"]));
-        let Split::Several(parts, plan) = split(mini, &map) else { panic!("whole") };
+        let Split::Several(parts, plan) = split(mini, &map, &Known::new()) else { panic!("whole") };
         let of = |shard| &parts.iter().find(|(of, _)| *of == shard).unwrap().1.ops;
         assert_eq!(of(a)[..], [op(&["INCR", "{a}"]), op(&["DEL", "{a}1"]), op(&["FLUSHALL"])]);
         let deleted = op(&["DEL", "{b}1", "{b}2"]);
@@ -216,6 +246,36 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_from_one_part_is_given_to_another() {
+        let map = map();
+        let (a, b) = (map.shard_of_key(b"{a}"), map.shard_of_key(b"{b}"));
+        let invalidate = cache::Op::Invalidate { db: 0, key: "{b}".into() };
+        let effect = cache::Effect::Entry(invalidate);
+        let follows = vec![Consequence { shard: b, effect: effect.clone() }];
+        let known = Known::from([(a, follows.clone())]);
+        let mini = Minitransaction::of(op(&["SET", "{a}", "1"]));
+        let Split::Several(parts, _) = split(mini, &map, &known) else { panic!("whole") };
+        let ties = |shard| {
+            parts.iter().find(|(of, _)| *of == shard).and_then(|(_, part)| part.ties.clone())
+        };
+        let telling = Ties { effects: Vec::new(), told: follows };
+        assert_eq!(ties(a).as_deref(), Some(&telling));
+        let told = Ties { effects: vec![effect], told: Vec::new() };
+        assert_eq!(ties(b).as_deref(), Some(&told));
+    }
+
+    #[test]
+    fn what_is_for_every_shard_is_for_those_of_the_map_as_it_is() {
+        let map = map();
+        let split = split(Minitransaction::of(op(&["FLUSHALL"])), &map, &Known::new());
+        let Split::Several(parts, _) = split else { panic!("whole") };
+        let check = Check::Cache(cache::Check::SlotMapIs { version: map.version });
+        for (shard, part) in parts {
+            assert_eq!(part.checks.contains(&check), shard == ShardId::META);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_divided_is_refused() {
         let map = map();
         for (words, text) in [
@@ -224,7 +284,8 @@ mod tests {
             (&["KEYS", "*"], "ERR this command needs all keys"),
         ] {
             let mini = Minitransaction::of(op(&["INCR", "{a}"])).op(op(words));
-            let Split::Refused(Outcome::Refused { op_index: 1, refusal }) = split(mini, &map)
+            let Split::Refused(Outcome::Refused { op_index: 1, refusal }) =
+                split(mini, &map, &Known::new())
             else {
                 panic!("{words:?}")
             };

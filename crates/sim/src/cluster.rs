@@ -703,7 +703,7 @@ impl<M: Machine> Client<M> {
         let ids: Vec<_> = (0..=self.random.below(3)).map(|_| self.history.proposed()).collect();
         let commands: Vec<_> = ids
             .iter()
-            .map(|id| Minitransaction { checks: Vec::new(), ops: ledger::ops(*id) })
+            .map(|id| Minitransaction { ops: ledger::ops(*id), ..Minitransaction::default() })
             .collect();
         let answer = task::timeout(PATIENCE, shard.propose(&commands)).await;
         match answer.ok_or("a proposal was never answered")? {

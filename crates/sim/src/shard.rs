@@ -456,5 +456,5 @@ impl<M: Machine> Worked<'_, M> {
 
 /// A commit that leaves `id` in the ledger.
 fn entry(id: CommitId) -> Minitransaction {
-    Minitransaction { checks: Vec::new(), ops: ledger::ops(id) }
+    Minitransaction { ops: ledger::ops(id), ..Minitransaction::default() }
 }

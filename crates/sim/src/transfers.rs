@@ -5,9 +5,10 @@
 //! Held to these claims: whoever reads all accounts at one moment sees the same sum; each commit happens at
 //! most once, and those that were acknowledged did; whoever reads behind the barrier, of all shards or of those
 //! of the keys, sees what was acknowledged; two keys that are only changed together are seen to be the same;
-//! single objects are linearizable; once all is well nothing is left undecided, all replicas hold the same, and every node leads as
+//! single objects are linearizable; what is declared to follow from a change is there exactly with it; once all is well nothing is left undecided, all replicas hold the same, and every node leads as
 //! many shards as any other.
 
+mod follows;
 mod room;
 
 use std::collections::BTreeMap;
@@ -35,10 +36,12 @@ use crate::network::{Network, Weather};
 use crate::objects::{self, Called, Objects};
 use crate::random::Random;
 use crate::replica;
+use follows::{Counted, Followed, Follower};
 use room::numbers_of;
 
 pub(crate) const ACCOUNTS: u64 = 12;
 pub(crate) const CLIENTS: u64 = 4;
+const FOLLOWERS: usize = 3;
 const TROUBLES: u64 = 10;
 
 /// How long a move is waited for in trouble.
@@ -72,6 +75,8 @@ pub struct Summary {
     pub retired: u64,
     /// What callers of single objects did.
     pub called: Called,
+    /// What followed from changes.
+    pub followed: Followed,
 }
 
 /// How accounts are read.
@@ -83,6 +88,8 @@ pub enum Reading {
     Apart,
     /// All at one moment, but in backups shard by shard: wrong on purpose.
     BackedUpApart,
+    /// All at one moment, but what follows from changes shard by shard: wrong on purpose.
+    FollowsApart,
     /// All at one moment, where each shard beside the first is on three of five nodes, and replicas move.
     WithRoom,
 }
@@ -144,6 +151,7 @@ struct World {
     nodes: BTreeMap<NodeId, Node>,
     told: Arc<Mutex<BTreeMap<u64, Told>>>,
     objects: Objects,
+    counted: Counted,
     summary: Summary,
 }
 
@@ -183,6 +191,7 @@ impl World {
             nodes: BTreeMap::new(),
             told: Arc::default(),
             objects,
+            counted: Arc::default(),
             summary: Summary::default(),
         }
     }
@@ -203,6 +212,9 @@ impl World {
             self.start(NodeId(number)).await?;
         }
         self.form().await?;
+        if let Some(founder) = self.running().first().filter(|_| self.reading.has_follows()) {
+            follows::declare(&*founder.kernel).await?;
+        }
         for trouble in 0..TROUBLES {
             if self.reading == Reading::WithRoom {
                 let shard = 1 + self.random.below(u64::from(self.reading.shards()) - 1) as u32;
@@ -346,14 +358,27 @@ impl World {
         let mover = self.random.pick(&running);
         let keeper = self.random.pick(&running);
         let backing_up = back_up(keeper, self.told.clone(), self.random.fork(), self.reading);
-        let (results, called, moved, backed_up) = futures::future::join4(
+        let follower = |random| Follower {
+            nodes: running.clone(),
+            random,
+            counted: self.counted.clone(),
+            reading: self.reading,
+            map: self.map.clone(),
+        };
+        let count = if self.reading.has_follows() { FOLLOWERS } else { 0 };
+        let followers: Vec<Follower> = (0..count).map(|_| follower(self.random.fork())).collect();
+        let (results, called, moved, backed_up, followed) = futures::future::join5(
             join_all(clients.into_iter().map(Client::work)),
             self.objects.work(&kernels),
             move_slots(mover, self.random.fork(), self.reading),
             backing_up,
+            join_all(followers.into_iter().map(Follower::work)),
         )
         .await;
         called?;
+        for followed in followed {
+            self.summary.followed.add(followed?);
+        }
         self.summary.backups += u64::from(backed_up.map_err(|claim| format!("a backup, {claim}"))?);
         self.summary.moves += moved;
         for result in results {
@@ -479,6 +504,9 @@ impl World {
             recovered
                 .ok_or_else(|| format!("no transfers on {} although all is well", node.node))??;
         }
+        if self.reading.has_follows() {
+            follows::settle(&nodes, &self.counted).await?;
+        }
         let is_settled =
             |running: &Running| running.shards().iter().all(|(_, shard)| !shard.has_unfinished());
         let settled = async {
@@ -561,14 +589,14 @@ async fn back_up(
         return Ok(false);
     }
     task::sleep(Duration::from_millis(random.below(300))).await;
-    let is_whole = reading == Reading::Whole;
+    let is_whole = reading != Reading::BackedUpApart;
     backups::take(&through.assembly, is_whole, || told.lock().clone(), random.number()).await
 }
 
 /// Has slots moved, through any node, now and then; says how often some were.
 async fn move_slots(through: Running, mut random: Random, reading: Reading) -> u64 {
     // Who reads each shard by itself does not ask where a key is.
-    if reading == Reading::Apart || random.chance(40) {
+    if matches!(reading, Reading::Apart | Reading::FollowsApart) || random.chance(40) {
         return 0;
     }
     task::sleep(Duration::from_millis(random.below(100))).await;
@@ -724,7 +752,7 @@ impl Client {
             return Ok(false);
         }
         let read = match self.reading {
-            Reading::Whole | Reading::BackedUpApart | Reading::WithRoom => {
+            Reading::Whole | Reading::BackedUpApart | Reading::FollowsApart | Reading::WithRoom => {
                 node.kernel.read(read_all)
             }
             Reading::Apart => {

@@ -18,6 +18,10 @@ fn sum_of(seeds: u64, reading: Reading) -> (u64, Summary) {
         total.backups += ran.backups;
         total.replicas_moved += ran.replicas_moved;
         total.retired += ran.retired;
+        total.followed.changes += ran.followed.changes;
+        total.followed.looks += ran.followed.looks;
+        total.followed.kept += ran.followed.kept;
+        total.followed.late += ran.followed.late;
         total.called.answered += ran.called.answered;
         total.called.undecided += ran.called.undecided;
         Ok(())
@@ -33,6 +37,9 @@ fn commits_over_several_shards_keep_their_claims_in_trouble() {
     assert!(seeds < 50 || total.acknowledged > 20 * seeds, "{total:?}");
     assert!(seeds < 50 || total.crashes > seeds && total.refused > 0, "{total:?}");
     assert!(seeds < 50 || total.backups > seeds / 2, "{total:?}");
+    let followed = total.followed;
+    assert!(seeds < 50 || followed.changes > 20 * seeds && followed.looks > 5 * seeds, "{total:?}");
+    assert!(seeds < 50 || followed.kept > seeds && followed.late > 0, "{total:?}");
     assert!(seeds < 50 || total.moves > seeds && total.called.answered > 10 * seeds, "{total:?}");
 }
 
@@ -40,6 +47,15 @@ fn commits_over_several_shards_keep_their_claims_in_trouble() {
 fn a_reader_of_each_shard_by_itself_is_found_out() {
     let found = (0..40).find_map(|seed| run(seed, Reading::Apart).err());
     let is_noticed = found.as_ref().is_some_and(|claim| claim.contains("all accounts hold"));
+    assert!(is_noticed, "nobody noticed, but {found:?}");
+}
+
+#[test]
+fn a_reader_of_each_shard_by_itself_sees_what_follows_without_its_cause_and_is_found_out() {
+    let found = (0..40).find_map(|seed| run(seed, Reading::FollowsApart).err());
+    let is_noticed = found
+        .as_ref()
+        .is_some_and(|claim| claim.contains("of row") || claim.contains("was counted"));
     assert!(is_noticed, "nobody noticed, but {found:?}");
 }
 

@@ -35,10 +35,22 @@ async fn fill(client: &mut redis::aio::MultiplexedConnection, key: &str, page: &
     filled.is_some()
 }
 
+/// What spreads the keys over shards.
+const SPREAD: &[&str] = &["--shards", "4"];
+
 #[test]
 fn an_entry_is_gone_or_new_in_the_commit_that_changes_its_row() {
+    entries_follow_rows(&[]);
+}
+
+#[test]
+fn an_entry_is_gone_or_new_in_the_commit_that_changes_its_row_whichever_shard_has_it() {
+    entries_follow_rows(SPREAD);
+}
+
+fn entries_follow_rows(arguments: &[&str]) {
     let directory = tempfile::tempdir().unwrap();
-    let mut node = NodeProcess::start(directory.path());
+    let mut node = NodeProcess::start_with(directory.path(), arguments);
     runtime().block_on(async {
         let sql = postgres(&node).await;
         let mut cache = redis(&node).await;
@@ -79,6 +91,13 @@ fn an_entry_is_gone_or_new_in_the_commit_that_changes_its_row() {
         let price: String = ask(&mut cache, "HGET team:red:1 price").await;
         assert_eq!(price, "1.50");
         assert_eq!(ask::<i64>(&mut cache, "EXISTS name:2").await, 0);
+
+        // Rows that are there get entries when they are told.
+        let _: () =
+            ask(&mut cache, "PROTEUS.CACHE CREATE late TABLE users KEY late:{id} JSON").await;
+        assert_eq!(ask::<i64>(&mut cache, "EXISTS late:1 late:2").await, 0);
+        assert_eq!(ask::<i64>(&mut cache, "PROTEUS.CACHE FILL late").await, 2);
+        assert_eq!(ask::<i64>(&mut cache, "EXISTS late:1 late:2").await, 2);
 
         // A row that moves takes its entry along; a transaction that fails changes none.
         let _: () = ask(&mut cache, "SET page:1 rendered").await;
@@ -126,9 +145,18 @@ fn an_entry_is_gone_or_new_in_the_commit_that_changes_its_row() {
 
 #[test]
 fn a_subscriber_that_was_away_replays_what_it_missed() {
+    events_are_replayed(&[]);
+}
+
+#[test]
+fn a_subscriber_that_was_away_replays_what_it_missed_of_all_shards() {
+    events_are_replayed(SPREAD);
+}
+
+fn events_are_replayed(arguments: &[&str]) {
     type Entries = Vec<(String, Vec<(String, String)>)>;
     let directory = tempfile::tempdir().unwrap();
-    let mut node = NodeProcess::start(directory.path());
+    let mut node = NodeProcess::start_with(directory.path(), arguments);
     let mut cursor = "-".to_owned();
     let read = |entries: Entries| -> Vec<String> {
         entries.into_iter().map(|(_, fields)| format!("{} {}", fields[0].1, fields[1].1)).collect()

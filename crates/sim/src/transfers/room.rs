@@ -31,6 +31,11 @@ impl Reading {
     pub(super) fn shards(self) -> u32 {
         if self == Reading::WithRoom { SHARDS_WITH_ROOM } else { SHARDS }
     }
+
+    /// Whether something is declared to follow from changes.
+    pub(super) fn has_follows(self) -> bool {
+        matches!(self, Reading::Whole | Reading::FollowsApart | Reading::WithRoom)
+    }
 }
 
 impl World {

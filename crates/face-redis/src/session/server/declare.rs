@@ -335,15 +335,21 @@ impl Session {
                 let (state, ts) = (view.state, view.applied_ts);
                 table::rows::scan_chunk(state, table, &start, None, ts, FILL_ROWS)
             })?;
-            let tell = |(key, _): (Vec<u8>, table::Row)| {
-                Minitransaction::of(table::Op::TellRow { table, key })
+            let row_count = chunk.rows.len();
+            let tell = |(key, _): (Vec<u8>, table::Row)| table::Op::TellRow { table, key };
+            let told = chunk.rows.into_iter().map(tell);
+            // Over several shards one commit of many rows costs little more than of one.
+            let told: Vec<Minitransaction> = match kernel.is_spread() {
+                true if row_count == 0 => Vec::new(),
+                true => vec![told.fold(Minitransaction::default(), Minitransaction::op)],
+                false => told.map(Minitransaction::of).collect(),
             };
-            let told: Vec<Minitransaction> = chunk.rows.into_iter().map(tell).collect();
-            if !told.is_empty() {
-                // A table that was dropped meanwhile refuses, and has no rows.
-                let outcomes = kernel.propose(told).await?;
-                let is_done = |outcome: &&Outcome| matches!(outcome, Outcome::Committed { .. });
-                count += i64::try_from(outcomes.iter().filter(is_done).count()).unwrap_or(0);
+            // A table that was dropped meanwhile refuses, and has no rows.
+            let outcomes = if told.is_empty() { Vec::new() } else { kernel.propose(told).await? };
+            for outcome in outcomes {
+                if let Outcome::Committed { replies, .. } = outcome {
+                    count += i64::try_from(replies.len()).unwrap_or(0);
+                }
             }
             match chunk.next_key {
                 Some(next) => start = next,
