@@ -12,7 +12,7 @@ use proteus_kernel::{Commits, Shard, Shards, Spread, Spreading, read_whole};
 use proteus_kernel_api::{
     KernelError, Minitransaction, Outcome, Proposal, ReadBarrier, Refusal, StoreError, View, cache,
 };
-use proteus_shard_machine::{Composed, Plan, Split, SpreadState, split};
+use proteus_shard_machine::{Composed, Plan, Split, SpreadState, is_cross_slot, split};
 use proteus_types::{Durability, ShardId, Slot, SlotMap};
 use tokio::sync::oneshot;
 
@@ -44,7 +44,7 @@ type Outcomes = Pin<Box<dyn Future<Output = Result<Vec<Outcome>, KernelError>> +
 type SpreadReader<'a> = dyn FnMut(&SlotMap, View<'_>) + 'a;
 
 /// Minitransactions on their way, by their places in the proposal.
-enum Part {
+pub(crate) enum Part {
     One(Vec<usize>, Outcomes),
     Several(usize, Plan, Spreading<Outcome>),
     Known(usize, Outcome),
@@ -71,10 +71,10 @@ impl Router {
             });
         }
         let all: Vec<usize> = (0..minitransactions.len()).collect();
-        let parts = self.hand_over(durability, &all, &minitransactions);
+        let handed = self.hand_over(durability, &all, &minitransactions);
         Box::pin(async move {
             let mut outcomes = BTreeMap::new();
-            settle(parts, &mut outcomes).await?;
+            router.settle_all(durability, &all, &minitransactions, handed, &mut outcomes).await?;
             router.send_after(durability, &minitransactions, outcomes).await
         })
     }
@@ -94,27 +94,55 @@ impl Router {
                 return Ok(outcomes.into_values().collect());
             }
             task::sleep(RETRY).await;
-            settle(self.hand_over(durability, &moved, minitransactions), &mut outcomes).await?;
+            let handed = self.hand_over(durability, &moved, minitransactions);
+            self.settle_all(durability, &moved, minitransactions, handed, &mut outcomes).await?;
         }
         let reason = "keys are on their way to another shard";
         Err(KernelError::Overloaded(reason.to_owned()))
     }
 
-    /// Hands over the minitransactions in these places, by the newest map. Those of one shard keep their
-    /// order. What concerns several is flushed.
-    fn hand_over(
+    /// Waits for what was handed over of these places, carries out what needs keys of several shards at once, and
+    /// hands over what is behind that.
+    async fn settle_all(
         &self,
         durability: Durability,
         places: &[usize],
         all: &[Minitransaction],
-    ) -> Vec<Part> {
+        (mut parts, mut handed_count): (Vec<Part>, usize),
+        outcomes: &mut BTreeMap<usize, Outcome>,
+    ) -> Result<(), KernelError> {
+        let mut rest = places;
+        loop {
+            settle(std::mem::take(&mut parts), outcomes).await?;
+            let Some((place, behind)) = rest.get(handed_count..).and_then(<[usize]>::split_first)
+            else {
+                return Ok(());
+            };
+            if let Some(mini) = all.get(*place) {
+                outcomes.insert(*place, self.carry_out_together(mini).await?);
+            }
+            rest = behind;
+            (parts, handed_count) = self.hand_over(durability, rest, all);
+        }
+    }
+
+    /// Hands over the minitransactions in these places, by the newest map, up to the first that needs keys of several
+    /// shards at once; says how many. Those of one shard keep their order. What concerns several is flushed.
+    pub(crate) fn hand_over(
+        &self,
+        durability: Durability,
+        places: &[usize],
+        all: &[Minitransaction],
+    ) -> (Vec<Part>, usize) {
         let map = self.shards.map();
         let one = |(shard, (places, minis))| {
             Part::One(places, self.commits.propose(shard, durability, minis))
         };
         let mut parts = Vec::new();
         let mut waiting: BTreeMap<ShardId, (Vec<usize>, Vec<Minitransaction>)> = BTreeMap::new();
+        let mut handed_count = 0;
         for (place, mini) in places.iter().filter_map(|place| Some((*place, all.get(*place)?))) {
+            handed_count += 1;
             match split(mini.clone(), &map) {
                 Split::One(shard, mini) => {
                     let (places, minis) = waiting.entry(shard).or_default();
@@ -126,11 +154,15 @@ impl Router {
                     parts.extend(std::mem::take(&mut waiting).into_iter().map(one));
                     parts.push(Part::Several(place, plan, self.commits.propose_over(own)));
                 }
+                Split::Refused(outcome) if is_cross_slot(&outcome) => {
+                    handed_count -= 1;
+                    break;
+                }
                 Split::Refused(outcome) => parts.push(Part::Known(place, outcome)),
             }
         }
         parts.extend(waiting.into_iter().map(one));
-        parts
+        (parts, handed_count)
     }
 
     pub(crate) fn read(&self, reader: &mut dyn FnMut(View<'_>)) -> Result<(), KernelError> {
@@ -309,7 +341,7 @@ async fn passed(barrier: Barrier) -> Result<(), KernelError> {
     barrier.await.unwrap_or_else(|_| Err(stopping()))
 }
 
-fn is_elsewhere(outcome: &Outcome) -> bool {
+pub(crate) fn is_elsewhere(outcome: &Outcome) -> bool {
     let (Outcome::CheckFailed { refusal, .. } | Outcome::Refused { refusal, .. }) = outcome else {
         return false;
     };
@@ -317,7 +349,7 @@ fn is_elsewhere(outcome: &Outcome) -> bool {
 }
 
 /// Waits for all parts, and puts their outcomes in their places.
-async fn settle(
+pub(crate) async fn settle(
     parts: Vec<Part>,
     outcomes: &mut BTreeMap<usize, Outcome>,
 ) -> Result<(), KernelError> {
