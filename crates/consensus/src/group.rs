@@ -494,8 +494,12 @@ impl Group {
     /// Hands leadership over to a voter, and returns once somebody else leads.
     ///
     /// # Errors
-    /// If nobody does within twice an election's time.
+    /// If it is no voter, and this node leads on; if nobody leads within twice an election's time.
     pub async fn hand_over(&self, to: NodeId) -> Result<(), ChangeError> {
+        // The library does not look: it would take nothing more, and if nobody else votes nobody would ever lead.
+        if !self.membership().voters.contains(&to) {
+            return Err(ChangeError(format!("{to} does not vote, and cannot lead")));
+        }
         let seen = self.leadership();
         self.raft
             .trigger()

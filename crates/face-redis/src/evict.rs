@@ -5,14 +5,19 @@
 //! behind random places, as Redis does, and proposes that the least useful of them go; each goes only if
 //! it is still what it was. So one node's view of uses decides, and no two remove twice as much as needed.
 //! Another node that is about to write waits until the leader has made room.
+//!
+//! Where not every node has all keys, nobody can choose among them all. There each node asks now and then what all
+//! keys take, and whoever leads a shard removes of its keys what is its share of what there is too much: as great a
+//! part as these keys are of all. If some shards have nothing that may go the others take more, round after round.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use proteus_env::{Clock, task};
-use proteus_kernel_api::cache::{self, Candidate, DATABASE_COUNT, Op};
-use proteus_kernel_api::{Kernel, KernelError, Minitransaction};
+use proteus_env::{Clock, random, task};
+use proteus_kernel_api::cache::{self, Answer, Candidate, DATABASE_COUNT, Op, Question};
+use proteus_kernel_api::{Kernel, KernelError, Minitransaction, ShardId, Slot, StoreError, View};
 
 use crate::hub::Hub;
 use crate::settings::Settings;
@@ -192,20 +197,70 @@ const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 /// How often the leader looks whether there is too much without having been told of a change.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How old may be what is known of all keys where some are on other nodes only, and how often leaders look then: so
+/// much time goes by between two shares of one leader's, in which the others remove theirs.
+const FIGURE_AGE_MAX: Duration = Duration::from_millis(100);
+const LOOK_INTERVAL_APART: Duration = Duration::from_millis(250);
+
 /// What there is to evict with.
 pub(crate) struct Evictor {
     pub(crate) uses: Uses,
     /// One at a time on a node.
     turn: tokio::sync::Mutex<()>,
+    /// What all keys take where some are on other nodes only, and when they were asked.
+    figure: tokio::sync::Mutex<Option<(Duration, u64)>>,
 }
 
-/// By how many bytes the keys exceed what they may take.
-fn excess(kernel: &dyn Kernel, settings: &Settings) -> Result<u64, KernelError> {
-    let maxmemory = settings.maxmemory.load(Ordering::Relaxed);
-    if maxmemory == 0 {
-        return Ok(0);
+/// Of which keys some are to go.
+#[derive(Clone, Copy)]
+enum Scope<'a> {
+    /// Of all: they are all here.
+    All,
+    /// Of those in one shard's slots, which are bounds, inclusive.
+    Shard(&'a [(u16, u16)]),
+}
+
+impl Scope<'_> {
+    fn read<T>(
+        self,
+        kernel: &dyn Kernel,
+        reader: impl FnOnce(View<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, KernelError> {
+        let first = match self {
+            Scope::All => return kernel.read(reader),
+            Scope::Shard(slots) => slots.first().and_then(|(first, _)| Slot::new(*first)),
+        };
+        let slot = first.ok_or_else(KernelError::unknown_answer)?;
+        kernel.read_slot(slot, reader)
     }
-    Ok(kernel.read(cache::used_bytes)?.saturating_sub(maxmemory))
+
+    /// A random place among the keys.
+    fn draw(self) -> u64 {
+        let drawn = random::random_u64();
+        let Scope::Shard(slots) = self else { return drawn };
+        let count = |(first, last): &(u16, u16)| u64::from(*last - *first) + 1;
+        let total: u64 = slots.iter().map(count).sum();
+        let mut place = (drawn >> 32) % total.max(1);
+        for bounds in slots {
+            if place < count(bounds) {
+                return (u64::from(bounds.0) + place) << 32 | drawn & u64::from(u32::MAX);
+            }
+            place -= count(bounds);
+        }
+        drawn
+    }
+}
+
+/// Whether not every node is to have all keys.
+fn is_apart(kernel: &dyn Kernel) -> bool {
+    let placed = || kernel.read_first(|view| cache::replicas(view.state));
+    kernel.is_spread() && placed().is_ok_and(|replicas| !replicas.are_everywhere())
+}
+
+/// The part of what there is too much that is to go from keys that take `own` of `total` bytes.
+fn share(excess: u64, own: u64, total: u64) -> u64 {
+    let share = u128::from(excess) * u128::from(own);
+    u64::try_from(share.div_ceil(u128::from(total.max(1)))).unwrap_or(u64::MAX).min(own)
 }
 
 /// Makes room on the node that leads for what other nodes write; ends when the face is gone.
@@ -223,18 +278,26 @@ pub(crate) async fn keep_room(
         let Some(evictor) = evictor.upgrade() else { return };
         let is_known = hub.settings.refresh(&*kernel).is_ok();
         let is_bounded = hub.settings.maxmemory.load(Ordering::Relaxed) != 0;
-        if is_known && is_bounded && kernel.leads() {
-            // A kernel that cannot now is asked again.
-            let _ = evictor.make_room(&*kernel, &hub, clock.wall_ms()).await;
+        let is_apart = is_bounded && is_apart(&*kernel);
+        // A kernel that cannot now is asked again.
+        if is_known && is_apart {
+            let _ = evictor.evict_own(&*kernel, &hub.settings, &*clock).await;
+        } else if is_known && is_bounded && kernel.leads() {
+            let _ = evictor.make_room(&*kernel, &hub, &*clock).await;
         }
         drop(evictor);
-        task::timeout(LOOK_INTERVAL, changed).await;
+        let pause = if is_apart { LOOK_INTERVAL_APART } else { LOOK_INTERVAL };
+        task::timeout(pause, changed).await;
     }
 }
 
 impl Evictor {
     pub(crate) fn new() -> Evictor {
-        Evictor { uses: Uses::new(), turn: tokio::sync::Mutex::default() }
+        Evictor {
+            uses: Uses::new(),
+            turn: tokio::sync::Mutex::default(),
+            figure: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Makes room where there is too much, or waits until the leader has; says whether there is room now.
@@ -242,46 +305,126 @@ impl Evictor {
         &self,
         kernel: &dyn Kernel,
         hub: &Hub,
-        now_ms: u64,
+        clock: &dyn Clock,
     ) -> Result<bool, KernelError> {
-        if excess(kernel, &hub.settings)? == 0 {
+        let settings = &hub.settings;
+        if self.excess(kernel, settings, clock).await? == 0 {
             return Ok(true);
         }
-        if hub.settings.policy() == Policy::NoEviction {
+        if settings.policy() == Policy::NoEviction {
             return Ok(false);
         }
-        if kernel.leads() {
-            return self.evict(kernel, &hub.settings, now_ms).await;
+        let is_apart = is_apart(kernel);
+        if !is_apart && kernel.leads() {
+            let used_max = settings.maxmemory.load(Ordering::Relaxed);
+            return self.evict(kernel, settings, Scope::All, used_max, clock.wall_ms()).await;
         }
         let waiting = async {
             loop {
                 let changed = hub.memory_changed.notified();
                 tokio::pin!(changed);
                 changed.as_mut().enable();
-                if excess(kernel, &hub.settings)? == 0 {
+                if is_apart {
+                    self.evict_own(kernel, settings, clock).await?;
+                }
+                if self.excess(kernel, settings, clock).await? == 0 {
                     return Ok(true);
                 }
-                changed.await;
+                task::timeout(FIGURE_AGE_MAX, changed).await;
             }
         };
         task::timeout(ROOM_PATIENCE, waiting).await.unwrap_or(Ok(false))
     }
 
-    /// Proposes that keys go until there is room; says whether there is.
+    /// By how many bytes the keys exceed what they may take.
+    async fn excess(
+        &self,
+        kernel: &dyn Kernel,
+        settings: &Settings,
+        clock: &dyn Clock,
+    ) -> Result<u64, KernelError> {
+        let maxmemory = settings.maxmemory.load(Ordering::Relaxed);
+        if maxmemory == 0 {
+            return Ok(0);
+        }
+        Ok(self.used(kernel, clock).await?.saturating_sub(maxmemory))
+    }
+
+    /// What all keys take; where some are on other nodes only, a moment ago.
+    async fn used(&self, kernel: &dyn Kernel, clock: &dyn Clock) -> Result<u64, KernelError> {
+        if kernel.has_all() && !is_apart(kernel) {
+            return kernel.read(cache::used_bytes);
+        }
+        let mut figure = self.figure.lock().await;
+        if let Some((asked_at, used)) = *figure
+            && clock.elapsed().saturating_sub(asked_at) < FIGURE_AGE_MAX
+        {
+            return Ok(used);
+        }
+        let answer = kernel.ask(Question::Figures).await?;
+        let Answer::Figures { used_bytes, .. } = answer else {
+            return Err(KernelError::unknown_answer());
+        };
+        *figure = Some((clock.elapsed(), used_bytes));
+        Ok(used_bytes)
+    }
+
+    /// Proposes that keys of the shards that this node leads go, until their share of what there is too much is gone.
+    async fn evict_own(
+        &self,
+        kernel: &dyn Kernel,
+        settings: &Settings,
+        clock: &dyn Clock,
+    ) -> Result<(), KernelError> {
+        if settings.policy() == Policy::NoEviction {
+            return Ok(());
+        }
+        let total = self.used(kernel, clock).await?;
+        let excess = total.saturating_sub(settings.maxmemory.load(Ordering::Relaxed));
+        if excess == 0 {
+            return Ok(());
+        }
+        let own_node = kernel.cluster().node;
+        let mut led: BTreeMap<ShardId, Vec<(u16, u16)>> = BTreeMap::new();
+        for range in kernel.slots_led() {
+            if range.leader == Some(own_node) {
+                led.entry(range.shard).or_default().push((range.first, range.last));
+            }
+        }
+        let mut gone = 0;
+        for slots in led.values() {
+            let scope = Scope::Shard(slots);
+            let own = scope.read(kernel, cache::used_bytes)?;
+            let used_max = own - share(excess, own, total);
+            self.evict(kernel, settings, scope, used_max, clock.wall_ms()).await?;
+            gone += own.saturating_sub(scope.read(kernel, cache::used_bytes)?);
+        }
+        // Until all are asked again: what went here must not go twice.
+        if let Some((_, used)) = &mut *self.figure.lock().await {
+            *used = used.saturating_sub(gone);
+        }
+        Ok(())
+    }
+
+    /// Proposes that keys go until they take no more than `used_max`; says whether they do.
     async fn evict(
         &self,
         kernel: &dyn Kernel,
         settings: &Settings,
+        scope: Scope<'_>,
+        used_max: u64,
         now_ms: u64,
     ) -> Result<bool, KernelError> {
-        let policy = settings.policy();
         let _turn = self.turn.lock().await;
+        let excess = || -> Result<u64, KernelError> {
+            Ok(scope.read(kernel, cache::used_bytes)?.saturating_sub(used_max))
+        };
         for _ in 0..ROUNDS_MAX {
-            let too_much = excess(kernel, settings)?;
+            let too_much = excess()?;
             if too_much == 0 {
                 return Ok(true);
             }
-            let chosen = self.choose(kernel, settings, policy, too_much, now_ms)?;
+            let chosen = self.choose(kernel, settings, scope, too_much, now_ms)?;
             if chosen.is_empty() {
                 return Ok(false);
             }
@@ -290,7 +433,7 @@ impl Evictor {
             };
             kernel.propose(chosen.into_iter().map(evict).collect()).await?;
         }
-        Ok(excess(kernel, settings)? == 0)
+        Ok(excess()? == 0)
     }
 
     /// The keys that should go first of those behind random places.
@@ -298,15 +441,16 @@ impl Evictor {
         &self,
         kernel: &dyn Kernel,
         settings: &Settings,
-        policy: Policy,
+        scope: Scope<'_>,
         too_much: u64,
         now_ms: u64,
     ) -> Result<Vec<Candidate>, KernelError> {
+        let policy = settings.policy();
         let now_s = (now_ms / 1000) as u32;
         let samples = settings.samples.load(Ordering::Relaxed) as usize;
         let mut chosen: Vec<Candidate> = Vec::new();
         let mut bytes = 0;
-        kernel.read(|view| {
+        scope.read(kernel, |view| {
             if policy == Policy::VolatileTtl {
                 chosen = cache::soonest(view, EVICTIONS_MAX)?;
                 return Ok(());
@@ -320,10 +464,12 @@ impl Evictor {
                 .collect();
             let mut misses = 0;
             while bytes < too_much && chosen.len() < EVICTIONS_MAX && misses < 8 {
-                let random = proteus_env::random::random_u64();
-                let Some(db) = filled.get(random as usize % filled.len().max(1)) else { break };
+                let Some(db) = filled.get(random::random_u64() as usize % filled.len().max(1))
+                else {
+                    break;
+                };
                 // Redis draws every key by itself; a few that stand together are as good as any.
-                let drawn = proteus_env::random::random_u64();
+                let drawn = scope.draw();
                 let found = cache::candidates(view, *db, drawn, samples, policy.only_expiring())?;
                 let best = found
                     .into_iter()
@@ -401,6 +547,23 @@ mod tests {
         let often = used.decayed(100, &settings);
         assert!(often > LFU_FIRST);
         assert_eq!(used.decayed(100 + 120, &settings), often - 2);
+    }
+
+    #[test]
+    fn shares_of_all_shards_are_what_there_is_too_much_and_places_are_in_their_slots() {
+        let all = [7u64, 0, 1_000, 123_456];
+        let total: u64 = all.iter().sum();
+        for excess in [1, 5_000, total] {
+            let shares: Vec<u64> = all.iter().map(|own| share(excess, *own, total)).collect();
+            let sum: u64 = shares.iter().sum();
+            assert!(sum >= excess && sum <= excess + all.len() as u64, "{shares:?}");
+            assert!(shares.iter().zip(all).all(|(share, own)| *share <= own));
+        }
+        let scope = Scope::Shard(&[(3, 5), (9, 9), (100, 16_383)]);
+        for _ in 0..100 {
+            let slot = scope.draw() >> 32;
+            assert!(matches!(slot, 3..=5 | 9 | 100..=16_383), "{slot}");
+        }
     }
 
     #[test]

@@ -8,6 +8,10 @@
 //! Sending states instead of changes makes a copy and the stream fit whatever happened between: a copy is
 //! read in pieces while commits go on, and the stream from before its first piece brings it to one commit.
 //!
+//! Where this node does not have all keys it asks for those that have changed elsewhere, once it has been told that they
+//! have: a round is of one moment, but what one commit has changed in several shards may come in two rounds. A database
+//! that is emptied ends the stream then, since each shard tells of that by itself.
+//!
 //! Source: Redis' replication (PSYNC), "How Redis replication works" (redis.io).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -18,7 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use proteus_env::{random, task};
-use proteus_kernel_api::cache::{self, Call, Change, Kind, Reply};
+use proteus_kernel_api::cache::{self, Call, Change, Kind, Parcel, Parceled, Question, Reply};
 use proteus_kernel_api::{Change as AnyChange, Commit, Kernel, KernelError, StoreError, View};
 use tokio::sync::Notify;
 
@@ -92,6 +96,8 @@ struct Stream {
 pub(crate) struct Replication {
     stream: Mutex<Stream>,
     is_active: AtomicBool,
+    /// Some keys are on other nodes only.
+    is_apart: AtomicBool,
     /// Wakes the one who makes rounds.
     touched: Notify,
     /// Wakes those who send them.
@@ -124,6 +130,7 @@ impl Default for Replication {
         Replication {
             stream: Mutex::new(stream),
             is_active: AtomicBool::new(false),
+            is_apart: AtomicBool::new(false),
             touched: Notify::new(),
             grown: Notify::new(),
             acked: Notify::new(),
@@ -185,6 +192,12 @@ impl Replication {
         }
         let mut stream = self.stream.lock();
         stream.noted += 1;
+        let is_cleared =
+            |change: &AnyChange| matches!(change, AnyChange::Cache(Change::Cleared { .. }));
+        if self.is_apart.load(Ordering::Acquire) && commit.changes.iter().any(is_cleared) {
+            stream.end();
+            self.grown.notify_waiters();
+        }
         let pending = &mut stream.pending;
         for change in &commit.changes {
             let AnyChange::Cache(change) = change else { continue };
@@ -265,6 +278,13 @@ impl Replication {
         Next::Rounds(rounds, stream.offset)
     }
 
+    /// Learns whether some keys are on other nodes only; the stream goes on from nowhere if that is new.
+    fn note_apart(&self, is_apart: bool) {
+        if self.is_apart.swap(is_apart, Ordering::AcqRel) != is_apart {
+            self.note_gap();
+        }
+    }
+
     /// Adds a key to the next round.
     pub(crate) fn touch(&self, db: u8, key: Bytes) {
         self.stream.lock().pending.keys.insert((db, key));
@@ -291,7 +311,8 @@ impl Replication {
     /// How many followers have the first `noted` commits; those who may not are asked how far they are.
     pub(crate) fn count_of(&self, noted: u64, asks: bool) -> usize {
         let mut stream = self.stream.lock();
-        if stream.followers.is_empty() {
+        // What was written elsewhere may not have been noted yet.
+        if stream.followers.is_empty() || self.is_apart.load(Ordering::Acquire) {
             return 0;
         }
         let covered = stream.marks.iter().find(|(upto, _)| *upto >= noted).map(|(_, at)| *at);
@@ -334,7 +355,12 @@ impl Replication {
             let mut has_more = false;
             if replication.is_active.load(Ordering::Acquire) {
                 // A kernel that cannot be read now is asked again.
-                has_more = replication.round(&*alive.kernel).unwrap_or(false);
+                let is_apart = !alive.kernel.has_all();
+                replication.note_apart(is_apart);
+                has_more = match is_apart {
+                    true => replication.round_apart(&*alive.kernel).await.unwrap_or(true),
+                    false => replication.round(&*alive.kernel).unwrap_or(false),
+                };
                 if now.saturating_sub(pinged) >= PING_INTERVAL {
                     pinged = now;
                     replication.ping(alive.clock.wall_ms());
@@ -395,18 +421,66 @@ impl Replication {
             self.put_back(pending.keys, pending.cleared);
             return Err(error);
         }
+        let had_any = round.count > 0 || !pending.messages.is_empty();
+        self.end_round(round, pending.messages, (noted, id), left);
+        Ok(had_any)
+    }
+
+    /// As [`Replication::round`], where some keys are on other nodes only.
+    async fn round_apart(&self, kernel: &dyn Kernel) -> Result<bool, KernelError> {
+        let (pending, noted, id) = {
+            let mut stream = self.stream.lock();
+            (std::mem::take(&mut stream.pending), stream.noted, stream.id.clone())
+        };
+        let mut round = Round::default();
+        let mut left: BTreeSet<(u8, Bytes)> =
+            pending.keys.iter().skip(ROUND_KEYS_MAX).cloned().collect();
+        let mut of: BTreeMap<u8, Vec<Bytes>> = BTreeMap::new();
+        for (db, key) in pending.keys.iter().take(ROUND_KEYS_MAX) {
+            of.entry(*db).or_default().push(key.clone());
+        }
+        for (db, keys) in of {
+            round.select(db);
+            let question = Question::Parcels { db, keys: keys.clone() };
+            let found = kernel.ask(question).await;
+            let found = found.map(|answer| answer.into_parcels(keys.len()));
+            let Ok(Some(found)) = found else {
+                self.put_back(pending.keys, pending.cleared);
+                self.stream.lock().pending.messages.splice(..0, pending.messages);
+                found?;
+                return Err(KernelError::unknown_answer());
+            };
+            for (key, found) in keys.into_iter().zip(found) {
+                match found {
+                    Parceled::Absent => round.command(&[b"DEL", &key]),
+                    Parceled::There(parcel) => round.parcel(&key, &parcel),
+                    Parceled::Left => _ = left.insert((db, key)),
+                }
+            }
+        }
+        let had_any = !pending.keys.is_empty() || !pending.messages.is_empty();
+        self.end_round(round, pending.messages, (noted, id), left);
+        Ok(had_any)
+    }
+
+    /// Puts a round into the stream in which all that was noted is, the first `noted` commits, but what is left.
+    fn end_round(
+        &self,
+        mut round: Round,
+        messages: Vec<(Bytes, Bytes, bool)>,
+        (noted, id): (u64, String),
+        left: BTreeSet<(u8, Bytes)>,
+    ) {
         // A message comes after what was committed before it.
-        for (channel, message, is_sharded) in &pending.messages {
+        for (channel, message, is_sharded) in &messages {
             round.command(&[if *is_sharded { b"SPUBLISH" } else { b"PUBLISH" }, channel, message]);
         }
-        let is_done = left.is_empty();
-        let had_any = round.count > 0;
         let mut stream = self.stream.lock();
         if stream.id != id {
-            return Ok(true);
+            return;
         }
         stream.push(round.finish());
-        if is_done && noted > 0 {
+        if left.is_empty() && noted > 0 {
             stream.mark(noted);
         }
         if std::mem::take(&mut stream.asks) {
@@ -415,11 +489,10 @@ impl Replication {
             stream.push(ask);
         }
         drop(stream);
-        if !is_done {
+        if !left.is_empty() {
             self.put_back(left, BTreeSet::new());
         }
         self.grown.notify_waiters();
-        Ok(had_any)
     }
 
     fn put_back(&self, keys: BTreeSet<(u8, Bytes)>, cleared: BTreeSet<u8>) {
@@ -448,16 +521,6 @@ pub(crate) fn put_command(into: &mut Vec<u8>, words: &[&[u8]]) {
         into.extend_from_slice(word);
         into.extend_from_slice(b"\r\n");
     }
-}
-
-/// A key's value as DUMP gives it, and when it expires.
-pub(crate) fn dumped(
-    view: View<'_>,
-    db: u8,
-    key: &Bytes,
-) -> Result<Option<(Bytes, Option<u64>)>, StoreError> {
-    let Reply::Bulk(payload) = answer(view, db, b"DUMP", key)? else { return Ok(None) };
-    Ok(Some((payload, expiry(view, db, key)?)))
 }
 
 fn answer(view: View<'_>, db: u8, name: &'static [u8], key: &Bytes) -> Result<Reply, StoreError> {
@@ -500,12 +563,20 @@ impl Round {
                 }
             }
             Some(_) => {
-                let Some((payload, at_ms)) = dumped(view, db, key)? else { return Ok(()) };
-                let at_ms = at_ms.unwrap_or(0).to_string();
-                self.command(&[b"RESTORE", key, at_ms.as_bytes(), &payload, b"REPLACE", b"ABSTTL"]);
+                let question = Question::Parcels { db, keys: vec![key.clone()] };
+                if let Some([Parceled::There(parcel)]) =
+                    question.answer(view)?.into_parcels(1).as_deref()
+                {
+                    self.parcel(key, parcel);
+                }
             }
         }
         Ok(())
+    }
+
+    fn parcel(&mut self, key: &[u8], Parcel { payload, expire_at_ms, .. }: &Parcel) {
+        let at_ms = expire_at_ms.unwrap_or(0).to_string();
+        self.command(&[b"RESTORE", key, at_ms.as_bytes(), payload, b"REPLACE", b"ABSTTL"]);
     }
 
     /// The commands; several as one transaction.

@@ -188,6 +188,12 @@ pub trait Kernel: Send + Sync + 'static {
         vec![SlotsLed { first: 0, last: SLOT_COUNT - 1, shard: ShardId::META, leader }]
     }
 
+    /// The nodes that have a replica of a shard, as far as this node knows.
+    fn holders(&self, shard: ShardId) -> BTreeSet<NodeId> {
+        let _ = shard;
+        self.cluster().members.into_keys().collect()
+    }
+
     /// Whether this node leads: [`ClusterView::leads`], for those who ask at every request.
     fn leads(&self) -> bool {
         self.cluster().leads()
@@ -313,6 +319,18 @@ impl dyn Kernel {
         reader: impl FnOnce(View<'_>) -> Result<T, StoreError>,
     ) -> Result<T, KernelError> {
         once(reader, |reader| self.read_slot_dyn(&|| Slot::of_key(key), reader))
+    }
+
+    /// [`Kernel::read_slot_dyn`] with a result.
+    ///
+    /// # Errors
+    /// As [`Kernel::read`](Self::read).
+    pub fn read_slot<T>(
+        &self,
+        slot: Slot,
+        reader: impl FnOnce(View<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, KernelError> {
+        once(reader, |reader| self.read_slot_dyn(&|| slot, reader))
     }
 
     /// Reads the cache's keys in `slots` and nothing else, as they are after every commit that was acknowledged

@@ -1,5 +1,6 @@
 //! The shard with a toy machine: what was acknowledged is there after any end, exactly once.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -236,6 +237,22 @@ fn too_large_a_proposal_is_refused_and_harms_nothing() {
         let commands = vec![1; proteus_kernel::PROPOSAL_BYTES_MAX / 8 + 1];
         let refused = shard.propose(&commands).await.unwrap_err();
         assert!(refused.to_string().contains("split it"), "{refused}");
+        assert_eq!(shard.propose(&[5]).await.unwrap()[0].0, 5);
+    });
+}
+
+#[test]
+fn leadership_is_not_handed_to_one_who_does_not_vote() {
+    let directory = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let sink = Arc::new(Recorder::default());
+        let shard = open(directory.path(), Arc::new(ManualClock::at(5)), sink).await;
+        let refused = shard.group().hand_over(NodeId(7)).await.unwrap_err();
+        assert!(refused.to_string().contains("does not vote"), "{refused}");
+        let members = BTreeMap::from([(NodeId(7), Member::default())]);
+        // As it is now for who only follows: the shard would be led by nobody.
+        shard.group().set_members(members).await.unwrap();
+        assert!(shard.group().hand_over(NodeId(7)).await.is_err());
         assert_eq!(shard.propose(&[5]).await.unwrap()[0].0, 5);
     });
 }

@@ -16,6 +16,7 @@ pub mod commands;
 mod consequences;
 mod declared;
 mod exec;
+mod gathered;
 mod head;
 mod layout;
 mod leaders;
@@ -49,12 +50,13 @@ pub use declared::{
     DECLARATIONS_MAX, Declaration, DeclarationKind, DerivedEntry, EventTarget, INVALIDATED_MS,
     KeyPart, RecordedEvents, Refresh, declarations, declared_kinds, recorded_events,
 };
+pub use gathered::{Gathered, Place};
 pub use head::{Kind, Revision};
 pub use leaders::{ChosenLeader, chosen_leaders};
 pub use memory::{Candidate, candidates, recount, size_of, soonest, sums, used_bytes};
 pub use number::{decimal_float_text, float_text, parse_float, parse_integer};
 pub use pattern::matches;
-pub use questions::{Answer, Question, ROWS_BYTES_MAX, Rows};
+pub use questions::{Answer, PARCELS_BYTES, Parcel, Parceled, Question, ROWS_BYTES_MAX, Rows};
 pub use replicas::{Replicas, replicas};
 pub use reply::Reply;
 pub use settings::{SETTING_BYTES_MAX, setting, settings};

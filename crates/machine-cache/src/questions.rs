@@ -14,6 +14,9 @@ use crate::{
 /// What the keys of one question may take with all that belongs to them, in bytes.
 pub const ROWS_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// Once so many bytes of values were read for one question for parcels no more are.
+pub const PARCELS_BYTES: usize = 8 * 1024 * 1024;
+
 /// What to read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Question {
@@ -48,6 +51,14 @@ pub enum Question {
         db: u8,
         /// The key.
         key: Bytes,
+    },
+    /// These keys of one database as they can be made anew elsewhere, as many of the first as have about
+    /// [`PARCELS_BYTES`].
+    Parcels {
+        /// The database.
+        db: u8,
+        /// The keys.
+        keys: Vec<Bytes>,
     },
     /// How many keys there are, and what they take.
     Figures,
@@ -89,6 +100,8 @@ pub enum Answer {
     Rows(Rows),
     /// Of keys, in their order.
     Revisions(Vec<Revision>),
+    /// Of keys, in their order.
+    Parcels(Vec<Parceled>),
     /// Of a key, if it is there.
     KindAndCount(Option<(Kind, u64)>),
     /// Of a key, if it is there, in bytes.
@@ -119,6 +132,28 @@ pub enum Answer {
     Nothing,
 }
 
+/// A key with its value, for another server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parcel {
+    /// Which change of the key is its last.
+    pub revision: Revision,
+    /// What DUMP answers.
+    pub payload: Bytes,
+    /// When it expires, in milliseconds since the epoch.
+    pub expire_at_ms: Option<u64>,
+}
+
+/// What became of reading a key for another server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Parceled {
+    /// It is not there.
+    Absent,
+    /// It was read.
+    There(Parcel),
+    /// Those before it have too many bytes: it is to be asked for again.
+    Left,
+}
+
 /// All that a store has of some keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rows(pub Vec<(Bytes, Bytes)>);
@@ -142,7 +177,9 @@ impl Question {
             Question::Command(call) | Question::Waiting(call) => {
                 spread::slots_read(&call.arguments)
             }
-            Question::Rows { keys, .. } | Question::Revisions { keys, .. } => of(keys),
+            Question::Rows { keys, .. }
+            | Question::Revisions { keys, .. }
+            | Question::Parcels { keys, .. } => of(keys),
             Question::KindAndCount { key, .. } | Question::Size { key, .. } => {
                 of(std::slice::from_ref(key))
             }
@@ -216,6 +253,7 @@ impl Question {
                 let of = |key: &Bytes| revision(view.state, view.now_ms, *db, key);
                 Answer::Revisions(keys.iter().map(of).collect::<Result<_, _>>()?)
             }
+            Question::Parcels { db, keys } => Answer::Parcels(parcels(view, *db, keys)?),
             Question::KindAndCount { db, key } => {
                 Answer::KindAndCount(kind_and_count(view, *db, key)?)
             }
@@ -233,6 +271,29 @@ impl Question {
     }
 }
 
+/// Reads keys for another server, one after the other.
+fn parcels(view: View<'_>, db: u8, keys: &[Bytes]) -> Result<Vec<Parceled>, StoreError> {
+    let mut bytes = 0;
+    let mut parcel = |key: &Bytes| {
+        if bytes >= PARCELS_BYTES {
+            return Ok(Parceled::Left);
+        }
+        let ask = |name: &'static [u8]| {
+            let arguments = vec![Bytes::from_static(name), key.clone()];
+            crate::answer(view, &Call { db, seed: 0, origin: 0, arguments })
+        };
+        let Reply::Bulk(payload) = ask(b"DUMP")? else { return Ok(Parceled::Absent) };
+        bytes += payload.len();
+        let expire_at_ms = match ask(b"PEXPIRETIME")? {
+            Reply::Integer(at_ms) => u64::try_from(at_ms).ok(),
+            _ => None,
+        };
+        let revision = revision(view.state, view.now_ms, db, key)?;
+        Ok(Parceled::There(Parcel { revision, payload, expire_at_ms }))
+    };
+    keys.iter().map(&mut parcel).collect()
+}
+
 impl Answer {
     /// Of a command.
     pub fn into_reply(self) -> Option<Reply> {
@@ -246,6 +307,14 @@ impl Answer {
     pub fn into_revisions(self, count: usize) -> Option<Vec<Revision>> {
         match self {
             Answer::Revisions(revisions) if revisions.len() == count => Some(revisions),
+            _ => None,
+        }
+    }
+
+    /// Of keys, if it is of so many.
+    pub fn into_parcels(self, count: usize) -> Option<Vec<Parceled>> {
+        match self {
+            Answer::Parcels(parcels) if parcels.len() == count => Some(parcels),
             _ => None,
         }
     }
@@ -274,6 +343,7 @@ mod tests {
             Question::Waiting(call),
             Question::Rows { db: 1, keys: vec![key.clone()] },
             Question::Revisions { db: 2, keys: vec![key.clone(), key.clone()] },
+            Question::Parcels { db: 3, keys: vec![key.clone()] },
             Question::KindAndCount { db: 0, key: key.clone() },
             Question::Size { db: 0, key },
             Question::InSlot { slot: 3, count_max: 4 },
@@ -307,6 +377,15 @@ mod tests {
             Answer::Resolved(vec![text.clone()]),
             Answer::Rows(Rows(vec![(text.clone(), text.clone())])),
             Answer::Revisions(vec![Revision::ABSENT]),
+            Answer::Parcels(vec![
+                Parceled::Absent,
+                Parceled::There(Parcel {
+                    revision: Revision::ABSENT,
+                    payload: text.clone(),
+                    expire_at_ms: Some(1),
+                }),
+                Parceled::Left,
+            ]),
             Answer::KindAndCount(Some((Kind::Stream, 5))),
             Answer::Size(None),
             Answer::Figures { used_bytes: 7, counts: vec![(1, 2)] },

@@ -236,7 +236,12 @@ pub(crate) fn rows_of_keys(
             continue;
         }
         let place = Bytes::copy_from_slice(&layout::head(db, key));
-        let Some(head) = state.get(&place)? else { continue };
+        let Some(head) = state.get(&place)? else {
+            // That a declaration took it away belongs to its revision.
+            let place = layout::invalidated(db, key);
+            all.extend(state.get(&place)?.map(|remembered| (place, remembered)));
+            continue;
+        };
         let Some(held) = held_at(state, db, place, head)? else { continue };
         let sizes = held.rows.iter().map(|(place, value)| place.len() + value.len());
         bytes += sizes.sum::<usize>();

@@ -35,7 +35,8 @@ pub enum Joining {
 
 const WHOLE: &str = "ERR this command needs all keys at once, and they are spread over several shards; send it by itself, outside of MULTI";
 
-const SORT_ELSEWHERE: &str =
+/// Refuses SORT where the keys that its patterns name may be in several shards.
+pub const SORT_ELSEWHERE: &str =
     "ERR BY or GET of SORT is denied where keys are spread over several shards";
 
 /// What `op` touches.
@@ -86,7 +87,13 @@ fn reach_of_command(arguments: &[Bytes]) -> Reach<'_> {
     match command.name {
         "flushall" | "flushdb" | "swapdb" | "script" | "function" => Reach::Everywhere,
         "dbsize" | "keys" | "randomkey" | "scan" => Reach::Whole(WHOLE),
-        "sort" | "sort_ro" if (2..arguments.len()).any(|at| word(at, "by") || word(at, "get")) => {
+        // A pattern without a star names no key.
+        "sort" | "sort_ro"
+            if (2..arguments.len()).any(|at| {
+                (word(at, "by") || word(at, "get"))
+                    && arguments.get(at + 1).is_some_and(|pattern| pattern.contains(&b'*'))
+            }) =>
+        {
             Reach::Whole(SORT_ELSEWHERE)
         }
         _ => match keys_of(command, arguments) {
@@ -94,6 +101,12 @@ fn reach_of_command(arguments: &[Bytes]) -> Reach<'_> {
             keys => Reach::Keys(keys),
         },
     }
+}
+
+/// The keys that a command names, which may touch others too.
+pub fn named_keys(call: &crate::Call) -> Vec<&Bytes> {
+    let name = call.arguments.first().map(|name| &name[..]).unwrap_or_default();
+    commands::find(name).map_or_else(Vec::new, |command| keys_of(command, &call.arguments))
 }
 
 /// The slots that a command reads which reads the keys it names and nothing else; none if it may read others.
@@ -239,6 +252,8 @@ mod tests {
         assert_eq!(keys(&["FLUSHALL"]), ["Everywhere"]);
         assert!(matches!(reach(&op(&["KEYS", "*"])), Reach::Whole(_)));
         assert!(matches!(reach(&op(&["SORT", "a", "BY", "w_*"])), Reach::Whole(_)));
+        assert!(matches!(reach(&op(&["SORT", "a", "BY", "no", "GET", "#"])), Reach::Keys(_)));
+        assert!(matches!(reach(&op(&["SORT", "a", "GET", "#", "GET", "w*"])), Reach::Whole(_)));
         assert_eq!(keys(&["SORT", "a", "STORE", "b"]), ["a", "b"]);
     }
 

@@ -126,6 +126,10 @@ impl Kernel for NodeKernel {
         shards.map().ranges().map(led).collect()
     }
 
+    fn holders(&self, shard: ShardId) -> BTreeSet<NodeId> {
+        self.router.shards.holders(shard)
+    }
+
     fn change_members(&self, change: MembersChange) -> MembersChanging {
         match self.cluster.get().cloned() {
             Some(cluster) => Box::pin(async move { cluster.change_members(&change).await }),

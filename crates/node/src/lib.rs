@@ -31,6 +31,7 @@ mod restore;
 mod retire;
 mod router;
 mod shards;
+mod together;
 mod upkeep;
 
 use std::io;

@@ -31,9 +31,6 @@ const RETRY: Duration = Duration::from_millis(5);
 /// Such pauses until this node has heard of what it has committed.
 const PATIENCE_ROUNDS: usize = 2_000;
 
-/// The setting that bounds what all keys take.
-const MAXMEMORY: &str = "config/maxmemory";
-
 /// Shards that a cluster may have.
 const SHARDS_MAX: usize = 1_024;
 
@@ -172,13 +169,6 @@ impl Placement {
 
     /// Says how many replicas each shard but the first shall have; 0: one on every node.
     pub(crate) async fn choose_count(&self, count: u32) -> Result<(), String> {
-        let bound = self.read(ShardId::META, |state| cache::setting(state, MAXMEMORY))?;
-        if count > 0 && bound.is_some_and(|bound| &bound[..] != b"0") {
-            return Err(
-                "Redis' maxmemory needs a replica of every shard on every node; set it to 0 first"
-                    .to_owned(),
-            );
-        }
         self.commit_first(cache::Op::SetReplicaCount { count }).await
     }
 

@@ -9,10 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use proteus_env::{random, task};
 use proteus_kernel::{Way, ask_whole};
-use proteus_kernel_api::KernelError;
-use proteus_kernel_api::View;
 use proteus_kernel_api::cache::spread::{Joining, Reach, divide, reach_of_call, sum_replies};
 use proteus_kernel_api::cache::{self, Answer, Call, Question, Reply, Rows};
+use proteus_kernel_api::{KernelError, Minitransaction, Outcome, View};
 use proteus_types::{SLOT_COUNT, ShardId, Slot, SlotMap};
 
 use crate::router::{RETRY, Router, TRIES_MAX};
@@ -20,11 +19,12 @@ use crate::router::{RETRY, Router, TRIES_MAX};
 /// Stretches of slots that one SCAN looks at until it finds a key.
 const STRETCHES_MAX: usize = 16;
 
-const ELSEWHERE: &str = "ERR BY or GET of SORT is denied where this node has not all keys";
-
 impl Router {
     /// As after every commit that was acknowledged before this call.
     pub(crate) async fn ask(self, question: Question) -> Result<Answer, KernelError> {
+        if self.shards.is_whole() {
+            return self.ask_first(&question).await;
+        }
         for _ in 0..TRIES_MAX {
             match self.ask_once(&question).await? {
                 Answer::Elsewhere => task::sleep(RETRY).await,
@@ -37,6 +37,16 @@ impl Router {
         }
         let reason = "keys are on their way to another shard";
         Err(KernelError::Overloaded(reason.to_owned()))
+    }
+
+    /// Asks the first shard, which is the only one.
+    async fn ask_first(&self, question: &Question) -> Result<Answer, KernelError> {
+        if let Some(barrier) = self.first_barrier() {
+            barrier.await?;
+        }
+        let mut answer = Err(KernelError::unknown_answer());
+        self.meta.read(&mut |view| answer = question.answer(view).map_err(KernelError::from))?;
+        answer
     }
 
     async fn ask_once(&self, question: &Question) -> Result<Answer, KernelError> {
@@ -52,7 +62,22 @@ impl Router {
                 let is_waiting = matches!(question, Question::Waiting(_));
                 self.answer_over(&map, call, is_waiting).await
             }
-            Question::Revisions { db, keys } => self.revisions(&map, *db, keys).await,
+            Question::Revisions { db, keys } => {
+                let of = |keys| Question::Revisions { db: *db, keys };
+                let take = |answer| match answer {
+                    Answer::Revisions(revisions) => Ok(revisions),
+                    other => Err(other),
+                };
+                self.of_keys(&map, keys, of, take, Answer::Revisions).await
+            }
+            Question::Parcels { db, keys } => {
+                let of = |keys| Question::Parcels { db: *db, keys };
+                let take = |answer| match answer {
+                    Answer::Parcels(parcels) => Ok(parcels),
+                    other => Err(other),
+                };
+                self.of_keys(&map, keys, of, take, Answer::Parcels).await
+            }
             Question::Figures => self
                 .figures(&map)
                 .await
@@ -109,26 +134,10 @@ impl Router {
         if let Some((Joining::Sum, parts)) = divide(&op, &same) {
             return self.sum_over(map, &parts).await;
         }
-        let mut of: BTreeMap<ShardId, Vec<Bytes>> = BTreeMap::new();
-        for key in keys {
-            of.entry(map.shard_of_key(key)).or_default().push(key.clone());
-        }
-        for keys in of.values_mut() {
-            keys.sort_unstable();
-            keys.dedup();
-        }
-        let question_of = |shard| match of.get(&shard) {
-            Some(keys) => Question::Rows { db: call.db, keys: keys.clone() },
-            None => Question::Nothing,
+        let rows = match self.rows_over(map, call.db, keys.into_iter()).await? {
+            Ok(rows) => rows,
+            Err(other) => return Ok(other),
         };
-        let mut rows: Vec<Rows> = Vec::new();
-        for (_, answer) in self.ask_all(map, question_of).await? {
-            match answer {
-                Answer::Rows(found) => rows.push(found),
-                Answer::Nothing => {}
-                other => return Ok(other),
-            }
-        }
         let state = Rows::state(rows);
         let mut at = None;
         self.meta.read(&mut |view| at = Some((view.now_ms, view.applied_ts)))?;
@@ -140,6 +149,36 @@ impl Router {
             Question::Command(call.clone())
         };
         Ok(question.answer(view)?)
+    }
+
+    /// All that belongs to keys of several shards, at one moment, or what a shard has answered instead.
+    pub(crate) async fn rows_over(
+        &self,
+        map: &SlotMap,
+        db: u8,
+        keys: impl Iterator<Item = &Bytes>,
+    ) -> Result<Result<Vec<Rows>, Answer>, KernelError> {
+        let mut of: BTreeMap<ShardId, Vec<Bytes>> = BTreeMap::new();
+        for key in keys {
+            of.entry(map.shard_of_key(key)).or_default().push(key.clone());
+        }
+        for keys in of.values_mut() {
+            keys.sort_unstable();
+            keys.dedup();
+        }
+        let question_of = |shard| match of.get(&shard) {
+            Some(keys) => Question::Rows { db, keys: keys.clone() },
+            None => Question::Nothing,
+        };
+        let mut rows: Vec<Rows> = Vec::new();
+        for (_, answer) in self.ask_all(map, question_of).await? {
+            match answer {
+                Answer::Rows(found) => rows.push(found),
+                Answer::Nothing => {}
+                other => return Ok(Err(other)),
+            }
+        }
+        Ok(Ok(rows))
     }
 
     /// The sum of what each shard answers to its part of a command.
@@ -164,26 +203,28 @@ impl Router {
         sum_replies(&replies).map(Answer::Reply).ok_or_else(KernelError::unknown_answer)
     }
 
-    async fn revisions(
+    /// What is asked of each of some keys, which are in several shards: `take` picks it from a shard's answer, `join`
+    /// puts all together in the keys' order.
+    async fn of_keys<T: Clone>(
         &self,
         map: &SlotMap,
-        db: u8,
         keys: &[Bytes],
+        question_of: impl Fn(Vec<Bytes>) -> Question,
+        take: impl Fn(Answer) -> Result<Vec<T>, Answer>,
+        join: impl Fn(Vec<T>) -> Answer,
     ) -> Result<Answer, KernelError> {
         let of = |shard: ShardId| -> Vec<Bytes> {
             keys.iter().filter(|key| map.shard_of_key(key) == shard).cloned().collect()
         };
         let mut found = BTreeMap::new();
-        for (shard, answer) in
-            self.ask_all(map, |shard| Question::Revisions { db, keys: of(shard) }).await?
-        {
-            match answer {
-                Answer::Revisions(revisions) => found.extend(of(shard).into_iter().zip(revisions)),
-                other => return Ok(other),
+        for (shard, answer) in self.ask_all(map, |shard| question_of(of(shard))).await? {
+            match take(answer) {
+                Ok(answers) => found.extend(of(shard).into_iter().zip(answers)),
+                Err(other) => return Ok(other),
             }
         }
-        let all: Option<Vec<_>> = keys.iter().map(|key| found.get(key).copied()).collect();
-        all.map(Answer::Revisions).ok_or_else(KernelError::unknown_answer)
+        let all: Option<Vec<T>> = keys.iter().map(|key| found.get(key).cloned()).collect();
+        all.map(join).ok_or_else(KernelError::unknown_answer)
     }
 
     /// What all keys take, and how many each database has.
@@ -215,21 +256,28 @@ impl Router {
                     Some(b"keys") => self.keys(map, call).await?,
                     Some(b"randomkey") => self.random_key(map, call).await?,
                     Some(b"scan") => self.scan(map, call).await?,
-                    _ => Reply::Error(ELSEWHERE.into()),
+                    _ => self.sort(call).await?,
                 }
             }
             _ => {
-                if let Some(barrier) = self.first_barrier() {
-                    barrier.await?;
-                }
-                let mut reply = Err(KernelError::unknown_answer());
-                self.meta.read(&mut |view| {
-                    reply = cache::answer(view, call).map_err(KernelError::from);
-                })?;
-                reply?
+                return self.ask_first(&Question::Command(call.clone())).await;
             }
         };
         Ok(Answer::Reply(reply))
+    }
+
+    /// SORT_RO by or of keys that it does not name.
+    async fn sort(&self, call: &Call) -> Result<Reply, KernelError> {
+        let whole = Minitransaction::of(cache::Op::Command(call.clone()));
+        match self.carry_out_together(&whole).await? {
+            Outcome::Committed { replies, .. } => match replies.into_iter().next() {
+                Some(proteus_kernel_api::Reply::Cache(reply)) => Ok(reply),
+                _ => Err(KernelError::unknown_answer()),
+            },
+            Outcome::CheckFailed { refusal, .. } | Outcome::Refused { refusal, .. } => {
+                Ok(Reply::Error(refusal.to_string().into()))
+            }
+        }
     }
 
     async fn keys(&self, map: &SlotMap, call: &Call) -> Result<Reply, KernelError> {

@@ -13,7 +13,9 @@ use proteus_kernel::{Commits, Committing, Shard, Shards, Spread, Spreading, Wide
 use proteus_kernel_api::{
     KernelError, Minitransaction, Outcome, Proposal, ReadBarrier, Refusal, StoreError, View, cache,
 };
-use proteus_shard_machine::{Composed, Known, Plan, Split, SpreadState, consequences, split};
+use proteus_shard_machine::{
+    Composed, Known, Plan, Split, SpreadState, consequences, is_cross_slot, split,
+};
 use proteus_types::{Durability, ShardId, Slot, SlotMap};
 use tokio::sync::oneshot;
 
@@ -46,7 +48,7 @@ type Outcomes = Pin<Box<dyn Future<Output = Result<Vec<Outcome>, KernelError>> +
 type SpreadReader<'a> = dyn FnMut(&SlotMap, View<'_>) + 'a;
 
 /// Minitransactions on their way, by their places in the proposal.
-enum Part {
+pub(crate) enum Part {
     One(ShardId, Vec<usize>, Outcomes),
     Several(usize, Plan, Spreading<Outcome>),
     Known(usize, Outcome),
@@ -75,18 +77,19 @@ impl Router {
             });
         }
         let mut runs = self.runs(&minitransactions).into_iter();
-        let first = runs.next().unwrap_or_default();
-        let parts = self.hand_over(durability, first, &minitransactions, &BTreeMap::new());
+        let first: Vec<usize> = runs.next().unwrap_or_default().collect();
+        let handed = self.hand_over(durability, &first, &minitransactions, &BTreeMap::new());
         Box::pin(async move {
+            let (all, none) = (&minitransactions, BTreeMap::new());
             let mut came = BTreeMap::new();
-            settle(parts, &mut came).await?;
-            let mut outcomes = router.send_after(durability, &minitransactions, came).await?;
+            router.settle_all(durability, &first, all, handed, &none, &mut came).await?;
+            let mut outcomes = router.send_after(durability, all, came).await?;
             for run in runs {
-                let none = BTreeMap::new();
-                let parts = router.hand_over(durability, run, &minitransactions, &none);
+                let places: Vec<usize> = run.collect();
+                let handed = router.hand_over(durability, &places, all, &none);
                 let mut came = BTreeMap::new();
-                settle(parts, &mut came).await?;
-                outcomes.extend(router.send_after(durability, &minitransactions, came).await?);
+                router.settle_all(durability, &places, all, handed, &none, &mut came).await?;
+                outcomes.extend(router.send_after(durability, all, came).await?);
             }
             Ok(outcomes)
         })
@@ -130,9 +133,7 @@ impl Router {
                         have_moved = true;
                     }
                     Came::Incomplete(found) => {
-                        let known = known.entry(*place).or_default();
-                        known.append(found);
-                        known.retain(|_, follows| !follows.is_empty());
+                        learn(known.entry(*place).or_default(), std::mem::take(found));
                     }
                 }
                 again.push(*place);
@@ -143,8 +144,9 @@ impl Router {
             if have_moved {
                 task::sleep(RETRY).await;
             }
-            let parts = self.hand_over(durability, again, minitransactions, &known);
-            settle(parts, &mut came).await?;
+            let all = minitransactions;
+            let handed = self.hand_over(durability, &again, all, &known);
+            self.settle_all(durability, &again, all, handed, &known, &mut came).await?;
         }
         let reason = match have_moved {
             true => "keys are on their way to another shard",
@@ -153,15 +155,42 @@ impl Router {
         Err(KernelError::Overloaded(reason.to_owned()))
     }
 
-    /// Hands over the minitransactions in these places, by the newest map, with what is known to follow from them.
-    /// Those of one shard keep their order. What concerns several is flushed.
-    fn hand_over(
+    /// Waits for what was handed over of these places, carries out what needs keys of several shards at once, and
+    /// hands over what is behind that.
+    async fn settle_all(
         &self,
         durability: Durability,
-        places: impl IntoIterator<Item = usize>,
+        places: &[usize],
+        all: &[Minitransaction],
+        (mut parts, mut handed_count): (Vec<Part>, usize),
+        known: &BTreeMap<usize, Known>,
+        came: &mut BTreeMap<usize, Came>,
+    ) -> Result<(), KernelError> {
+        let mut rest = places;
+        loop {
+            settle(std::mem::take(&mut parts), came).await?;
+            let Some((place, behind)) = rest.get(handed_count..).and_then(<[usize]>::split_first)
+            else {
+                return Ok(());
+            };
+            if let Some(mini) = all.get(*place) {
+                came.insert(*place, Came::Done(self.carry_out_together(mini).await?));
+            }
+            rest = behind;
+            (parts, handed_count) = self.hand_over(durability, rest, all, known);
+        }
+    }
+
+    /// Hands over the minitransactions in these places, by the newest map, with what is known to follow from them, up
+    /// to the first that needs keys of several shards at once; says how many. Those of one shard keep their order. What
+    /// concerns several is flushed.
+    pub(crate) fn hand_over(
+        &self,
+        durability: Durability,
+        places: &[usize],
         all: &[Minitransaction],
         known: &BTreeMap<usize, Known>,
-    ) -> Vec<Part> {
+    ) -> (Vec<Part>, usize) {
         let map = self.shards.map();
         let one = |(shard, (places, minis))| {
             Part::One(shard, places, self.commits.propose(shard, durability, minis))
@@ -169,7 +198,9 @@ impl Router {
         let mut parts = Vec::new();
         let mut waiting: BTreeMap<ShardId, (Vec<usize>, Vec<Minitransaction>)> = BTreeMap::new();
         let nothing = Known::new();
-        for (place, mini) in places.into_iter().filter_map(|place| Some((place, all.get(place)?))) {
+        let mut handed_count = 0;
+        for (place, mini) in places.iter().filter_map(|place| Some((*place, all.get(*place)?))) {
+            handed_count += 1;
             let known = known.get(&place).unwrap_or(&nothing);
             match split(mini.clone(), &map, known) {
                 Split::One(shard, mini) => {
@@ -182,11 +213,15 @@ impl Router {
                     parts.extend(std::mem::take(&mut waiting).into_iter().map(one));
                     parts.push(Part::Several(place, plan, self.commits.propose_over(own)));
                 }
+                Split::Refused(outcome) if is_cross_slot(&outcome) => {
+                    handed_count -= 1;
+                    break;
+                }
                 Split::Refused(outcome) => parts.push(Part::Known(place, outcome)),
             }
         }
         parts.extend(waiting.into_iter().map(one));
-        parts
+        (parts, handed_count)
     }
 
     pub(crate) fn read(&self, reader: &mut dyn FnMut(View<'_>)) -> Result<(), KernelError> {
@@ -379,8 +414,14 @@ fn is_incomplete(outcome: &Outcome) -> bool {
     consequences(outcome).is_some()
 }
 
+/// Adds what was found to follow from parts to what is known.
+pub(crate) fn learn(known: &mut Known, mut found: Known) {
+    known.append(&mut found);
+    known.retain(|_, follows| !follows.is_empty());
+}
+
 /// What a minitransaction has come to.
-enum Came {
+pub(crate) enum Came {
     Done(Outcome),
     /// Nothing: it concerns what is in another shard than it went to.
     Moved,
@@ -408,7 +449,10 @@ impl Came {
 }
 
 /// Waits for all parts, and puts what they came to in their places.
-async fn settle(parts: Vec<Part>, came: &mut BTreeMap<usize, Came>) -> Result<(), KernelError> {
+pub(crate) async fn settle(
+    parts: Vec<Part>,
+    came: &mut BTreeMap<usize, Came>,
+) -> Result<(), KernelError> {
     for part in parts {
         match part {
             Part::One(shard, places, coming) => {

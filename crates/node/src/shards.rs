@@ -1,6 +1,6 @@
 //! The shards of a node: which are open, and which has which slots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -174,6 +174,17 @@ impl NodeShards {
         match self.shard(shard) {
             Some(here) => here.group().leadership().leader,
             None => self.away(shard)?.leader(),
+        }
+    }
+
+    /// The nodes that have a replica of a shard, or are to have one, as far as this node knows.
+    pub(crate) fn holders(&self, shard: ShardId) -> BTreeSet<NodeId> {
+        match self.shard(shard) {
+            Some(here) => here.group().membership().members.into_keys().collect(),
+            None => {
+                let holders = self.away(shard).map(|away| away.holders()).unwrap_or_default();
+                holders.into_iter().map(|(node, _)| node).collect()
+            }
         }
     }
 

@@ -16,6 +16,7 @@ mod feeds;
 mod split;
 mod spread_state;
 mod text;
+mod together;
 
 use proteus_machine::{Abort, Ctx, Machine, Position, ShardMachine, View};
 use proteus_store::{Read, State, StoreError};
@@ -29,8 +30,9 @@ pub use proteus_machine_cache as cache;
 pub use proteus_machine_table as table;
 pub use proteus_machine_topic as topic;
 pub use proteus_machine_tree as tree;
-pub use split::{Known, Plan, Split, split};
+pub use split::{Known, Plan, Split, cross_slot, is_cross_slot, split};
 pub use spread_state::SpreadState;
+pub use together::{Carried, Together, carry_out, keys_together};
 
 /// First byte of an encoded minitransaction: the version of the format.
 const FORMAT_VERSION: u8 = 1;

@@ -17,6 +17,21 @@ use crate::{Check, Minitransaction, Op, Outcome, Refusal, Reply, Ties, cache};
 
 const CROSS_SLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
 
+/// The refusal of an op whose keys are in several shards.
+pub fn cross_slot(op_index: usize) -> Outcome {
+    let refusal = Refusal::Cache(cache::Refusal::Command(CROSS_SLOT.to_owned()));
+    Outcome::Refused { op_index, refusal }
+}
+
+/// Whether an outcome says that an op's keys are, or may be, in several shards.
+pub fn is_cross_slot(outcome: &Outcome) -> bool {
+    let Outcome::Refused { refusal: Refusal::Cache(cache::Refusal::Command(text)), .. } = outcome
+    else {
+        return false;
+    };
+    text == CROSS_SLOT || text == spread::SORT_ELSEWHERE
+}
+
 /// Where a minitransaction goes.
 #[derive(Debug)]
 pub enum Split {

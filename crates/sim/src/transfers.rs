@@ -47,6 +47,9 @@ const TROUBLES: u64 = 10;
 /// How long a move is waited for in trouble.
 const MOVE_PATIENCE: Duration = Duration::from_secs(20);
 
+/// Counts a transfer, and moves money.
+const MOVES: &str = "redis.call('DECRBY', KEYS[2], ARGV[1]) redis.call('INCRBY', KEYS[3], ARGV[1]) return redis.call('INCR', KEYS[1])";
+
 /// Keys of each client that are only changed together.
 pub(crate) const TWINS: [&str; 2] = ["twin", "other"];
 
@@ -645,9 +648,17 @@ impl Client {
         let amount = self.random.below(100).to_string();
         let (from, to) = (self.random.below(ACCOUNTS), self.random.below(ACCOUNTS));
         let is_refused = self.random.chance(10);
-        let mut mini = Minitransaction::of(command(&["INCR", &key("count", self.number)]))
-            .op(command(&["DECRBY", &key("account", from), &amount]))
-            .op(command(&["INCRBY", &key("account", to), &amount]));
+        let keys = [key("count", self.number), key("account", from), key("account", to)];
+        let mut mini = match self.random.chance(20) {
+            // Keys of several shards in one command.
+            true => {
+                let [count, from, to] = &keys;
+                Minitransaction::of(command(&["EVAL", MOVES, "3", count, from, to, &amount]))
+            }
+            false => Minitransaction::of(command(&["INCR", &keys[0]]))
+                .op(command(&["DECRBY", &keys[1], &amount]))
+                .op(command(&["INCRBY", &keys[2], &amount])),
+        };
         if self.random.chance(30) {
             for twin in TWINS {
                 mini = mini.op(command(&["INCR", &key(twin, self.number)]));

@@ -20,8 +20,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use proteus_env::{Clock, random, task};
 use proteus_kernel_api::cache::commands::Flags;
-use proteus_kernel_api::cache::{self, Call, Check, Op, Reply, Revision};
-use proteus_kernel_api::{Kernel, Minitransaction, Outcome};
+use proteus_kernel_api::cache::{self, Answer, Call, Check, Op, Question, Reply, Revision, Rows};
+use proteus_kernel_api::{Kernel, KernelError, Minitransaction, Outcome, View};
 use tracing::{info, warn};
 
 pub use load::{Loader, Sink, Source, load, load_copy};
@@ -198,7 +198,7 @@ impl Follower<'_> {
         let opening = Primary::open(&address, account, 0);
         let opened = task::timeout(GREETING_PATIENCE, opening).await;
         let mut primary = opened.ok_or_else(|| format!("{address} does not answer"))??;
-        let known = self.known()?;
+        let known = self.known().await?;
         let asked = primary.sync(known.as_ref().map(|(cursor, _)| cursor)).await?;
         let (mut cursor, mut fence) = match (asked, known) {
             (Sync::Full(cursor, end), _) => {
@@ -252,8 +252,8 @@ impl Follower<'_> {
     }
 
     /// The place to go on from, if there is one.
-    fn known(&self) -> Result<Option<(Cursor, Fence)>, String> {
-        let (fields, fence) = self.place()?;
+    async fn known(&self) -> Result<Option<(Cursor, Fence)>, String> {
+        let (fields, fence) = self.place().await?;
         let number = |at: usize| fields.get(at)?.as_deref()?.parse().ok();
         let id = fields.first().cloned().flatten();
         Ok(match (id, number(1), number(2)) {
@@ -264,12 +264,20 @@ impl Follower<'_> {
         })
     }
 
-    /// Name, offset, database and owner as they stand, and the fence for what is done next.
-    fn place(&self) -> Result<(Vec<Option<String>>, Fence), String> {
-        let key = CURSOR_KEY.as_bytes();
-        let read = self.kernel.read_key(key, |view| {
-            let call = Call::new(&[&b"HMGET"[..], key, b"id", b"offset", b"db", b"owner"]);
-            let revision = cache::revision(view.state, view.now_ms, 0, key)?;
+    /// Name, offset, database and owner as they stand, and the fence for what is done next. Wherever the key is: this
+    /// node need neither lead its shard nor have it.
+    async fn place(&self) -> Result<(Vec<Option<String>>, Fence), String> {
+        let key = Bytes::from_static(CURSOR_KEY.as_bytes());
+        let question = Question::Rows { db: 0, keys: vec![key.clone()] };
+        let answer = self.kernel.ask(question).await.map_err(|error| error.to_string())?;
+        let Answer::Rows(rows) = answer else {
+            return Err(KernelError::unknown_answer().to_string());
+        };
+        let state = Rows::state([rows]);
+        let read = self.kernel.read_first(|view| {
+            let view = View { state: &state, ..view };
+            let call = Call::new(&[&b"HMGET"[..], &key, b"id", b"offset", b"db", b"owner"]);
+            let revision = cache::revision(view.state, view.now_ms, 0, &key)?;
             Ok((cache::answer(view, &call)?, revision))
         });
         let (reply, revision) = read.map_err(|error| error.to_string())?;
@@ -292,7 +300,7 @@ impl Follower<'_> {
         if let Some(error) = commit(self.kernel, mini).await? {
             warn!(error, "a change of the primary's cannot be made here");
         }
-        let (fields, fence) = self.place()?;
+        let (fields, fence) = self.place().await?;
         match fields.get(expected.0).and_then(Option::as_deref) == Some(expected.1) {
             true => Ok(fence),
             false => Err("another node follows as well".to_owned()),

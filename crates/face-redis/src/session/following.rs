@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proteus_kernel_api::cache::{self, Call, Op, Reply, parse_integer};
+use proteus_kernel_api::cache::{Answer, Call, Op, Question, Reply, parse_integer};
 use proteus_kernel_api::{Minitransaction, Outcome};
 
 use super::Session;
@@ -49,19 +49,20 @@ impl Session {
         }
     }
 
-    /// The primary that the cluster follows, and how far that is. Nodes that do not lead know what is taken over,
+    /// Learns which primary the cluster follows, and how far that is. Nodes that do not lead know what is taken over,
     /// and take the link for up once there is something.
-    fn followed(&self) -> Option<(PrimaryName, Progress)> {
-        let primary = self.face.hub.settings.primary()?;
+    pub(super) async fn learn_followed(&mut self) {
+        self.followed = None;
+        let Some(primary) = self.face.hub.settings.primary() else { return };
         if self.face.kernel.leads() {
-            return Some((primary, self.face.following.progress()));
+            self.followed = Some((primary, self.face.following.progress()));
+            return;
         }
-        let key = CURSOR_KEY.as_bytes();
-        let read = self.face.kernel.read_key(key, |view| {
-            cache::answer(view, &Call::new(&[&b"HMGET"[..], key, b"id", b"offset"]))
-        });
+        let call = Call::new(&[&b"HMGET"[..], CURSOR_KEY.as_bytes(), b"id", b"offset"]);
+        let question = Question::Command(call);
+        let place = self.face.kernel.read_or_ask(question, Answer::into_reply).await;
         let mut progress = Progress::default();
-        if let Ok(Reply::Array(fields)) = read
+        if let Ok(Reply::Array(fields)) = place
             && let [Reply::Bulk(id), Reply::Bulk(offset)] = fields.as_slice()
         {
             progress.link = Link::Connected;
@@ -69,12 +70,12 @@ impl Session {
             progress.replication_id = String::from_utf8_lossy(id).into_owned();
             progress.offset = parse_integer(offset).and_then(|n| n.try_into().ok()).unwrap_or(0);
         }
-        Some((primary, progress))
+        self.followed = Some((primary, progress));
     }
 
     /// What ROLE says of a node that follows.
     pub(super) fn role_of_follower(&self) -> Option<Reply> {
-        let (primary, progress) = self.followed()?;
+        let (primary, progress) = self.followed.clone()?;
         let offset = match progress.link {
             Link::Connected => i64::try_from(progress.offset).unwrap_or(i64::MAX),
             _ => -1,
@@ -90,7 +91,7 @@ impl Session {
 
     /// What INFO says of one, as far as it is about the primary; and the name and place of the stream.
     pub(super) fn info_of_follower(&self) -> Option<(String, String, u64)> {
-        let (PrimaryName { host, port }, progress) = self.followed()?;
+        let (PrimaryName { host, port }, progress) = self.followed.clone()?;
         let now = self.face.clock.elapsed();
         let seconds = |since: Duration| now.saturating_sub(since).as_secs();
         let Progress { link, replication_id, offset, copied_bytes, copy_bytes, .. } = progress;

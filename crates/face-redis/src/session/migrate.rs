@@ -16,17 +16,18 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use proteus_env::net::TcpStream;
 use proteus_env::{net, task};
-use proteus_kernel_api::cache::{self, Call, Check, Op, Reply, Revision, parse_integer};
+use proteus_kernel_api::cache::{
+    Answer, Call, Check, Op, Parcel, Parceled, Question, Reply, parse_integer,
+};
 use proteus_kernel_api::{Minitransaction, Outcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Session;
 use crate::errors::{NOT_AN_INTEGER, SYNTAX, of_kernel};
-use crate::replication::{dumped, put_command};
+use crate::replication::put_command;
 
-/// Keys and bytes of values that are on their way at once.
+/// Keys that are on their way at once.
 const BATCH_KEYS_MAX: usize = 256;
-const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How often a key is sent that changes meanwhile.
 const TRIES_MAX: usize = 16;
@@ -53,13 +54,8 @@ struct Plan {
     keys: Vec<Bytes>,
 }
 
-/// A key as it was read here.
-struct Parcel {
-    key: Bytes,
-    revision: Revision,
-    payload: Bytes,
-    expire_at_ms: Option<u64>,
-}
+/// A key on its way.
+type Sent = (Bytes, Parcel);
 
 impl Plan {
     fn read(arguments: &[Bytes]) -> Result<Plan, Reply> {
@@ -176,12 +172,12 @@ impl Target {
     /// Hands parcels over; says of each whether it was taken.
     async fn take(
         &mut self,
-        parcels: &[Parcel],
+        parcels: &[Sent],
         replaces: bool,
         now_ms: u64,
     ) -> Result<Vec<Result<(), Reply>>, Reply> {
         let mut commands = Vec::new();
-        for Parcel { key, payload, expire_at_ms, .. } in parcels {
+        for (key, Parcel { payload, expire_at_ms, .. }) in parcels {
             let ttl_ms = expire_at_ms.map_or(0, |at_ms| at_ms.saturating_sub(now_ms).max(1));
             let ttl_ms = ttl_ms.to_string();
             let words = [self.restore, key, ttl_ms.as_bytes(), payload, b"REPLACE"];
@@ -215,25 +211,25 @@ impl Session {
     }
 
     async fn carry_over(&mut self, mut plan: Plan) -> Result<Reply, Reply> {
-        let db = self.db;
-        let there = self.face.kernel.read(|view| {
-            let is_there = |key: &Bytes| Ok(cache::kind_and_count(view, db, key)?.is_some());
-            plan.keys.iter().map(is_there).collect::<Result<Vec<_>, _>>()
-        });
-        let mut there = there.map_err(|error| of_kernel(&error))?.into_iter();
-        plan.keys.retain(|_| there.next() == Some(true));
-        if plan.keys.is_empty() {
-            return Ok(Reply::status("NOKEY"));
-        }
         let restore: &[u8] = if self.redirects() { b"RESTORE-ASKING" } else { b"RESTORE" };
-        let mut target = Target::connect(&plan, restore).await?;
-        target.greet(&plan).await?;
         let mut keys = std::mem::take(&mut plan.keys);
-        let mut refused = None;
+        let (mut target, mut refused) = (None, None);
         while !keys.is_empty() {
             let count = keys.len().min(BATCH_KEYS_MAX);
-            let (parcels, read_count) = self.parcels(&keys[..count])?;
-            keys.drain(..read_count);
+            let (parcels, left) = self.parcels(&keys[..count]).await?;
+            keys.splice(..count, left);
+            if parcels.is_empty() {
+                continue;
+            }
+            // Nobody is troubled for keys that are not there.
+            let target = match &mut target {
+                Some(target) => target,
+                None => {
+                    let mut new = Target::connect(&plan, restore).await?;
+                    new.greet(&plan).await?;
+                    target.insert(new)
+                }
+            };
             let now_ms = self.face.clock.wall_ms();
             let taken = target.take(&parcels, plan.replaces, now_ms).await?;
             let mut gone = Vec::with_capacity(parcels.len());
@@ -245,41 +241,41 @@ impl Session {
                 }
             }
             if !plan.copies {
-                self.let_go(&mut target, gone).await?;
+                self.let_go(target, gone).await?;
             }
         }
-        Ok(refused.unwrap_or(Reply::OK))
+        match target {
+            Some(_) => Ok(refused.unwrap_or(Reply::OK)),
+            None => Ok(Reply::status("NOKEY")),
+        }
     }
 
-    /// Reads the first of these keys, and at least one; says of how many.
-    fn parcels(&self, keys: &[Bytes]) -> Result<(Vec<Parcel>, usize), Reply> {
-        let db = self.db;
-        let read = self.face.kernel.read(|view| {
-            let (mut parcels, mut bytes, mut count) = (Vec::new(), 0, 0);
-            for key in keys {
-                if bytes > BATCH_BYTES_MAX {
-                    break;
-                }
-                count += 1;
+    /// Reads those of these keys that are there, wherever they are; says which are left for another time. The first
+    /// is none of them.
+    async fn parcels(&self, keys: &[Bytes]) -> Result<(Vec<Sent>, Vec<Bytes>), Reply> {
+        let question = Question::Parcels { db: self.db, keys: keys.to_vec() };
+        let all = |answer: Answer| answer.into_parcels(keys.len());
+        let found = self.face.kernel.read_or_ask(question, all).await;
+        let (mut parcels, mut left) = (Vec::new(), Vec::new());
+        for (key, found) in keys.iter().zip(found.map_err(|error| of_kernel(&error))?) {
+            match found {
                 // One that has gone meanwhile need not go.
-                let Some((payload, expire_at_ms)) = dumped(view, db, key)? else { continue };
-                bytes += payload.len();
-                let revision = cache::revision(view.state, view.now_ms, db, key)?;
-                parcels.push(Parcel { key: key.clone(), revision, payload, expire_at_ms });
+                Parceled::Absent => {}
+                Parceled::There(parcel) => parcels.push((key.clone(), parcel)),
+                Parceled::Left => left.push(key.clone()),
             }
-            Ok((parcels, count))
-        });
-        read.map_err(|error| of_kernel(&error))
+        }
+        Ok((parcels, left))
     }
 
     /// Deletes here what is there, if it is what was sent; sends again what is not.
-    async fn let_go(&mut self, target: &mut Target, mut parcels: Vec<Parcel>) -> Result<(), Reply> {
+    async fn let_go(&mut self, target: &mut Target, mut parcels: Vec<Sent>) -> Result<(), Reply> {
         let (db, origin) = (self.db, self.call_origin());
         for _ in 0..TRIES_MAX {
             if parcels.is_empty() {
                 return Ok(());
             }
-            let delete = |Parcel { key, revision, .. }: &Parcel| {
+            let delete = |(key, Parcel { revision, .. }): &Sent| {
                 let arguments = vec![Bytes::from_static(b"DEL"), key.clone()];
                 let check = Check::Unchanged { db, key: key.clone(), revision: *revision };
                 let op = Op::Command(Call { db, seed: 0, origin, arguments });
@@ -292,7 +288,7 @@ impl Session {
             for (parcel, outcome) in parcels.into_iter().zip(outcomes) {
                 match outcome {
                     Outcome::Committed { .. } => {}
-                    Outcome::CheckFailed { .. } => changed.push(parcel.key),
+                    Outcome::CheckFailed { .. } => changed.push(parcel.0),
                     Outcome::Refused { refusal, .. } => {
                         return Err(Reply::Error(format!("ERR {refusal}").into()));
                     }
@@ -300,7 +296,7 @@ impl Session {
             }
             parcels = Vec::new();
             for key in changed {
-                let (mut again, _) = self.parcels(std::slice::from_ref(&key))?;
+                let (mut again, _) = self.parcels(std::slice::from_ref(&key)).await?;
                 if again.is_empty() {
                     target.delete(&key).await?;
                     continue;

@@ -34,6 +34,7 @@ use crate::blocked::reply_of;
 use crate::client::{Client, Push};
 use crate::codec::{self, Limits};
 use crate::errors::{NOAUTH, READONLY, of_kernel, wrong_arity};
+use crate::follow::{PrimaryName, Progress};
 use crate::hub::Subscription;
 use crate::reply::{Resp, encode, encode_push};
 use crate::slow::Calls;
@@ -122,6 +123,8 @@ struct Session {
     redirecting: redirect::Redirecting,
     /// What all keys take, and how many there are, where this node does not have them all.
     figures: Option<(u64, Vec<(u64, u64)>)>,
+    /// The primary that the cluster follows, and how far that is, as this session has learnt last.
+    followed: Option<(PrimaryName, Progress)>,
 }
 
 /// Commands waiting for one proposal, and replies waiting behind them.
@@ -190,6 +193,7 @@ impl Session {
             is_current: false,
             redirecting: redirect::Redirecting::default(),
             figures: None,
+            followed: None,
         }
     }
 

@@ -6,16 +6,18 @@ use bytes::{Bytes, BytesMut};
 use proteus_env::{random, task};
 use proteus_face::ConnectionError;
 use proteus_kernel_api::cache::rdb::file::{VERSION, Writer};
-use proteus_kernel_api::cache::{self, Call, DATABASE_COUNT, Reply, parse_integer};
+use proteus_kernel_api::cache::{
+    self, Answer, Call, DATABASE_COUNT, Parcel, Parceled, Question, Reply, parse_integer,
+};
 use proteus_kernel_api::{KernelError, StoreError, View};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{READ_BYTES, Session};
 use crate::codec::{self, Limits};
 use crate::errors::SYNTAX;
-use crate::replication::{Follower, Next, Replication, dumped};
+use crate::replication::{Follower, Next, Replication};
 
-/// Keys of the copy that are read at one commit.
+/// Keys of the copy that are read at once.
 const COPY_STEP_KEYS: usize = 200;
 
 /// Who takes nothing and says nothing for so long is gone, as Redis' repl-timeout.
@@ -71,11 +73,6 @@ impl Session {
 
     /// `PSYNC id offset`: begins to follow. The connection gets the stream from here on.
     pub(super) fn psync(&mut self, arguments: &[Bytes]) -> Option<Reply> {
-        if !self.face.kernel.has_all() {
-            return Some(Reply::error(
-                "ERR this node has no replica of some shards, and cannot be followed: ask a node that has all, or let every node have all with `proteus cluster replicas all`",
-            ));
-        }
         if !self.replica.takes_marked_copy {
             return Some(Reply::error(
                 "ERR copies are sent without their length: a replica must announce REPLCONF capa eof",
@@ -210,14 +207,14 @@ impl Session {
         let mut out = format!("$EOF:{mark}\r\n").into_bytes();
         let mut writer = Writer::begin(VERSION, &mut out);
         // A kernel that cannot be read ends the copy: the replica comes again.
-        let Ok(libraries) = self.face.kernel.read(libraries) else { return Ok(false) };
+        let Ok(libraries) = self.face.kernel.read_first(libraries) else { return Ok(false) };
         for library in libraries {
             writer.library(&library, &mut out);
         }
         for db in 0..DATABASE_COUNT {
             let mut cursor = Bytes::from_static(b"0");
             loop {
-                match self.copy_step(&mut writer, db, &cursor, &mut out) {
+                match self.copy_step(&mut writer, db, &cursor, &mut out).await {
                     Ok(next) => cursor = next,
                     Err(_) => return Ok(false),
                 }
@@ -235,35 +232,51 @@ impl Session {
         self.send(&out).await
     }
 
-    /// Writes some keys; says where to go on.
-    fn copy_step(
+    /// Writes some keys, wherever they are; says where to go on.
+    async fn copy_step(
         &self,
         writer: &mut Writer,
         db: u8,
         cursor: &Bytes,
         out: &mut Vec<u8>,
     ) -> Result<Bytes, KernelError> {
-        self.face.kernel.read(|view| {
-            let count = Bytes::from(COPY_STEP_KEYS.to_string());
-            let word = Bytes::from_static;
-            let arguments = vec![word(b"SCAN"), cursor.clone(), word(b"COUNT"), count];
-            let found = cache::answer(view, &Call { db, seed: 0, origin: 0, arguments })?;
-            let Reply::Array(parts) = found else { return Ok(Bytes::from_static(b"0")) };
-            let mut parts = parts.into_iter();
-            let (Some(Reply::Bulk(next)), Some(Reply::Array(keys))) = (parts.next(), parts.next())
-            else {
-                return Ok(Bytes::from_static(b"0"));
-            };
-            for key in keys {
-                let Reply::Bulk(key) = key else { continue };
-                let Some((payload, at_ms)) = dumped(view, db, &key)? else { continue };
-                if !writer.entry(db.into(), &key, &payload, at_ms, out) {
-                    // The file's version has no such value: the stream brings it.
-                    self.replication().touch(db, key);
+        let kernel = &self.face.kernel;
+        let count = Bytes::from(COPY_STEP_KEYS.to_string());
+        let word = Bytes::from_static;
+        let arguments = vec![word(b"SCAN"), cursor.clone(), word(b"COUNT"), count];
+        let question = Question::Command(Call { db, seed: 0, origin: 0, arguments });
+        let found = kernel.read_or_ask(question, Answer::into_reply).await?;
+        let Reply::Array(parts) = found else { return Err(KernelError::unknown_answer()) };
+        let mut parts = parts.into_iter();
+        let (Some(Reply::Bulk(next)), Some(Reply::Array(keys))) = (parts.next(), parts.next())
+        else {
+            return Err(KernelError::unknown_answer());
+        };
+        let bulk = |key: Reply| match key {
+            Reply::Bulk(key) => Some(key),
+            _ => None,
+        };
+        let mut keys: Vec<Bytes> = keys.into_iter().filter_map(bulk).collect();
+        while !keys.is_empty() {
+            let question = Question::Parcels { db, keys: keys.clone() };
+            let all = |answer: Answer| answer.into_parcels(keys.len());
+            let found = kernel.read_or_ask(question, all).await?;
+            let mut left = Vec::new();
+            for (key, found) in std::mem::take(&mut keys).into_iter().zip(found) {
+                match found {
+                    Parceled::Absent => {}
+                    Parceled::Left => left.push(key),
+                    Parceled::There(Parcel { payload, expire_at_ms, .. }) => {
+                        if !writer.entry(db.into(), &key, &payload, expire_at_ms, out) {
+                            // The file's version has no such value: the stream brings it.
+                            self.replication().touch(db, key);
+                        }
+                    }
                 }
             }
-            Ok(next)
-        })
+            keys = left;
+        }
+        Ok(next)
     }
 }
 

@@ -96,8 +96,8 @@ impl Session {
         if !takes_memory && found.group() != Group::Scripting {
             return None;
         }
-        let now_ms = self.face.clock.wall_ms();
-        match self.face.evictor.make_room(&*self.face.kernel, &self.face.hub, now_ms).await {
+        let face = &self.face;
+        match face.evictor.make_room(&*face.kernel, &face.hub, &*face.clock).await {
             Ok(true) => {
                 self.has_room = true;
                 None

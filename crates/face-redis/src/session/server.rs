@@ -50,6 +50,7 @@ impl Session {
             OwnCommand::Acl => self.acl(arguments).await,
             OwnCommand::Info => {
                 self.learn_figures().await;
+                self.learn_followed().await;
                 self.info(arguments)
             }
             OwnCommand::Config => self.config(arguments).await,
@@ -62,7 +63,10 @@ impl Session {
             OwnCommand::LastSave => {
                 Reply::Integer(i64::try_from(self.face.clock.wall_ms() / 1000).unwrap_or(i64::MAX))
             }
-            OwnCommand::Role => self.role(),
+            OwnCommand::Role => {
+                self.learn_followed().await;
+                self.role()
+            }
             // A snapshot would add nothing to that.
             OwnCommand::Save => self.flush().await.err().unwrap_or(Reply::OK),
             OwnCommand::BgSave => Reply::status("Background saving started"),

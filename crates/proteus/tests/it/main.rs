@@ -15,6 +15,7 @@ mod netns;
 mod node;
 mod redis_files;
 mod room;
+mod room_clients;
 mod s3;
 mod shards;
 mod start;

@@ -1,6 +1,6 @@
 //! CLUSTER, ROLE, INFO's replication, WAIT: what the node knows of its cluster, in Redis Cluster's words.
 //!
-//! Every node has all keys. The one that leads a shard is the master of its slots, the others are its
+//! The node that leads a shard is the master of its slots, the others that have it and lead nothing are its
 //! replicas; for what is not about slots the one that leads the cluster is the master. Each serves every key,
 //! reads as well as writes; a client that knows slots asks who leads them, and may have itself redirected
 //! (`session/redirect`).
@@ -299,7 +299,10 @@ impl Session {
         };
         let row = |led: &SlotsLed| {
             let leading = nodes.all.iter().filter(|node| nodes.lead(led, node));
-            let others = nodes.all.iter().filter(|node| nodes.only_follows(&all_led, node));
+            let holders = self.face.kernel.holders(led.shard);
+            let follows =
+                |node: &&Node| nodes.only_follows(&all_led, node) && holders.contains(&node.number);
+            let others = nodes.all.iter().filter(follows);
             let mut row = vec![Reply::Integer(led.first.into()), Reply::Integer(led.last.into())];
             row.extend(leading.chain(others).map(about));
             Reply::Array(row)
@@ -329,7 +332,11 @@ impl Session {
         }
         let shard = |own: Vec<SlotsLed>| {
             let leads = |node: &Node| own.first().is_some_and(|led| nodes.lead(led, node));
-            let is_of = |node: &&Node| leads(node) || nodes.only_follows(&all_led, node);
+            let holders = own.first().map(|led| self.face.kernel.holders(led.shard));
+            let has_it =
+                |node: &Node| holders.as_ref().is_some_and(|all| all.contains(&node.number));
+            let is_of =
+                |node: &&Node| leads(node) || nodes.only_follows(&all_led, node) && has_it(node);
             let rows = nodes.all.iter().filter(is_of);
             let rows = rows.map(|node| about(node, leads(node))).collect();
             let bounds = own.iter().flat_map(|led| [led.first, led.last]);

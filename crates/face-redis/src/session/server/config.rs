@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use proteus_kernel_api::cache::{self, Op, Reply, acl::password_hash, matches};
+use proteus_kernel_api::cache::{Op, Reply, acl::password_hash, matches};
 use proteus_kernel_api::{Minitransaction, Outcome};
 
 use super::{help, unknown, word};
@@ -90,19 +90,6 @@ impl Session {
             if reply.is_error() {
                 return reply;
             }
-        }
-        let bounds_memory =
-            changes.iter().any(|(name, value)| *name == "maxmemory" && value != "0");
-        if bounds_memory
-            && self
-                .face
-                .kernel
-                .read_first(|view| cache::replicas(view.state))
-                .is_ok_and(|replicas| !replicas.are_everywhere())
-        {
-            return Reply::error(
-                "ERR maxmemory needs a replica of every shard on every node: `proteus cluster replicas all`",
-            );
         }
         let mut minitransaction = Minitransaction::default();
         for (name, value) in changes {
