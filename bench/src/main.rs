@@ -20,6 +20,7 @@ mod measure;
 mod postgres;
 mod processes;
 mod redis;
+mod redis_mix;
 mod shards;
 mod start;
 mod zookeeper;
@@ -174,7 +175,7 @@ fn run(cli: &Cli) -> Result<()> {
         runtime.block_on(shards::run(options, &proteus))?;
     }
     if wanted(What::Redis) {
-        redis::run(options, &proteus)?;
+        runtime.block_on(redis::run(options, &proteus))?;
     }
     if wanted(What::Zookeeper) {
         runtime.block_on(zookeeper::run(options, &proteus))?;

@@ -11,6 +11,7 @@ pub(crate) struct Sample {
     pub(crate) per_second: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
+    pub(crate) p999_ms: f64,
 }
 
 impl Sample {
@@ -26,6 +27,7 @@ impl Sample {
             per_second: latencies.len() as f64 / elapsed.as_secs_f64(),
             p50_ms: percentile(0.50),
             p99_ms: percentile(0.99),
+            p999_ms: percentile(0.999),
         }
     }
 
@@ -36,6 +38,7 @@ impl Sample {
             per_second: of(|sample| sample.per_second),
             p50_ms: of(|sample| sample.p50_ms),
             p99_ms: of(|sample| sample.p99_ms),
+            p999_ms: of(|sample| sample.p999_ms),
         }
     }
 }
@@ -58,12 +61,12 @@ impl Table {
         match peer {
             Some(peer) => {
                 println!(
-                    "| case | proteus /s | {peer} /s | ratio | proteus p50 / p99 ms | {peer} p50 / p99 ms |"
+                    "| case | proteus /s | {peer} /s | ratio | proteus p50 / p99 / p99.9 ms | {peer} p50 / p99 / p99.9 ms |"
                 );
                 println!("| --- | ---: | ---: | ---: | ---: | ---: |");
             }
             None => {
-                println!("| case | /s | p50 / p99 ms |");
+                println!("| case | /s | p50 / p99 / p99.9 ms |");
                 println!("| --- | ---: | ---: |");
             }
         }
@@ -98,7 +101,7 @@ impl Table {
 }
 
 fn latency(sample: &Sample) -> String {
-    format!("{:.2} / {:.2}", sample.p50_ms, sample.p99_ms)
+    format!("{:.2} / {:.2} / {:.2}", sample.p50_ms, sample.p99_ms, sample.p999_ms)
 }
 
 /// A whole number with its thousands apart.

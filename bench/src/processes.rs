@@ -126,6 +126,7 @@ pub(crate) const KAFKA: u16 = 9092;
 pub(crate) const REDIS: u16 = 6379;
 pub(crate) const POSTGRES: u16 = 5432;
 const HTTP: u16 = 8080;
+const SCHEMAS: u16 = 8081;
 /// Where nodes speak to each other.
 const PEER: u16 = 7000;
 
@@ -187,8 +188,9 @@ impl Proteus {
         settings: &[&str],
     ) -> Result<Proteus> {
         let is_free = |port: u16| TcpListener::bind(loopback(port)).is_ok();
-        let ports = [ZOOKEEPER, KAFKA, REDIS, POSTGRES, HTTP, PEER];
-        let offset = (20_000..50_000)
+        let ports = [ZOOKEEPER, KAFKA, REDIS, POSTGRES, HTTP, SCHEMAS, PEER];
+        // Below 32,768, from where on Linux gives ports to connections.
+        let offset = (9_000..23_600)
             .step_by(131)
             .find(|offset| ports.iter().all(|port| is_free(port + offset)))
             .ok_or("no free ports on this machine")?;
