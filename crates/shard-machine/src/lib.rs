@@ -20,7 +20,7 @@ mod together;
 
 use proteus_machine::{Abort, Ctx, Machine, Position, ShardMachine, View};
 use proteus_store::{Read, State, StoreError};
-use proteus_types::CommitTs;
+use proteus_types::{CommitTs, ShardId};
 use serde::{Deserialize, Serialize};
 
 use cache::{Consequence, Effect};
@@ -200,10 +200,20 @@ compose! {
 fn follow(
     state: &mut dyn State,
     position: Position,
-    ties: Option<&Ties>,
+    command: &Minitransaction,
     changes: &mut Vec<Change>,
     from: usize,
 ) -> Result<(), Abort<Refusal>> {
+    let is_declared = |change| matches!(change, &Change::Cache(cache::Change::Declared(_)));
+    if position.shard == ShardId::META
+        && changes.get(from..).is_some_and(|changes| changes.iter().any(is_declared))
+        && !names_map(command)
+        && cache::slots::slot_map(state)?.shards().len() > 1
+    {
+        // Whoever proposed did not know of the others, which are to have it, too.
+        return Err(Abort::Refused(Refusal::Cache(cache::Refusal::Elsewhere)));
+    }
+    let ties = command.ties.as_deref();
     let effects = ties.map_or(&[][..], |ties| &ties.effects);
     for effect in effects {
         if let Effect::Entry(op) = effect {
@@ -221,6 +231,12 @@ fn follow(
         }
     }
     Ok(())
+}
+
+/// Whether it holds by one map of slots only, so that it is given to every shard of that.
+fn names_map(command: &Minitransaction) -> bool {
+    let is_map = |check: &Check| matches!(check, Check::Cache(cache::Check::SlotMapIs { .. }));
+    command.checks.iter().any(is_map)
 }
 
 fn lift<A, B>(abort: Abort<A>, wrap: impl FnOnce(A) -> B) -> Abort<B> {
@@ -285,8 +301,7 @@ impl ShardMachine for Composed {
                 }
             }
         }
-        let ties = command.ties.as_deref();
-        match follow(state, position, ties, changes, change_count) {
+        match follow(state, position, command, changes, change_count) {
             Ok(()) => Ok(Outcome::Committed { commit_ts: position.commit_ts, replies }),
             Err(Abort::Fault(error)) => Err(error),
             Err(Abort::Refused(refusal)) => {
@@ -618,7 +633,15 @@ mod tests {
         };
         let declaration = cache::Declaration::Events(events);
         let declare = cache::Op::Declare { name: "e".to_owned(), declaration };
-        let found = Minitransaction::of(cache::Op::SetSlots { map }).op(declare);
+        let check = cache::Check::SlotMapIs { version: map.version };
+        let set = Minitransaction::of(cache::Op::SetSlots { map });
+        assert!(matches!(apply(&mut store, 1, &set).0, Outcome::Committed { .. }));
+        let found = Minitransaction::of(declare);
+        let (outcome, _) = apply(&mut store, 1, &found);
+        let elsewhere = Refusal::Cache(cache::Refusal::Elsewhere);
+        let unknown = Outcome::Refused { op_index: 0, refusal: elsewhere };
+        assert_eq!(outcome, unknown, "the other shard is to have it, too");
+        let found = found.check(check);
         assert!(matches!(apply(&mut store, 1, &found).0, Outcome::Committed { .. }));
         (store, target)
     }

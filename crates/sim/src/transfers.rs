@@ -8,6 +8,7 @@
 //! single objects are linearizable; what is declared to follow from a change is there exactly with it; once all is well nothing is left undecided, all replicas hold the same, and every node leads as
 //! many shards as any other.
 
+mod clients;
 mod follows;
 mod room;
 
@@ -24,9 +25,9 @@ use proteus_kernel_api::Kernel;
 use proteus_log::{Log, LogOptions};
 use proteus_machine::{KernelError, View};
 use proteus_node::{Assembly, AssemblyOptions};
-use proteus_shard_machine::{Composed, Minitransaction, Outcome, Reply, SpreadState, cache};
+use proteus_shard_machine::{Composed, Minitransaction, cache};
 use proteus_store::StoreError;
-use proteus_types::{Durability, Member, NodeId, SLOT_COUNT, ShardId, Slot, SlotMap};
+use proteus_types::{Durability, Member, NodeId, SLOT_COUNT, ShardId, SlotMap};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -36,8 +37,8 @@ use crate::network::{Network, Weather};
 use crate::objects::{self, Called, Objects};
 use crate::random::Random;
 use crate::replica;
+use clients::Client;
 use follows::{Counted, Followed, Follower};
-use room::numbers_of;
 
 pub(crate) const ACCOUNTS: u64 = 12;
 pub(crate) const CLIENTS: u64 = 4;
@@ -46,9 +47,6 @@ const TROUBLES: u64 = 10;
 
 /// How long a move is waited for in trouble.
 const MOVE_PATIENCE: Duration = Duration::from_secs(20);
-
-/// Counts a transfer, and moves money.
-const MOVES: &str = "redis.call('DECRBY', KEYS[2], ARGV[1]) redis.call('INCRBY', KEYS[3], ARGV[1]) return redis.call('INCR', KEYS[1])";
 
 /// Keys of each client that are only changed together.
 pub(crate) const TWINS: [&str; 2] = ["twin", "other"];
@@ -610,188 +608,6 @@ async fn move_slots(through: Running, mut random: Random, reading: Reading) -> u
     // Who asked may lose patience while too few nodes answer; what was begun goes on.
     let moved = task::timeout(MOVE_PATIENCE, moving).await;
     u64::from(moved == Some(Ok(0)))
-}
-
-/// Somebody who moves money and counts it, on any node.
-struct Client {
-    number: u64,
-    map: SlotMap,
-    told: Arc<Mutex<BTreeMap<u64, Told>>>,
-    nodes: Vec<Running>,
-    random: Random,
-    reading: Reading,
-    summary: Summary,
-}
-
-impl Client {
-    async fn work(mut self) -> Result<Summary, String> {
-        for _ in 0..1 + self.random.below(8) {
-            let node = self.random.pick(&self.nodes);
-            let answered = match self.random.chance(60) {
-                true => self.transfer(&node).await,
-                false if self.reading != Reading::Apart && self.random.chance(50) => {
-                    self.look(&node).await
-                }
-                false => self.read(&node).await,
-            };
-            let answered = answered.map_err(|claim| format!("{}: {claim}", node.node))?;
-            self.summary.unanswered += u64::from(!answered);
-            if self.random.chance(30) {
-                task::sleep(Duration::from_millis(self.random.below(300))).await;
-            }
-        }
-        Ok(self.summary)
-    }
-
-    /// Moves money between two accounts, and counts that; now and then with a part that is refused.
-    async fn transfer(&mut self, node: &Running) -> Result<bool, String> {
-        let amount = self.random.below(100).to_string();
-        let (from, to) = (self.random.below(ACCOUNTS), self.random.below(ACCOUNTS));
-        let is_refused = self.random.chance(10);
-        let keys = [key("count", self.number), key("account", from), key("account", to)];
-        let mut mini = match self.random.chance(20) {
-            // Keys of several shards in one command.
-            true => {
-                let [count, from, to] = &keys;
-                Minitransaction::of(command(&["EVAL", MOVES, "3", count, from, to, &amount]))
-            }
-            false => Minitransaction::of(command(&["INCR", &keys[0]]))
-                .op(command(&["DECRBY", &keys[1], &amount]))
-                .op(command(&["INCRBY", &keys[2], &amount])),
-        };
-        if self.random.chance(30) {
-            for twin in TWINS {
-                mini = mini.op(command(&["INCR", &key(twin, self.number)]));
-            }
-        }
-        let refusing = mini.ops.len();
-        if is_refused {
-            let call = cache::Call::new(&["LPUSH", &key("account", to), "x"]);
-            mini = mini.op(cache::Op::OrRefuse(call));
-        }
-        self.told.lock().entry(self.number).or_default().unknown += 1;
-        let answer = task::timeout(PATIENCE, node.kernel.commit(mini)).await;
-        let mut told = self.told.lock();
-        let told = told.entry(self.number).or_default();
-        match answer.ok_or("a transfer was never answered")? {
-            Ok(Outcome::Committed { replies, .. }) if !is_refused => {
-                let Some(Reply::Cache(cache::Reply::Integer(count))) = replies.first() else {
-                    return Err(format!("a transfer was answered with {replies:?}"));
-                };
-                if *count <= told.count || *count > told.count + told.unknown {
-                    return Err(format!("transfer {count} was acknowledged after {told:?}"));
-                }
-                // Those without an answer that came before it are known now.
-                told.unknown -= count - told.count;
-                told.count = *count;
-                self.summary.acknowledged += 1;
-                Ok(true)
-            }
-            Ok(Outcome::Refused { op_index, .. }) if is_refused && op_index == refusing => {
-                told.unknown -= 1;
-                self.summary.refused += 1;
-                Ok(true)
-            }
-            Ok(other) => Err(format!("a transfer came to {other:?}")),
-            Err(KernelError::Overloaded(_) | KernelError::DiskFull(_)) => {
-                told.unknown -= 1;
-                Ok(false)
-            }
-            Err(_) => Ok(false),
-        }
-    }
-
-    /// Reads the count of its own transfers, and two keys that only change together, waiting for nothing but
-    /// their shards.
-    async fn look(&mut self, node: &Running) -> Result<bool, String> {
-        let begun = self.told.lock().get(&self.number).copied().unwrap_or_default();
-        let (count_key, twin_keys) =
-            (key("count", self.number), TWINS.map(|twin| key(twin, self.number)));
-        let slot = |key: &String| Slot::of_key(key.as_bytes());
-        let twin_slots: Vec<Slot> = twin_keys.iter().map(slot).collect();
-        let looking = async {
-            if !node.kernel.has_all() {
-                let twins = numbers_of(&*node.kernel, &twin_keys).await?;
-                let count = numbers_of(&*node.kernel, std::slice::from_ref(&count_key)).await?;
-                return Ok(((twins[0], twins[1]), count[0]));
-            }
-            let twins = node.kernel.read_slots(&twin_slots, |view| {
-                Ok((number_of(view, &twin_keys[0])?, number_of(view, &twin_keys[1])?))
-            });
-            let twins = twins.await?;
-            let count_slot = [slot(&count_key)];
-            let count = node.kernel.read_slots(&count_slot, |view| number_of(view, &count_key));
-            Ok::<_, KernelError>((twins, count.await?))
-        };
-        let looked = task::timeout(PATIENCE, looking).await.ok_or("a look never ends")?;
-        let Ok((twins, count)) = looked else { return Ok(false) };
-        if twins.0 != twins.1 {
-            return Err(format!(
-                "of two keys that change together one is {} and the other {}",
-                twins.0, twins.1
-            ));
-        }
-        let told = self.told.lock().get(&self.number).copied().unwrap_or_default();
-        if count < begun.count || count > told.count + told.unknown {
-            return Err(format!(
-                "{count} transfers are seen by themselves, and {begun:?} were told"
-            ));
-        }
-        self.summary.reads += 1;
-        Ok(true)
-    }
-
-    /// Reads all accounts and the count of its own transfers at one moment.
-    async fn read(&mut self, node: &Running) -> Result<bool, String> {
-        let begun = self.told.lock().get(&self.number).copied().unwrap_or_default();
-        let own = key("count", self.number);
-        let read_all = |view: View<'_>| {
-            let accounts: Result<i64, StoreError> =
-                (0..ACCOUNTS).map(|account| number_of(view, &key("account", account))).sum();
-            Ok((accounts?, number_of(view, &own)?))
-        };
-        if !node.kernel.has_all() {
-            let accounts = (0..ACCOUNTS).map(|account| key("account", account));
-            let keys: Vec<String> = accounts.chain([own]).collect();
-            let read = task::timeout(PATIENCE, numbers_of(&*node.kernel, &keys)).await;
-            let Ok(mut numbers) = read.ok_or("a read never ends")? else { return Ok(false) };
-            let count = numbers.pop().unwrap_or_default();
-            return self.check(begun, (numbers.iter().sum(), count));
-        }
-        let barrier = task::timeout(PATIENCE, node.kernel.pass_read_barrier()).await;
-        if barrier.ok_or("a read barrier never ends")?.is_err() {
-            return Ok(false);
-        }
-        let read = match self.reading {
-            Reading::Whole | Reading::BackedUpApart | Reading::FollowsApart | Reading::WithRoom => {
-                node.kernel.read(read_all)
-            }
-            Reading::Apart => {
-                let mut found = None;
-                let mut read = |views: &[(ShardId, View<'_>)]| {
-                    found = SpreadState::new(views, &self.map).view().map(read_all);
-                };
-                let read = apart(&node.shards(), &[], &mut read);
-                let missing = || KernelError::Unavailable("no shards".to_owned());
-                read.and_then(|()| found.ok_or_else(missing)?.map_err(KernelError::from))
-            }
-        };
-        let Ok(found) = read else { return Ok(false) };
-        self.check(begun, found)
-    }
-
-    /// Holds what all accounts hold together, and the count of its own transfers, to what was told before.
-    fn check(&mut self, begun: Told, (sum, count): (i64, i64)) -> Result<bool, String> {
-        if sum != 0 {
-            return Err(format!("all accounts hold {sum}"));
-        }
-        let told = self.told.lock().get(&self.number).copied().unwrap_or_default();
-        if count < begun.count || count > told.count + told.unknown {
-            return Err(format!("{count} transfers are seen, and {begun:?} were told"));
-        }
-        self.summary.reads += 1;
-        Ok(true)
-    }
 }
 
 /// A number under a key; none is zero.

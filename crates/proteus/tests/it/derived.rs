@@ -1,14 +1,24 @@
 //! What follows from a change in the same commit: cache entries from rows, streams of events.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::cluster::{Cluster, connect, connect_in_time, order, wait_for};
 use crate::node::{NodeProcess, runtime};
+use crate::shards::await_shards;
+
+async fn connect_sql(port: u16) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    let parameters = format!("host=127.0.0.1 port={port} user=test dbname=test");
+    let (client, connection) = tokio_postgres::connect(&parameters, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
 
 async fn postgres(node: &NodeProcess) -> tokio_postgres::Client {
-    let address = node.address(5432);
-    let parameters = format!("host=127.0.0.1 port={} user=test dbname=test", address.port());
-    let (client, connection) =
-        tokio_postgres::connect(&parameters, tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
-    client
+    connect_sql(node.address(5432).port()).await.unwrap()
 }
 
 async fn redis(node: &NodeProcess) -> redis::aio::MultiplexedConnection {
@@ -197,5 +207,128 @@ fn events_are_replayed(arguments: &[&str]) {
         wanted.sort();
         assert_eq!(sorted, wanted);
         assert_eq!(events[..2], expected[..2]);
+    });
+}
+
+/// Rows, each with an entry in one of the shards.
+const ROWS: usize = 8;
+
+/// How long a request may take while nodes are killed.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What happens to the rows of a table.
+#[derive(Default)]
+struct Changes {
+    /// By row, the value that was acknowledged last, how many were, and how many more may have happened.
+    values: [AtomicI64; ROWS],
+    acknowledged: [AtomicI64; ROWS],
+    unanswered: [AtomicI64; ROWS],
+    progress: AtomicU64,
+    reads: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// Gives rows ever larger values, through one node after another.
+async fn change_rows(ports: Vec<u16>, changes: Arc<Changes>) {
+    let mut value = 0;
+    let mut place = 0;
+    while !changes.stop.load(Ordering::Relaxed) {
+        place += 1;
+        let connecting = timeout(REQUEST_PATIENCE, connect_sql(ports[place % ports.len()]));
+        let Ok(Ok(sql)) = connecting.await else { continue };
+        while !changes.stop.load(Ordering::Relaxed) {
+            value += 1;
+            let row = value as usize % ROWS;
+            let update = format!("UPDATE counters SET n = {value} WHERE id = {row}");
+            changes.unanswered[row].fetch_add(1, Ordering::Relaxed);
+            let Ok(Ok(1)) = timeout(REQUEST_PATIENCE, sql.execute(&update, &[])).await else {
+                break;
+            };
+            changes.values[row].store(value, Ordering::Release);
+            changes.unanswered[row].fetch_sub(1, Ordering::Relaxed);
+            changes.acknowledged[row].fetch_add(1, Ordering::Relaxed);
+            changes.progress.fetch_add(1, Ordering::Relaxed);
+            if value % 10 == 0 {
+                break;
+            }
+        }
+    }
+}
+
+/// Reads entries on one node after another: none may be older than what was acknowledged before.
+async fn read_entries(urls: Vec<String>, changes: Arc<Changes>) {
+    let mut place = 0;
+    while !changes.stop.load(Ordering::Relaxed) {
+        place += 1;
+        let Some(mut connection) = connect(&urls[place % urls.len()]).await else { continue };
+        for row in 0..ROWS {
+            let before = changes.values[row].load(Ordering::Acquire);
+            let mut get = redis::cmd("GET");
+            get.arg(format!("n:{row}"));
+            let asking = timeout(REQUEST_PATIENCE, get.query_async::<i64>(&mut connection));
+            let Ok(Ok(found)) = asking.await else { break };
+            assert!(found >= before, "{found} is the entry of row {row} after {before}");
+            changes.reads.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn no_entry_is_stale_on_any_node_while_nodes_are_killed_and_slots_move() {
+    type Entries = Vec<(String, Vec<(String, String)>)>;
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start_with(directory.path(), &["--shards", "3"]);
+    await_shards(&cluster, 3);
+    order(&cluster.nodes[0], &["lead", "2", "--shard", "1"]);
+    order(&cluster.nodes[1], &["lead", "3", "--shard", "2"]);
+    let runtime = runtime();
+    runtime.block_on(async {
+        let mut cache = redis(&cluster.nodes[1]).await;
+        let sql = postgres(&cluster.nodes[0]).await;
+        sql.batch_execute("CREATE TABLE counters (id bigint PRIMARY KEY, n bigint)").await.unwrap();
+        let create = "PROTEUS.CACHE CREATE n TABLE counters KEY n:{id} VALUE n";
+        let _: () = ask(&mut cache, create).await;
+        let create = "PROTEUS.EVENTS CREATE e STREAM changes MATCH n:* CLASSES $";
+        let _: () = ask(&mut cache, create).await;
+        let rows: Vec<String> = (0..ROWS).map(|row| format!("({row}, 0)")).collect();
+        let insert = format!("INSERT INTO counters VALUES {}", rows.join(", "));
+        sql.batch_execute(&insert).await.unwrap();
+    });
+    let changes = Arc::new(Changes::default());
+    let urls: Vec<String> = cluster.nodes.iter().map(NodeProcess::redis_url).collect();
+    let ports = cluster.nodes.iter().map(|node| node.address(5432).port()).collect();
+    let writer = runtime.spawn(change_rows(ports, changes.clone()));
+    let readers: Vec<_> =
+        (0..2).map(|_| runtime.spawn(read_entries(urls.clone(), changes.clone()))).collect();
+    let advance = |by| wait_for(by, &changes.progress, "no changes although a majority is there");
+    advance(30);
+    order(&cluster.nodes[2], &["move", "0-9000", "--to", "2"]);
+    for round in 0..2 {
+        let leader = cluster.leader();
+        cluster.nodes[(leader + round) % 3].kill_and_restart();
+        advance(30);
+    }
+    order(&cluster.nodes[0], &["move", "all", "--to", "1"]);
+    advance(30);
+    changes.stop.store(true, Ordering::Relaxed);
+    runtime.block_on(writer).unwrap();
+    readers.into_iter().for_each(|reader| runtime.block_on(reader).unwrap());
+    assert!(changes.reads.load(Ordering::Relaxed) > 20, "hardly anything was read");
+    runtime.block_on(async {
+        let mut cache = connect_in_time(&urls[0]).await;
+        let sql = postgres(&cluster.nodes[0]).await;
+        let events: Entries = ask(&mut cache, "XRANGE changes - +").await;
+        for row in 0..ROWS {
+            let select = format!("SELECT n FROM counters WHERE id = {row}");
+            let n: i64 = sql.query_one(&select, &[]).await.unwrap().get(0);
+            assert_eq!(ask::<i64>(&mut cache, &format!("GET n:{row}")).await, n);
+            let key = format!("n:{row}");
+            let count = events.iter().filter(|(_, fields)| fields[1].1 == key).count() as i64;
+            // Of the row being inserted, too.
+            let known = 1 + changes.acknowledged[row].load(Ordering::Relaxed);
+            let perhaps = changes.unanswered[row].load(Ordering::Relaxed);
+            let possible = known..=known + perhaps;
+            assert!(possible.contains(&count), "{count} events of {known} changes and {perhaps}");
+        }
     });
 }

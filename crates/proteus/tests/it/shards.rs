@@ -81,7 +81,7 @@ async fn audit(urls: Vec<String>, stop: Arc<AtomicBool>) -> u64 {
 }
 
 /// Waits until all nodes vote in so many shards.
-fn await_shards(cluster: &Cluster, count: usize) {
+pub fn await_shards(cluster: &Cluster, count: usize) {
     let started = Instant::now();
     let all_vote = |status: &serde_json::Value| {
         let shards = status["shards"].as_array().cloned().unwrap_or_default();
