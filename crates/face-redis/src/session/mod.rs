@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::join_all;
 use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
 use proteus_kernel_api::cache::acl::User;
@@ -50,6 +51,9 @@ const BUFFER_KEPT_BYTES_MAX: usize = 64 * 1024;
 
 /// Commands carried out together; a deeper pipeline is answered in pieces.
 const BATCH_COMMANDS_MAX: usize = 1024;
+
+/// Reads of keys on other nodes that are on their way at once.
+const ASKED_MAX: usize = 64;
 
 /// Room for the slots of a proposal is kept for the next if it is for no more than this.
 const SLOTS_KEPT_MAX: usize = 128;
@@ -131,6 +135,8 @@ struct Session {
 #[derive(Default)]
 struct Batch {
     minitransactions: Vec<Minitransaction>,
+    /// How many of the slots are asked.
+    asked_count: usize,
     slots: Vec<(Option<Found>, bool, Slot)>,
     /// What is to blame if the commit takes long: the first script, or the first command.
     suspect: Option<(Found, Vec<Bytes>)>,
@@ -152,6 +158,8 @@ impl Batch {
 enum Slot {
     /// Already known.
     Ready(Reply),
+    /// A read whose keys may be on another node, which is asked with those beside it.
+    Asked(Question),
     /// The reply of the next minitransaction's only op.
     One,
     /// A message: its reply is how many received it.
@@ -308,7 +316,9 @@ impl Session {
                 last = Some(found.name());
             }
             count += 1;
-            if self.batch.slots.len() >= BATCH_COMMANDS_MAX || self.output.len() > OUTPUT_BYTES_MAX
+            if self.batch.slots.len() >= BATCH_COMMANDS_MAX
+                || self.batch.asked_count >= ASKED_MAX
+                || self.output.len() > OUTPUT_BYTES_MAX
             {
                 self.settle().await;
                 // A failed write shows again, and is reported, at the next read.
@@ -488,8 +498,12 @@ impl Session {
                     let reply = match self.about_use(command, &call.arguments).await {
                         Some(reply) => Ok(reply),
                         None if asks => {
-                            let question = Question::Command(call.clone());
-                            self.face.kernel.read_or_ask(question, Answer::into_reply).await
+                            let silent = self.is_silent();
+                            self.last_read.clone_from(&call.arguments);
+                            let slot = Slot::Asked(Question::Command(call));
+                            self.batch.slots.push((Some(found), silent, slot));
+                            self.batch.asked_count += 1;
+                            return Some(found);
                         }
                         None if !slots.is_empty() => {
                             let read = |view: View<'_>| answer_known(view, command, &call);
@@ -597,6 +611,8 @@ impl Session {
         }
         let mut batch = std::mem::take(&mut self.batch);
         let started = self.face.clock.elapsed();
+        // Before what is proposed: a read must not see what came after it.
+        let mut asked = self.ask_all(&mut batch).await.into_iter();
         let result = if batch.minitransactions.is_empty() {
             Ok(Vec::new())
         } else {
@@ -615,6 +631,14 @@ impl Session {
         for (found, is_silent, slot) in batch.slots.drain(..) {
             let reply = match slot {
                 Slot::Ready(reply) => reply,
+                Slot::Asked(_) => {
+                    let reply = asked.next().unwrap_or_else(|| Err(KernelError::unknown_answer()));
+                    let reply = reply.unwrap_or_else(|error| of_kernel(&error));
+                    if let Some(Found::Data(command)) = found {
+                        self.face.hub.note_read(command.keys, &reply);
+                    }
+                    reply
+                }
                 Slot::One => next_outcome(&mut outcomes).map_or_else(|error| error, reply_of),
                 Slot::Published { channel, is_sharded } => match next_outcome(&mut outcomes) {
                     Ok(_) => Reply::Integer(self.face.hub.receivers(&channel, is_sharded)),
@@ -638,6 +662,20 @@ impl Session {
         if self.batch.slots.is_empty() && batch.slots.capacity() <= SLOTS_KEPT_MAX {
             self.batch.slots = batch.slots;
         }
+    }
+
+    /// The answers of the batch's reads of keys that may be elsewhere, which are all asked for at once.
+    async fn ask_all(&self, batch: &mut Batch) -> Vec<Result<Reply, KernelError>> {
+        if std::mem::take(&mut batch.asked_count) == 0 {
+            return Vec::new();
+        }
+        let kernel = &self.face.kernel;
+        let question = |(_, _, slot): &(Option<Found>, bool, Slot)| match slot {
+            Slot::Asked(question) => Some(kernel.read_or_ask(question.clone(), Answer::into_reply)),
+            _ => None,
+        };
+        let asking: Vec<_> = batch.slots.iter().filter_map(question).collect();
+        join_all(asking).await
     }
 
     async fn own_command(&mut self, own: OwnCommand, found: Found, arguments: Vec<Bytes>) {
