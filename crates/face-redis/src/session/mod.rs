@@ -6,6 +6,7 @@ mod durability;
 mod following;
 mod messages;
 mod migrate;
+mod reading;
 mod redirect;
 mod replica;
 mod rights;
@@ -19,15 +20,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::future::join_all;
 use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
 use proteus_kernel_api::cache::acl::User;
 use proteus_kernel_api::cache::commands::{Flags, Group, Keys, unknown_command};
-use proteus_kernel_api::cache::{self, Answer, Call, Question, Reply, answer_known};
-use proteus_kernel_api::{
-    Durability, KernelError, Minitransaction, Outcome, Slot as KeySlot, View,
-};
+use proteus_kernel_api::cache::{self, Call, Question, Reply, answer_known};
+use proteus_kernel_api::{Durability, KernelError, Minitransaction, Outcome, View};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::RedisFace;
@@ -40,6 +38,7 @@ use crate::hub::Subscription;
 use crate::reply::{Resp, encode, encode_push};
 use crate::slow::Calls;
 use crate::table::{self, Found, OwnCommand};
+use reading::ASKED_MAX;
 use tracking::TrackingMode;
 use transactions::{Element, Queue, Watched};
 
@@ -51,9 +50,6 @@ const BUFFER_KEPT_BYTES_MAX: usize = 64 * 1024;
 
 /// Commands carried out together; a deeper pipeline is answered in pieces.
 const BATCH_COMMANDS_MAX: usize = 1024;
-
-/// Reads of keys on other nodes that are on their way at once.
-const ASKED_MAX: usize = 64;
 
 /// Room for the slots of a proposal is kept for the next if it is for no more than this.
 const SLOTS_KEPT_MAX: usize = 128;
@@ -541,28 +537,6 @@ impl Session {
         }
     }
 
-    /// Before the first read of what one receipt brought: waits until this node has what was
-    /// acknowledged anywhere before.
-    async fn catch_up(&mut self) -> Result<(), KernelError> {
-        if !self.is_current {
-            self.face.kernel.pass_read_barrier().await?;
-            self.is_current = true;
-        }
-        Ok(())
-    }
-
-    /// The slots of a read that came by itself where keys are in several shards: it waits for theirs only.
-    /// None if it has to wait for all, or for nothing any more.
-    fn slots_alone(&self, found: Found, arguments: &[Bytes], input: &BytesMut) -> Vec<KeySlot> {
-        let is_alone = !self.is_current
-            && input.is_empty()
-            && self.batch.minitransactions.is_empty()
-            && self.user.is_unrestricted
-            && !found.flags().has(Flags::BLOCKING)
-            && self.face.kernel.is_spread();
-        if is_alone { cache::spread::slots_read(arguments) } else { Vec::new() }
-    }
-
     fn call(&self, flags: Flags, arguments: Vec<Bytes>) -> Call {
         let seed = if flags.has(Flags::RANDOM) { proteus_env::random::random_u64() } else { 0 };
         Call { db: self.db, seed, origin: self.call_origin(), arguments }
@@ -662,20 +636,6 @@ impl Session {
         if self.batch.slots.is_empty() && batch.slots.capacity() <= SLOTS_KEPT_MAX {
             self.batch.slots = batch.slots;
         }
-    }
-
-    /// The answers of the batch's reads of keys that may be elsewhere, which are all asked for at once.
-    async fn ask_all(&self, batch: &mut Batch) -> Vec<Result<Reply, KernelError>> {
-        if std::mem::take(&mut batch.asked_count) == 0 {
-            return Vec::new();
-        }
-        let kernel = &self.face.kernel;
-        let question = |(_, _, slot): &(Option<Found>, bool, Slot)| match slot {
-            Slot::Asked(question) => Some(kernel.read_or_ask(question.clone(), Answer::into_reply)),
-            _ => None,
-        };
-        let asking: Vec<_> = batch.slots.iter().filter_map(question).collect();
-        join_all(asking).await
     }
 
     async fn own_command(&mut self, own: OwnCommand, found: Found, arguments: Vec<Bytes>) {
