@@ -6,6 +6,7 @@ mod durability;
 mod following;
 mod messages;
 mod migrate;
+mod reading;
 mod redirect;
 mod replica;
 mod rights;
@@ -23,10 +24,8 @@ use proteus_env::task;
 use proteus_face::{Connection, ConnectionError};
 use proteus_kernel_api::cache::acl::User;
 use proteus_kernel_api::cache::commands::{Flags, Group, Keys, unknown_command};
-use proteus_kernel_api::cache::{self, Answer, Call, Question, Reply, answer_known};
-use proteus_kernel_api::{
-    Durability, KernelError, Minitransaction, Outcome, Slot as KeySlot, View,
-};
+use proteus_kernel_api::cache::{self, Call, Question, Reply, answer_known};
+use proteus_kernel_api::{Durability, KernelError, Minitransaction, Outcome, View};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::RedisFace;
@@ -39,6 +38,7 @@ use crate::hub::Subscription;
 use crate::reply::{Resp, encode, encode_push};
 use crate::slow::Calls;
 use crate::table::{self, Found, OwnCommand};
+use reading::ASKED_MAX;
 use tracking::TrackingMode;
 use transactions::{Element, Queue, Watched};
 
@@ -131,6 +131,8 @@ struct Session {
 #[derive(Default)]
 struct Batch {
     minitransactions: Vec<Minitransaction>,
+    /// How many of the slots are asked.
+    asked_count: usize,
     slots: Vec<(Option<Found>, bool, Slot)>,
     /// What is to blame if the commit takes long: the first script, or the first command.
     suspect: Option<(Found, Vec<Bytes>)>,
@@ -152,6 +154,8 @@ impl Batch {
 enum Slot {
     /// Already known.
     Ready(Reply),
+    /// A read whose keys may be on another node, which is asked with those beside it.
+    Asked(Question),
     /// The reply of the next minitransaction's only op.
     One,
     /// A message: its reply is how many received it.
@@ -308,7 +312,9 @@ impl Session {
                 last = Some(found.name());
             }
             count += 1;
-            if self.batch.slots.len() >= BATCH_COMMANDS_MAX || self.output.len() > OUTPUT_BYTES_MAX
+            if self.batch.slots.len() >= BATCH_COMMANDS_MAX
+                || self.batch.asked_count >= ASKED_MAX
+                || self.output.len() > OUTPUT_BYTES_MAX
             {
                 self.settle().await;
                 // A failed write shows again, and is reported, at the next read.
@@ -488,8 +494,12 @@ impl Session {
                     let reply = match self.about_use(command, &call.arguments).await {
                         Some(reply) => Ok(reply),
                         None if asks => {
-                            let question = Question::Command(call.clone());
-                            self.face.kernel.read_or_ask(question, Answer::into_reply).await
+                            let silent = self.is_silent();
+                            self.last_read.clone_from(&call.arguments);
+                            let slot = Slot::Asked(Question::Command(call));
+                            self.batch.slots.push((Some(found), silent, slot));
+                            self.batch.asked_count += 1;
+                            return Some(found);
                         }
                         None if !slots.is_empty() => {
                             let read = |view: View<'_>| answer_known(view, command, &call);
@@ -525,28 +535,6 @@ impl Session {
             }
             (found, _) => changes(found),
         }
-    }
-
-    /// Before the first read of what one receipt brought: waits until this node has what was
-    /// acknowledged anywhere before.
-    async fn catch_up(&mut self) -> Result<(), KernelError> {
-        if !self.is_current {
-            self.face.kernel.pass_read_barrier().await?;
-            self.is_current = true;
-        }
-        Ok(())
-    }
-
-    /// The slots of a read that came by itself where keys are in several shards: it waits for theirs only.
-    /// None if it has to wait for all, or for nothing any more.
-    fn slots_alone(&self, found: Found, arguments: &[Bytes], input: &BytesMut) -> Vec<KeySlot> {
-        let is_alone = !self.is_current
-            && input.is_empty()
-            && self.batch.minitransactions.is_empty()
-            && self.user.is_unrestricted
-            && !found.flags().has(Flags::BLOCKING)
-            && self.face.kernel.is_spread();
-        if is_alone { cache::spread::slots_read(arguments) } else { Vec::new() }
     }
 
     fn call(&self, flags: Flags, arguments: Vec<Bytes>) -> Call {
@@ -597,6 +585,8 @@ impl Session {
         }
         let mut batch = std::mem::take(&mut self.batch);
         let started = self.face.clock.elapsed();
+        // Before what is proposed: a read must not see what came after it.
+        let mut asked = self.ask_all(&mut batch).await.into_iter();
         let result = if batch.minitransactions.is_empty() {
             Ok(Vec::new())
         } else {
@@ -615,6 +605,14 @@ impl Session {
         for (found, is_silent, slot) in batch.slots.drain(..) {
             let reply = match slot {
                 Slot::Ready(reply) => reply,
+                Slot::Asked(_) => {
+                    let reply = asked.next().unwrap_or_else(|| Err(KernelError::unknown_answer()));
+                    let reply = reply.unwrap_or_else(|error| of_kernel(&error));
+                    if let Some(Found::Data(command)) = found {
+                        self.face.hub.note_read(command.keys, &reply);
+                    }
+                    reply
+                }
                 Slot::One => next_outcome(&mut outcomes).map_or_else(|error| error, reply_of),
                 Slot::Published { channel, is_sharded } => match next_outcome(&mut outcomes) {
                     Ok(_) => Reply::Integer(self.face.hub.receivers(&channel, is_sharded)),

@@ -176,6 +176,31 @@ fn values(node: &NodeProcess, other: &NodeProcess) {
         assert_eq!(here.ask::<i64>(&gone), 4);
     }
     assert_eq!(there.ask::<i64>("DBSIZE"), 0);
+    // What came in one piece is answered in its order, and reads see what was before them and nothing after.
+    let mut pipeline = redis::pipe();
+    for number in 0..KEYS * 10 {
+        let key = key(number % KEYS);
+        pipeline.cmd("GET").arg(&key).cmd("EXISTS").arg(&key).arg(self::key(number + 1));
+        pipeline.cmd("PING").arg(number);
+    }
+    for number in 0..KEYS {
+        pipeline.cmd("SET").arg(key(number)).arg(number).cmd("GET").arg(key(number));
+    }
+    let answers: Vec<Value> = pipeline.query(&mut here.0).unwrap();
+    let (reads, writes) = answers.split_at(KEYS * 30);
+    for (number, answers) in reads.chunks(3).enumerate() {
+        let echo = Value::BulkString(number.to_string().into_bytes());
+        assert_eq!(answers, [Value::Nil, Value::Int(0), echo]);
+    }
+    for (number, answers) in writes.chunks(2).enumerate() {
+        let text = Value::BulkString(number.to_string().into_bytes());
+        assert_eq!(answers, [Value::Okay, text]);
+    }
+    let mut pipeline = redis::pipe();
+    (0..KEYS * 10).for_each(|number| _ = pipeline.cmd("GET").arg(key(number % KEYS)));
+    let answers: Vec<usize> = pipeline.query(&mut there.0).unwrap();
+    assert!(answers.iter().enumerate().all(|(number, found)| *found == number % KEYS));
+    here.ask::<()>("FLUSHALL");
 }
 
 /// FLUSHDB and FLUSHALL, of one database and of all.
