@@ -379,3 +379,35 @@ async fn events_of_all_shards_are_in_one_stream_in_their_order() {
     assert_eq!(recorded(&kernel, "events").await, ["flushdb "]);
     node.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_from_a_command_over_several_shards_is_in_its_commit() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = start(directory.path(), 4).await;
+    let kernel = node.kernel();
+    let users = create_table(&kernel).await;
+    declare_entry(&kernel, "pages", "page:", Refresh::Invalidate).await;
+    declare_events(&kernel, "all", "k*", stream("events")).await;
+    run(&kernel, "SET k0 v").await;
+    for number in 1..12 {
+        let (from, to) = (format!("k{}", number - 1), format!("k{number}"));
+        assert_eq!(run(&kernel, &format!("RENAME {from} {to}")).await, Reply::OK);
+        let told = recorded(&kernel, "events").await.split_off(number * 2 - 1);
+        let keys = |event: &str| told.iter().filter(|told| told.ends_with(event)).count();
+        assert_eq!((told.len(), keys(&format!(" {from}")), keys(&format!(" {to}"))), (2, 1, 1));
+    }
+    assert_eq!(read(&kernel, "GET k11").await, bulk("v"));
+    // Where an entry was taken away, and that is remembered, another key may come.
+    for id in 0..8 {
+        happens(&kernel, Minitransaction::of(put_user(users, id, "new"))).await;
+        run(&kernel, &format!("SET other{id} {id}")).await;
+        assert_eq!(run(&kernel, &format!("RENAME other{id} page:{id}")).await, Reply::OK);
+        assert_eq!(read(&kernel, &format!("GET page:{id}")).await, bulk(&id.to_string()));
+    }
+    // And the entry goes again in the commit that changes its row, if a command of several shards is beside it.
+    let both = Minitransaction::of(put_user(users, 5, "newer")).op(op("RENAME k11 k0"));
+    happens(&kernel, both).await;
+    assert_eq!(read(&kernel, "GET k0").await, bulk("v"));
+    assert_eq!(read(&kernel, "EXISTS page:5").await, Reply::Integer(0));
+    node.shutdown().await;
+}
