@@ -169,7 +169,7 @@ fn run(cli: &Cli) -> Result<()> {
         .map_err(|error| error.to_string())?;
     println!("{}\n", measure::machine(options));
     if wanted(What::Start) {
-        start::run(options, &proteus)?;
+        runtime.block_on(start::run(options, &proteus))?;
     }
     if wanted(What::Shards) {
         runtime.block_on(shards::run(options, &proteus))?;

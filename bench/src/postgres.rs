@@ -51,7 +51,7 @@ pub(crate) async fn run(options: &Options, proteus: &Path) -> Result<()> {
         }
         let peer_at = peer.as_ref().map(|peer| peer.address);
         for address in [Some(ours_at), peer_at].into_iter().flatten() {
-            fill(address).await?;
+            fill(address, ROWS).await?;
         }
         let meaning = match durability {
             Durability::Flushed => "every commit flushed (PostgreSQL: its default)",
@@ -103,19 +103,27 @@ async fn connect(address: SocketAddr) -> Result<Client> {
     Err(last)
 }
 
-async fn fill(address: SocketAddr) -> Result<()> {
+/// A table with so many rows, a multiple of 500.
+pub(crate) async fn fill(address: SocketAddr, rows: i64) -> Result<()> {
     let client = connect(address).await?;
     client
         .batch_execute("CREATE TABLE bench (id BIGINT PRIMARY KEY, value TEXT)")
         .await
         .map_err(failed)?;
-    for first in (0..ROWS).step_by(500) {
+    for first in (0..rows).step_by(500) {
         let rows: Vec<String> =
             (first..first + 500).map(|id| format!("({id}, 'value {id}')")).collect();
         let insert = format!("INSERT INTO bench (id, value) VALUES {}", rows.join(","));
         client.batch_execute(&insert).await.map_err(failed)?;
     }
     Ok(())
+}
+
+/// Returns once a row of that table is read.
+pub(crate) async fn read_one(address: SocketAddr) -> Result<()> {
+    let client = connect(address).await?;
+    let read = client.query_one("SELECT value FROM bench WHERE id = $1", &[&499_i64]).await;
+    read.map(drop).map_err(failed)
 }
 
 async fn measure(
