@@ -60,14 +60,8 @@ async fn compare(options: &Options, proteus: &Path, durability: Durability) -> R
             if !options.wants(&case) {
                 continue;
             }
-            let mut samples = [Vec::new(), Vec::new()];
-            for _ in 0..options.rounds {
-                for (address, samples) in both.iter().zip(&mut samples) {
-                    if let Some(address) = address {
-                        samples.push(load.run(command, *address, options)?);
-                    }
-                }
-            }
+            let run = async |address| load.run(command, address, options);
+            let samples = in_turns(options, both, run).await?;
             table.row(&case, &samples[0], &samples[1]);
         }
     }
@@ -76,19 +70,30 @@ async fn compare(options: &Options, proteus: &Path, durability: Durability) -> R
         if !options.wants(&case) {
             continue;
         }
-        let mut samples = [Vec::new(), Vec::new()];
-        for _ in 0..options.rounds {
-            for (address, samples) in both.iter().zip(&mut samples) {
-                if let Some(address) = address {
-                    let duration = options.seconds(2.0);
-                    samples.push(redis_mix::run(*address, *clients, *pipeline, duration).await?);
-                }
-            }
-        }
+        let duration = options.seconds(2.0);
+        let run = async |address| redis_mix::run(address, *clients, *pipeline, duration).await;
+        let samples = in_turns(options, both, run).await?;
         table.row(&case, &samples[0], &samples[1]);
     }
     table.end();
     Ok(())
+}
+
+/// What both sides do, one after the other, round after round.
+async fn in_turns(
+    options: &Options,
+    both: [Option<SocketAddr>; 2],
+    run: impl AsyncFn(SocketAddr) -> Result<Sample>,
+) -> Result<[Vec<Sample>; 2]> {
+    let mut samples = [Vec::new(), Vec::new()];
+    for _ in 0..options.rounds {
+        for (address, samples) in both.iter().zip(&mut samples) {
+            if let Some(address) = address {
+                samples.push(run(*address).await?);
+            }
+        }
+    }
+    Ok(samples)
 }
 
 struct Load {
