@@ -48,7 +48,7 @@ impl Client {
         let mut answers_bytes = 0;
         for _ in 0..pipeline {
             let key = self.key();
-            if self.random() % WRITES_ONE_IN == 0 {
+            if self.random().is_multiple_of(WRITES_ONE_IN) {
                 let set = format!("*3\r\n$3\r\nSET\r\n$11\r\nkey:{key:07}\r\n$16\r\n{key:016}\r\n");
                 self.commands.extend_from_slice(set.as_bytes());
                 answers_bytes += b"+OK\r\n".len();

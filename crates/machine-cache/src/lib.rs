@@ -11,6 +11,7 @@
 //! `commands`.
 
 pub mod acl;
+mod call;
 mod collection;
 pub mod commands;
 mod consequences;
@@ -38,13 +39,11 @@ use proteus_machine::key::{first_u64, has_any};
 use proteus_machine::{Abort, Ctx, Machine, View};
 use proteus_store::{Direction, Read, StoreError};
 use proteus_types::{NodeId, ShardId, SlotMap};
-use serde::de::{SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use smallvec::SmallVec;
+use serde::{Deserialize, Serialize};
 
-use std::fmt;
 use std::ops::ControlFlow;
 
+pub use call::Call;
 pub use consequences::{Consequence, Effect, KeyEvent};
 pub use declared::{
     DECLARATIONS_MAX, Declaration, DeclarationKind, DerivedEntry, EventTarget, INVALIDATED_MS,
@@ -83,66 +82,6 @@ const _: () = assert!(KEY_BYTES_MAX + 1024 < proteus_store::KEY_BYTES_MAX);
 /// The machine: Redis keys.
 #[derive(Debug, Clone, Copy)]
 pub struct Cache;
-
-/// A command in a database.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Call {
-    /// The database.
-    pub db: u8,
-    /// What a command that chooses at random draws from; drawn by whoever proposes.
-    pub seed: u64,
-    /// Who asks, so that a client need not be told of its own changes; 0 for nobody.
-    pub origin: u64,
-    /// The command's name, then its arguments.
-    #[serde(deserialize_with = "pieces")]
-    pub arguments: Vec<Bytes>,
-}
-
-/// Calls of at most so many bytes have their arguments in one piece of memory: whoever keeps one of them
-/// keeps no more than that of the others.
-const SHARED_BYTES_MAX: usize = 1024;
-
-/// Reads the arguments of a call; those of a small one into one piece of memory, which costs less than as
-/// many pieces.
-fn pieces<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Bytes>, D::Error> {
-    struct Pieces;
-
-    impl<'de> Visitor<'de> for Pieces {
-        type Value = SmallVec<[&'de [u8]; 8]>;
-
-        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("arguments")
-        }
-
-        fn visit_seq<S: SeqAccess<'de>>(self, mut all: S) -> Result<Self::Value, S::Error> {
-            let mut pieces = SmallVec::new();
-            while let Some(piece) = all.next_element()? {
-                pieces.push(piece);
-            }
-            Ok(pieces)
-        }
-    }
-
-    let pieces = deserializer.deserialize_seq(Pieces)?;
-    let length: usize = pieces.iter().map(|piece| piece.len()).sum();
-    if length > SHARED_BYTES_MAX {
-        return Ok(pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect());
-    }
-    let mut all = Vec::with_capacity(length);
-    for piece in &pieces {
-        all.extend_from_slice(piece);
-    }
-    let mut all = Bytes::from(all);
-    Ok(pieces.iter().map(|piece| all.split_to(piece.len())).collect())
-}
-
-impl Call {
-    /// A command in the first database that chooses nothing at random.
-    pub fn new<A: AsRef<[u8]>>(arguments: &[A]) -> Call {
-        let arguments = arguments.iter().map(|part| Bytes::copy_from_slice(part.as_ref()));
-        Call { db: 0, seed: 0, origin: 0, arguments: arguments.collect() }
-    }
-}
 
 /// A predicate on current state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

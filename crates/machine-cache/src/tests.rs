@@ -391,21 +391,3 @@ fn every_command_is_found_by_its_name_in_any_case() {
         assert!(commands::find(name.as_bytes()).is_none(), "{name}");
     }
 }
-
-#[test]
-fn a_call_comes_back_from_the_log_as_it_was() {
-    for length in [0, 1, SHARED_BYTES_MAX - 4, SHARED_BYTES_MAX, 100_000] {
-        let mut call = Call::new(&[b"SET", &b""[..], &vec![7; length]]);
-        (call.db, call.seed, call.origin) = (3, 5, u64::MAX);
-        let bytes = postcard::to_stdvec(&call).unwrap();
-        assert_eq!(postcard::from_bytes::<Call>(&bytes).unwrap(), call);
-        for cut in [1, 2, bytes.len() / 2, bytes.len() - 1] {
-            assert!(postcard::from_bytes::<Call>(&bytes[..cut]).is_err());
-        }
-    }
-    let none = Call::new::<&[u8]>(&[]);
-    let bytes = postcard::to_stdvec(&none).unwrap();
-    assert_eq!(postcard::from_bytes::<Call>(&bytes).unwrap(), none);
-    // A count that no bytes follow.
-    assert!(postcard::from_bytes::<Call>(&[0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F]).is_err());
-}
