@@ -35,7 +35,7 @@ pub use spread_state::SpreadState;
 pub use together::{Carried, Together, carry_out, keys_together};
 
 /// First byte of an encoded minitransaction: the version of the format.
-const FORMAT_VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 2;
 
 /// A change that one commit applies all or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
